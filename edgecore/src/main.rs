@@ -1,0 +1,2 @@
+//! edgecore
+fn main() {}

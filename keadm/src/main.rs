@@ -1,0 +1,2 @@
+//! keadm
+fn main() {}
