@@ -1,1 +1,21 @@
-//! proto
+//! Everything that crosses a process boundary: messages between the cores, the objects in them, the container runtime interface.
+//!
+//! No I/O happens here. Every reader has a limit before it allocates and never panics, whatever it is given.
+#![warn(missing_docs)]
+
+pub mod content;
+pub mod cri;
+pub mod ids;
+pub mod message;
+pub mod object;
+pub mod route;
+pub mod status;
+pub mod words;
+
+pub use content::{Answer, Content};
+pub use ids::{MsgId, Namespace, NodeName, ObjectName, Uid};
+pub use message::{DecodeError, MAX_MESSAGE, Message};
+pub use object::{BadObject, Meta, Object};
+pub use route::{Kind, ObjectPath, Route};
+pub use status::Status;
+pub use words::{Group, Operation, Source};
