@@ -1,1 +1,13 @@
-//! common
+//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the metrics endpoint.
+//!
+//! Nothing here knows KubeEdge's messages.
+#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod error;
+pub mod logging;
+pub mod tasks;
+
+pub use backoff::Backoff;
+pub use error::chain;
+pub use tasks::Tasks;

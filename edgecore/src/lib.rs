@@ -1,1 +1,4 @@
-//! edgecore
+//! The edge side of KubeEdge: the hub client, the object store and a kubelet over the container runtime interface.
+
+pub mod metamanager;
+pub mod uplink;

@@ -88,7 +88,7 @@ impl Content {
 
     /// What Go's consumers decode: the bytes of a string, the JSON of anything else.
     pub fn document(&self) -> Cow<'_, str> {
-        self.as_text().unwrap_or(Cow::Borrowed(self.get()))
+        self.as_text().unwrap_or_else(|| Cow::Borrowed(self.get()))
     }
 
     /// The document as a value; a string is decoded as the JSON inside of it.

@@ -1,0 +1,192 @@
+//! Background tasks with a name, a common end and a rule for panics.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::backoff::Backoff;
+
+/// The tasks of a process or of one of its parts. Cheap to clone; clones belong to the same group.
+#[derive(Clone)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    failed: Arc<Notify>,
+}
+
+impl Tasks {
+    /// A new group.
+    pub fn new() -> Self {
+        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), failed: Arc::new(Notify::new()) }
+    }
+
+    /// A group that stops with this one, and can be stopped before it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { tracker: self.tracker.clone(), stop: self.stop.child_token(), failed: self.failed.clone() }
+    }
+
+    /// Starts a task. It must end by itself when [`Tasks::stopping`] says so, or it is dropped at its next await then.
+    /// A panic in it stops the whole process in order: state it owned is gone.
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        let failed = self.failed.clone();
+        let guarded = async move {
+            tokio::select! {
+                biased;
+                outcome = AssertUnwindSafe(task).catch_unwind() => {
+                    if outcome.is_err() {
+                        error!(task = name, "task panicked, the process stops");
+                        failed.notify_one();
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        };
+        self.start(guarded.instrument(info_span!("task", name)));
+    }
+
+    /// Starts a task that sees the stop itself and drains: it is not dropped, only waited for.
+    pub fn spawn_draining<F, Fut>(&self, name: &'static str, task: F)
+    where
+        F: FnOnce(CancellationToken) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let failed = self.failed.clone();
+        let task = task(self.stop.clone());
+        let guarded = async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                error!(task = name, "task panicked, the process stops");
+                failed.notify_one();
+            }
+        };
+        self.start(guarded.instrument(info_span!("task", name)));
+    }
+
+    /// Starts a task that is built anew after a panic, 1 s later at first, 30 s at most: for work whose state lives elsewhere.
+    pub fn spawn_restarting<F, Fut>(&self, name: &'static str, mut build: F)
+    where
+        F: FnMut() -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let restarting = async move {
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+            while AssertUnwindSafe(build()).catch_unwind().await.is_err() {
+                let delay = backoff.next_delay();
+                warn!(task = name, ?delay, "task panicked and starts again");
+                tokio::time::sleep(delay).await;
+            }
+        };
+        self.spawn(name, restarting);
+    }
+
+    /// Resolves when this group stops.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// The token behind [`Tasks::stopping`].
+    pub const fn token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Resolves when a task of the process panicked.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
+    }
+
+    /// Stops the group and waits until its tasks have ended or `grace` is over. Returns whether all ended.
+    pub async fn stop(&self, grace: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+
+    /// Waits for SIGTERM, SIGINT or a panicked task, then stops everything. A second signal ends the wait at once.
+    /// Returns whether the process ends well.
+    pub async fn run_until_signal(&self, grace: Duration) -> bool {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                error!(%error, "cannot listen for signals");
+                return false;
+            }
+        };
+        let healthy = tokio::select! {
+            name = signals.next() => {
+                info!(signal = name, "stopping");
+                true
+            }
+            () = self.failed() => false,
+        };
+        tokio::select! {
+            drained = self.stop(grace) => {
+                if !drained {
+                    warn!(?grace, "some tasks did not end in time");
+                }
+            }
+            name = signals.next() => warn!(signal = name, "second signal, ending at once"),
+        }
+        healthy
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
+    fn start<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(task);
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").field("running", &self.tracker.len()).finish_non_exhaustive()
+    }
+}
+
+/// SIGHUP does not reload in KubeEdge either: it stops (spec 06 §1.2).
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}
