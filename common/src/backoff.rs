@@ -14,7 +14,12 @@ pub struct Backoff {
 impl Backoff {
     /// Delays from `first` to `max`; a fifth of each is added at random at most.
     pub const fn new(first: Duration, max: Duration) -> Self {
-        Self { first, max, jitter: 0.2, failures: 0 }
+        Self {
+            first,
+            max,
+            jitter: 0.2,
+            failures: 0,
+        }
     }
 
     /// The same with another share of randomness (0 for none).
@@ -26,7 +31,10 @@ impl Backoff {
 
     /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
-        let base = self.first.saturating_mul(1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX)).min(self.max);
+        let base = self
+            .first
+            .saturating_mul(1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX))
+            .min(self.max);
         self.failures = self.failures.saturating_add(1);
         base.mul_f64(self.jitter.mul_add(random_unit(), 1.0))
     }
@@ -66,6 +74,9 @@ mod tests {
     fn jitter_only_adds() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         let delay = backoff.next_delay();
-        assert!(delay >= Duration::from_secs(1) && delay <= Duration::from_millis(1200), "{delay:?}");
+        assert!(
+            delay >= Duration::from_secs(1) && delay <= Duration::from_millis(1200),
+            "{delay:?}"
+        );
     }
 }

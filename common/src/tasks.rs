@@ -25,13 +25,21 @@ pub struct Tasks {
 impl Tasks {
     /// A new group.
     pub fn new() -> Self {
-        Self { tracker: TaskTracker::new(), stop: CancellationToken::new(), failed: Arc::new(Notify::new()) }
+        Self {
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            failed: Arc::new(Notify::new()),
+        }
     }
 
     /// A group that stops with this one, and can be stopped before it.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { tracker: self.tracker.clone(), stop: self.stop.child_token(), failed: self.failed.clone() }
+        Self {
+            tracker: self.tracker.clone(),
+            stop: self.stop.child_token(),
+            failed: self.failed.clone(),
+        }
     }
 
     /// Starts a task. It must end by itself when [`Tasks::stopping`] says so, or it is dropped at its next await then.
@@ -158,7 +166,9 @@ impl Default for Tasks {
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tasks").field("running", &self.tracker.len()).finish_non_exhaustive()
+        f.debug_struct("Tasks")
+            .field("running", &self.tracker.len())
+            .finish_non_exhaustive()
     }
 }
 

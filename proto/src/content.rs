@@ -62,7 +62,10 @@ impl Content {
 
     /// The API envelope: `{"Object":…,"Err":null}` or `{"Object":…,"Err":{"ErrStatus":{…}}}`.
     pub fn envelope(object: Option<&Self>, error: Option<&Status>) -> Self {
-        Self::json(&Envelope { object, error: error.map(|status| ErrStatus { status }) })
+        Self::json(&Envelope {
+            object,
+            error: error.map(|status| ErrStatus { status }),
+        })
     }
 
     /// The JSON text.
@@ -117,7 +120,9 @@ impl Content {
         }
         match (probe.object, probe.err) {
             (_, Some(err)) if err.get() != "null" => {
-                let status = serde_json::from_str::<Probe<'_>>(err.get()).ok().and_then(|inner| inner.err_status);
+                let status = serde_json::from_str::<Probe<'_>>(err.get())
+                    .ok()
+                    .and_then(|inner| inner.err_status);
                 Answer::Failed(status.map_or_else(
                     || Status::internal(format!("the cloud failed without a reason: {}", shortened(err.get()))),
                     |status| status_of(status.get()),

@@ -84,7 +84,14 @@ impl Message {
 
     /// An answer: the route is echoed, the source is the one that answers, the group is `resource` (spec 02 §3.1).
     pub fn answer_to(request: &Self, source: Source, content: Content) -> Self {
-        Self::new(source, Group::Resource, Operation::Response, request.route.clone(), content).answering(&request.id)
+        Self::new(
+            source,
+            Group::Resource,
+            Operation::Response,
+            request.route.clone(),
+            content,
+        )
+        .answering(&request.id)
     }
 
     /// The acknowledgement: source, group and route as received, content `"OK"` (spec 05 §3.2).
@@ -101,7 +108,13 @@ impl Message {
 
     /// Keepalive of an edge (spec 01 §2.6).
     pub fn keepalive() -> Self {
-        Self::new(Source::EdgeHub, Group::Resource, Operation::Keepalive, Route::Node, Content::text("ping"))
+        Self::new(
+            Source::EdgeHub,
+            Group::Resource,
+            Operation::Keepalive,
+            Route::Node,
+            Content::text("ping"),
+        )
     }
 
     /// Whether a waiting request gets this message.

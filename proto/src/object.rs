@@ -65,7 +65,10 @@ impl Object {
         }
         let view: View = serde_json::from_str(raw.get()).map_err(BadObject::Json)?;
         let meta = view.into_meta();
-        Ok(Self { raw: raw.into(), meta: meta.into() })
+        Ok(Self {
+            raw: raw.into(),
+            meta: meta.into(),
+        })
     }
 
     /// Builds an object from a value, for objects that we make ourselves.
@@ -90,7 +93,9 @@ impl Object {
         // An empty string for either key would make it a duplicate: such text is re-encoded, all other text is only prefixed.
         let body = self.raw.get();
         let text = if has_empty_type(body) {
-            let Ok(serde_json::Value::Object(mut map)) = serde_json::from_str(body) else { return self };
+            let Ok(serde_json::Value::Object(mut map)) = serde_json::from_str(body) else {
+                return self;
+            };
             map.insert("kind".into(), self.meta.kind.clone().into());
             if self.meta.kind.is_empty() {
                 map.insert("kind".into(), kind.into());
@@ -104,7 +109,10 @@ impl Object {
             let comma = if inner.trim_start().starts_with('}') { "" } else { "," };
             format!("{}{comma}{inner}", head.strip_suffix('}').unwrap_or(&head))
         };
-        RawValue::from_string(text).ok().and_then(|raw| Self::from_raw(raw).ok()).unwrap_or(self)
+        RawValue::from_string(text)
+            .ok()
+            .and_then(|raw| Self::from_raw(raw).ok())
+            .unwrap_or(self)
     }
 
     /// The JSON.
@@ -129,7 +137,11 @@ impl Object {
 
     /// The namespace; cluster scope when the object has none.
     pub fn namespace(&self) -> Namespace {
-        self.meta.namespace.as_deref().filter(|n| !n.is_empty()).map_or_else(Namespace::cluster, Namespace::new)
+        self.meta
+            .namespace
+            .as_deref()
+            .filter(|n| !n.is_empty())
+            .map_or_else(Namespace::cluster, Namespace::new)
     }
 
     /// The name.
@@ -176,8 +188,19 @@ impl PartialEq for Object {
 
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Meta { kind, namespace, name, uid, resource_version, .. } = &*self.meta;
-        write!(f, "{kind} {}/{name} uid {uid} version {resource_version}", namespace.as_deref().unwrap_or("-"))
+        let Meta {
+            kind,
+            namespace,
+            name,
+            uid,
+            resource_version,
+            ..
+        } = &*self.meta;
+        write!(
+            f,
+            "{kind} {}/{name} uid {uid} version {resource_version}",
+            namespace.as_deref().unwrap_or("-")
+        )
     }
 }
 
@@ -227,7 +250,10 @@ fn has_empty_type(body: &str) -> bool {
         api_version: Option<&'a RawValue>,
     }
     serde_json::from_str::<Keys<'_>>(body).map_or(true, |keys| {
-        [keys.kind, keys.api_version].into_iter().flatten().any(|value| value.get() == "\"\"")
+        [keys.kind, keys.api_version]
+            .into_iter()
+            .flatten()
+            .any(|value| value.get() == "\"\"")
             || body.contains("\"kind\":null")
             || body.contains("\"apiVersion\":null")
     })

@@ -93,12 +93,20 @@ pub struct ObjectPath {
 impl ObjectPath {
     /// The path of one object.
     pub fn new(namespace: impl Into<Namespace>, kind: Kind, name: impl Into<ObjectName>) -> Self {
-        Self { namespace: namespace.into(), kind, name: Some(name.into()) }
+        Self {
+            namespace: namespace.into(),
+            kind,
+            name: Some(name.into()),
+        }
     }
 
     /// The path of a cluster-scoped object.
     pub fn cluster(kind: Kind, name: impl Into<ObjectName>) -> Self {
-        Self { namespace: Namespace::cluster(), kind, name: Some(name.into()) }
+        Self {
+            namespace: Namespace::cluster(),
+            kind,
+            name: Some(name.into()),
+        }
     }
 
     /// The name, empty when there is none.
@@ -140,11 +148,19 @@ impl Route {
             (Some(namespace), Some(kind), Some(name), None)
                 if !namespace.is_empty() && !kind.is_empty() && !name.is_empty() =>
             {
-                Self::Object(ObjectPath { namespace: namespace.into(), kind: kind.into(), name: Some(name.into()) })
+                Self::Object(ObjectPath {
+                    namespace: namespace.into(),
+                    kind: kind.into(),
+                    name: Some(name.into()),
+                })
             }
             (Some(namespace), Some(kind), None, None) if !namespace.is_empty() => match Kind::from(kind) {
                 Kind::Other(_) => Self::Other(text.into()),
-                kind => Self::Object(ObjectPath { namespace: namespace.into(), kind, name: None }),
+                kind => Self::Object(ObjectPath {
+                    namespace: namespace.into(),
+                    kind,
+                    name: None,
+                }),
             },
             _ => Self::Other(text.into()),
         }

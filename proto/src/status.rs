@@ -51,7 +51,11 @@ impl Status {
 
     /// What the API server answers for an object that does not exist; `kind` is the resource as named there (`lease`, `pods`).
     pub fn not_found(group: &str, kind: &str, name: &str) -> Self {
-        let resource = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let resource = if group.is_empty() {
+            kind.to_owned()
+        } else {
+            format!("{kind}.{group}")
+        };
         let mut details = serde_json::Map::new();
         details.insert("name".into(), name.into());
         if !group.is_empty() {

@@ -81,7 +81,13 @@ impl Uplink {
     pub fn channel() -> (Self, UplinkEnd) {
         let (outgoing, outgoing_end) = mpsc::channel(QUEUE);
         let (link_end, link) = watch::channel(Link::Down);
-        (Self { outgoing, link }, UplinkEnd { outgoing: outgoing_end, link: link_end })
+        (
+            Self { outgoing, link },
+            UplinkEnd {
+                outgoing: outgoing_end,
+                link: link_end,
+            },
+        )
     }
 
     /// Follows the link.
@@ -101,10 +107,15 @@ impl Uplink {
         }
         let (answer, waiting) = oneshot::channel();
         let exchange = async {
-            self.outgoing.send(Outgoing::Ask { message, answer }).await.map_err(|_| AskError::Stopped)?;
+            self.outgoing
+                .send(Outgoing::Ask { message, answer })
+                .await
+                .map_err(|_| AskError::Stopped)?;
             waiting.await.map_err(|_| AskError::Offline)
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(AskError::Timeout(timeout)))
+        tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Err(AskError::Timeout(timeout)))
     }
 
     /// Sends a message that nobody answers. Dropped while the link is down.
@@ -112,6 +123,9 @@ impl Uplink {
         if !self.is_up() {
             return Err(AskError::Offline);
         }
-        self.outgoing.send(Outgoing::Tell(message)).await.map_err(|_| AskError::Stopped)
+        self.outgoing
+            .send(Outgoing::Tell(message))
+            .await
+            .map_err(|_| AskError::Stopped)
     }
 }
