@@ -6,6 +6,7 @@
 pub mod content;
 pub mod cri;
 pub mod ids;
+pub mod inventory;
 pub mod message;
 pub mod object;
 pub mod route;

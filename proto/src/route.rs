@@ -73,6 +73,8 @@ pub enum Route {
     ClusterCa,
     /// `watchapp/sync`: the watches that MetaServer still has.
     WatchSync,
+    /// `inventory/sync`: what the edge holds, between our own programs.
+    InventorySync,
     /// `<namespace>/<type>[/<name>]`: an object, a patch of one, a question for one.
     Object(ObjectPath),
     /// Anything else, forwarded untouched: topics, URLs, device twins, node tasks.
@@ -137,6 +139,7 @@ impl Route {
             "membership/detail" => return Self::MembershipDetail,
             "k8s/ca.crt" => return Self::ClusterCa,
             "watchapp/sync" => return Self::WatchSync,
+            "inventory/sync" => return Self::InventorySync,
             _ => {}
         }
         if matches!(group, Group::User | Group::TaskManager | Group::Hub) {
@@ -193,6 +196,7 @@ impl fmt::Display for Route {
             Self::MembershipDetail => f.write_str("membership/detail"),
             Self::ClusterCa => f.write_str("k8s/ca.crt"),
             Self::WatchSync => f.write_str("watchapp/sync"),
+            Self::InventorySync => f.write_str("inventory/sync"),
             Self::Object(path) => path.fmt(f),
             Self::Other(text) => f.write_str(text),
         }
