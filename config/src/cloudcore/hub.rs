@@ -1,0 +1,204 @@
+//! Sections of cloudcore.yaml for everything that listens.
+
+use crate::decode::section;
+
+section! {
+    /// `modules.cloudHub`: the edges' connections and certificates.
+    pub struct CloudHub {
+        /// Whether the module runs.
+        "enable" always enable: bool = true;
+        /// Seconds between two keepalives.
+        "keepaliveInterval" omit keepalive_interval: i32 = 30;
+        /// Most edges served at once.
+        "nodeLimit" omit node_limit: i32 = 500;
+        /// CA certificate; without the file it lives in a secret.
+        "tlsCAFile" omit tls_ca_file: String = "/etc/kubeedge/ca/rootCA.crt".into();
+        /// Key of the CA.
+        "tlsCAKeyFile" omit tls_ca_key_file: String = "/etc/kubeedge/ca/rootCA.key".into();
+        /// Server certificate; without the file it lives in a secret.
+        "tlsCertFile" omit tls_cert_file: String = "/etc/kubeedge/certs/server.crt".into();
+        /// Key of the server certificate.
+        "tlsPrivateKeyFile" omit tls_private_key_file: String = "/etc/kubeedge/certs/server.key".into();
+        /// Seconds; accepted, without effect.
+        "writeTimeout" omit write_timeout: i32 = 30;
+        /// QUIC listener.
+        "quic" always quic: CloudHubQuic = CloudHubQuic::default();
+        /// Unix socket of the CSI driver.
+        "unixsocket" always unix_socket: CloudHubUnixSocket = CloudHubUnixSocket::default();
+        /// WebSocket listener.
+        "websocket" always web_socket: CloudHubWebSocket = CloudHubWebSocket::default();
+        /// Listener that hands out certificates.
+        "https" always https: CloudHubHttps = CloudHubHttps::default();
+        /// Addresses in the server certificate.
+        "advertiseAddress" omit advertise_address: Vec<String> = Vec::new();
+        /// Names in the server certificate.
+        "dnsNames" omit dns_names: Vec<String> = vec![String::new()];
+        /// Days an edge's certificate lasts.
+        "edgeCertSigningDuration" omit edge_cert_signing_duration: i64 = 365;
+        /// Hours between two join tokens.
+        "tokenRefreshDuration" omit token_refresh_duration: i64 = 12;
+        /// Who may do what.
+        "authorization" always authorization: CloudHubAuthorization = CloudHubAuthorization::default();
+        /// Whether edges up to v1.15, which share one certificate name, are let in for the name they claim. Only ours.
+        "legacyCertificates" hidden legacy_certificates: bool = true;
+    }
+}
+
+section! {
+    /// `modules.cloudHub.quic`.
+    pub struct CloudHubQuic {
+        /// Whether it listens.
+        "enable" always enable: bool = false;
+        /// Address to listen on.
+        "address" omit address: String = "0.0.0.0".into();
+        /// UDP port.
+        "port" omit port: u32 = 10001;
+        /// Most streams of one connection.
+        "maxIncomingStreams" omit max_incoming_streams: i32 = 10_000;
+    }
+}
+
+section! {
+    /// `modules.cloudHub.unixsocket`.
+    pub struct CloudHubUnixSocket {
+        /// Whether it listens.
+        "enable" always enable: bool = true;
+        /// `unix://` and the path.
+        "address" omit address: String = "unix:///var/lib/kubeedge/kubeedge.sock".into();
+    }
+}
+
+section! {
+    /// `modules.cloudHub.websocket`.
+    pub struct CloudHubWebSocket {
+        /// Whether it listens.
+        "enable" always enable: bool = true;
+        /// Address to listen on.
+        "address" omit address: String = "0.0.0.0".into();
+        /// TCP port.
+        "port" omit port: u32 = 10000;
+    }
+}
+
+section! {
+    /// `modules.cloudHub.https`.
+    pub struct CloudHubHttps {
+        /// Not read: the listener is always there.
+        "enable" always enable: bool = true;
+        /// Address to listen on.
+        "address" omit address: String = "0.0.0.0".into();
+        /// TCP port.
+        "port" omit port: u32 = 10002;
+    }
+}
+
+section! {
+    /// `modules.cloudHub.authorization`.
+    pub struct CloudHubAuthorization {
+        /// Whether what an edge asks for is checked.
+        "enable" always enable: bool = true;
+        /// Whether a refusal is only logged.
+        "debug" always debug: bool = false;
+        /// The checks, in order.
+        "modes" always modes: Vec<AuthorizationMode> = vec![AuthorizationMode { node: Some(NodeAuthorization { enable: true }) }];
+    }
+}
+
+section! {
+    /// One element of `modules.cloudHub.authorization.modes`.
+    pub struct AuthorizationMode {
+        /// Kubernetes' own node authorizer.
+        "node" omit node: Option<NodeAuthorization> = None;
+    }
+}
+
+section! {
+    /// `node` of an authorization mode.
+    pub struct NodeAuthorization {
+        /// Whether it is asked.
+        "enable" always enable: bool = false;
+    }
+}
+
+section! {
+    /// `modules.cloudStream`: logs, exec and metrics of edges.
+    pub struct CloudStream {
+        /// Whether the module runs.
+        "enable" always enable: bool = true;
+        /// CA of the tunnel; without the file it comes from the secret.
+        "tlsTunnelCAFile" omit tls_tunnel_ca_file: String = "/etc/kubeedge/ca/rootCA.crt".into();
+        /// Certificate of the tunnel.
+        "tlsTunnelCertFile" omit tls_tunnel_cert_file: String = "/etc/kubeedge/certs/server.crt".into();
+        /// Key of the tunnel.
+        "tlsTunnelPrivateKeyFile" omit tls_tunnel_private_key_file: String = "/etc/kubeedge/certs/server.key".into();
+        /// Port the edges' tunnels come to.
+        "tunnelPort" omit tunnel_port: u32 = 10004;
+        /// CA that the API server's requests are checked with.
+        "tlsStreamCAFile" omit tls_stream_ca_file: String = STREAM_CA.into();
+        /// Certificate shown to the API server.
+        "tlsStreamCertFile" omit tls_stream_cert_file: String = STREAM_CERT.into();
+        /// Key of that certificate.
+        "tlsStreamPrivateKeyFile" omit tls_stream_private_key_file: String = STREAM_KEY.into();
+        /// Port the API server's requests come to.
+        "streamPort" omit stream_port: u32 = 10003;
+    }
+}
+
+section! {
+    /// `modules.router`: rules between cloud and edge.
+    pub struct Router {
+        /// Whether the module runs.
+        "enable" always enable: bool = false;
+        /// Address to listen on.
+        "address" omit address: String = "0.0.0.0".into();
+        /// TCP port, plain HTTP.
+        "port" omit port: u32 = 9443;
+        /// Seconds a request may take.
+        "restTimeout" omit rest_timeout: u32 = 60;
+    }
+}
+
+section! {
+    /// `modules.iptablesManager`: redirects the API server's requests for edges.
+    pub struct IptablesManager {
+        /// Whether the module runs.
+        "enable" always enable: bool = true;
+        /// In this process, or by the DaemonSet.
+        "mode" always mode: IptablesMode = IptablesMode::Internal;
+    }
+}
+
+/// Who keeps the redirect rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IptablesMode {
+    /// This process.
+    #[default]
+    Internal,
+    /// The DaemonSet.
+    External,
+}
+
+impl crate::decode::Value for IptablesMode {
+    fn merge(&mut self, node: &crate::yaml::Node, reader: &mut crate::decode::Reader) {
+        match node.coerced().as_deref() {
+            Some("internal") => *self = Self::Internal,
+            Some("external") => *self = Self::External,
+            None if node.is_null() => {}
+            _ => reader.problem(
+                node,
+                "invalid value for iptablesmgr mode: must be internal or external".to_owned(),
+            ),
+        }
+    }
+    fn tree(&self) -> crate::yaml::Tree {
+        let text = match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+        };
+        crate::yaml::Tree::Str(text.to_owned())
+    }
+}
+
+pub(super) const STREAM_CA: &str = "/etc/kubeedge/ca/streamCA.crt";
+pub(super) const STREAM_CERT: &str = "/etc/kubeedge/certs/stream.crt";
+pub(super) const STREAM_KEY: &str = "/etc/kubeedge/certs/stream.key";

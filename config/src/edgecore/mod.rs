@@ -1,0 +1,159 @@
+//! edgecore.yaml.
+//!
+//! Owns: the tree of sections with their defaults, its checks, the translation of older files, what stays off. Reads: one
+//! file's text and the host's facts. Emits: [`EdgeCore`], or all problems at once. Must not: start anything, read the
+//! environment, know cloudcore.yaml.
+//! Source: spec/06 sections 1.6 to 1.9; values observed with `edgecore --defaultconfig` of KubeEdge v1.23.
+
+mod kubelet;
+mod legacy;
+mod modules;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use kubelet::{
+    CrashLoopBackOff, FlushFrequency, KubeletConfig, LogModule, LogOptions, LogRouting, Logging, MemorySwap,
+    ReservedMemory, ShutdownGracePeriod, Taint,
+};
+pub use modules::{
+    DbTest, DeviceTwin, EdgeHub, EdgeHubQuic, EdgeHubWebSocket, EdgeStream, Edged, EventBus, EventBusTls, MetaManager,
+    MetaServer, ServiceBus, TaskManager,
+};
+
+use crate::decode::{Value, section};
+use crate::{Files, HostFacts, LoadError, Loaded, Problems, load, yaml};
+
+section! {
+    /// The whole of edgecore.yaml.
+    pub struct EdgeCore {
+        /// Never checked.
+        "apiVersion" omit api_version: String = "edgecore.config.kubeedge.io/v1alpha2".into();
+        /// Never checked.
+        "kind" omit kind: String = "EdgeCore".into();
+        /// The database file.
+        "database" always database: Database = Database::default();
+        /// The modules.
+        "modules" always modules: Modules = Modules::default();
+        /// Gates by name.
+        "featureGates" omit feature_gates: BTreeMap<String, bool> = BTreeMap::new();
+        /// The version that wrote the file.
+        "edgecoreVersion" always edgecore_version: String = String::new();
+    }
+}
+
+section! {
+    /// `database`.
+    pub struct Database {
+        /// Accepted, without effect.
+        "driverName" omit driver_name: String = "sqlite3".into();
+        /// Accepted, without effect.
+        "aliasName" omit alias_name: String = "default".into();
+        /// Path of the SQLite file.
+        "dataSource" omit data_source: String = "/var/lib/kubeedge/edgecore.db".into();
+    }
+}
+
+section! {
+    /// `modules`.
+    pub struct Modules {
+        /// Pods.
+        "edged" always edged: Edged = Edged::default();
+        /// The way to the cloud.
+        "edgeHub" always edge_hub: EdgeHub = EdgeHub::default();
+        /// MQTT.
+        "eventBus" always event_bus: EventBus = EventBus::default();
+        /// What the node knows of the API.
+        "metaManager" always meta_manager: MetaManager = MetaManager::default();
+        /// HTTP services of the edge.
+        "serviceBus" always service_bus: ServiceBus = ServiceBus::default();
+        /// Devices.
+        "deviceTwin" always device_twin: DeviceTwin = DeviceTwin::default();
+        /// Accepted, without effect.
+        "dbTest" always db_test: DbTest = DbTest::default();
+        /// Logs, exec, metrics.
+        "edgeStream" always edge_stream: EdgeStream = EdgeStream::default();
+        /// Jobs on this node.
+        "taskManager" always task_manager: TaskManager = TaskManager::default();
+    }
+}
+
+impl EdgeCore {
+    /// What holds where the file says nothing.
+    #[must_use]
+    pub fn defaults(host: &HostFacts) -> Self {
+        let mut all = Self::default();
+        let ip = if host.local_ip.contains(':') {
+            format!("[{}]", host.local_ip)
+        } else {
+            host.local_ip.clone()
+        };
+        all.modules.edged.hostname_override = host.hostname.clone();
+        let hub = &mut all.modules.edge_hub;
+        hub.http_server = format!("https://{ip}:10002");
+        hub.web_socket.server = format!("{ip}:10000");
+        hub.quic.server = format!("{ip}:10001");
+        all
+    }
+
+    /// Reads `text` over the defaults and checks the result; all problems at once.
+    pub fn parse(text: &str, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, Problems> {
+        load::decode(text, Self::defaults(host), legacy::translate, |config, reader| {
+            validate::check(config, files, reader)
+        })
+    }
+
+    /// Reads the file at `path`.
+    pub fn load(path: &Path, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, LoadError> {
+        let text = load::read(path)?;
+        Self::parse(&text, host, files).map_err(|problems| LoadError::Wrong(path.to_owned(), problems))
+    }
+
+    /// The configuration as a file, keys sorted.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        yaml::write(&self.tree())
+    }
+
+    /// The body that `--defaultconfig` prints.
+    #[must_use]
+    pub fn default_yaml(host: &HostFacts) -> String {
+        Self::defaults(host).to_yaml()
+    }
+
+    /// The body that `--minconfig` prints: the keys of the Go program's, its modules enabled.
+    #[must_use]
+    pub fn min_yaml(host: &HostFacts) -> String {
+        let all = Self::defaults(host);
+        yaml::write(&all.tree().only(MIN))
+    }
+}
+
+/// The sections `--minconfig` prints.
+const MIN: &[&[&str]] = &[
+    &["apiVersion"],
+    &["database", "dataSource"],
+    &["edgecoreVersion"],
+    &["kind"],
+    &["modules", "deviceTwin"],
+    &["modules", "edgeHub", "enable"],
+    &["modules", "edgeHub", "heartbeat"],
+    &["modules", "edgeHub", "httpServer"],
+    &["modules", "edgeHub", "tlsCaFile"],
+    &["modules", "edgeHub", "tlsCertFile"],
+    &["modules", "edgeHub", "tlsPrivateKeyFile"],
+    &["modules", "edgeHub", "token"],
+    &["modules", "edgeHub", "websocket"],
+    &["modules", "edged"],
+    &["modules", "eventBus", "enable"],
+    &["modules", "eventBus", "mqttMode"],
+    &["modules", "eventBus", "mqttPassword"],
+    &["modules", "eventBus", "mqttPubClientID"],
+    &["modules", "eventBus", "mqttQOS"],
+    &["modules", "eventBus", "mqttRetain"],
+    &["modules", "eventBus", "mqttServerExternal"],
+    &["modules", "eventBus", "mqttServerInternal"],
+    &["modules", "eventBus", "mqttSubClientID"],
+    &["modules", "eventBus", "mqttUsername"],
+];

@@ -1,0 +1,104 @@
+//! The host's name and address, which some defaults are made of.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+/// What a default configuration takes from the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// A valid node name.
+    pub hostname: String,
+    /// An address that others reach this host by.
+    pub local_ip: String,
+}
+
+impl HostFacts {
+    /// Asks the machine: its lower-cased name, or `default-edge-node` where that is no node name; the address that the name
+    /// stands for if it is this host's, else the one of the default route, else 127.0.0.1.
+    #[must_use]
+    pub fn detect() -> Self {
+        let raw = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = raw.trim().to_lowercase();
+        let ip = by_name(&name)
+            .or_else(by_route)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let valid = node_name_problems(&name).is_empty();
+        Self {
+            hostname: if valid { name } else { FALLBACK.to_owned() },
+            local_ip: ip.to_string(),
+        }
+    }
+}
+
+/// The messages of Kubernetes' node name check; none when the name is good.
+pub(crate) fn node_name_problems(name: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if name.len() > MAX_NAME {
+        found.push(format!("must be no more than {MAX_NAME} characters"));
+    }
+    let label = |part: &str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(part.chars().next())
+            && edge(part.chars().next_back())
+            && part
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if !name.split('.').all(label) {
+        found.push(NAME_RULE.to_owned());
+    }
+    found
+}
+
+fn by_name(name: &str) -> Option<IpAddr> {
+    let found = (name, 0_u16).to_socket_addrs().ok()?;
+    found.map(|a| a.ip()).filter(IpAddr::is_ipv4).find(|ip| is_ours(*ip))
+}
+
+/// An address is this host's when a socket can be bound to it.
+fn is_ours(ip: IpAddr) -> bool {
+    let link_local = matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
+    !ip.is_loopback()
+        && !ip.is_unspecified()
+        && !ip.is_multicast()
+        && !link_local
+        && UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+}
+
+/// Connecting a datagram socket sends nothing; it only asks the kernel for the route.
+fn by_route() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((ANYWHERE, 53)).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+}
+
+/// Documentation address, reachable only by the default route.
+const ANYWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const FALLBACK: &str = "default-edge-node";
+const MAX_NAME: usize = 253;
+const NAME_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names() {
+        for good in ["a", "edge-1", "a.b-c.d", "0"] {
+            assert!(node_name_problems(good).is_empty(), "{good}");
+        }
+        for bad in ["", "A", "a_b", "-a", "a-", "a..b", ".a"] {
+            assert_eq!(node_name_problems(bad).len(), 1, "{bad}");
+        }
+        assert_eq!(node_name_problems(&"a".repeat(254)).len(), 1);
+    }
+
+    #[test]
+    fn detection_always_answers() {
+        let host = HostFacts::detect();
+        assert!(node_name_problems(&host.hostname).is_empty());
+        assert!(host.local_ip.parse::<IpAddr>().is_ok());
+    }
+}

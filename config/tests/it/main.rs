@@ -1,0 +1,3 @@
+//! Configuration files as operators have them.
+
+mod golden;
