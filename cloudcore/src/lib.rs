@@ -1,1 +1,3 @@
 //! cloudcore
+
+pub mod cloudhub;

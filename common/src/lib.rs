@@ -5,8 +5,10 @@
 
 pub mod backoff;
 pub mod error;
+pub mod fs;
 pub mod logging;
 pub mod tasks;
+pub mod tls;
 
 pub use backoff::Backoff;
 pub use error::chain;

@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod cri;
+pub mod features;
 pub mod ids;
 pub mod inventory;
 pub mod message;
@@ -14,6 +15,7 @@ pub mod status;
 pub mod words;
 
 pub use content::{Answer, Content};
+pub use features::{FEATURES_HEADER, Features};
 pub use ids::{MsgId, Namespace, NodeName, ObjectName, Uid};
 pub use message::{DecodeError, MAX_MESSAGE, Message};
 pub use object::{BadObject, Meta, Object};

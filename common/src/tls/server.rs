@@ -1,0 +1,122 @@
+//! Server configurations: the client certificate required and verified (10000, 10004), or requested only (10002).
+
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use thiserror::Error;
+
+/// Why no server configuration could be made.
+#[derive(Debug, Error)]
+pub enum ServerTlsError {
+    /// The CA certificate cannot be used as a root.
+    #[error("the CA certificate cannot be a trust anchor")]
+    Root(#[source] TlsError),
+    /// The verifier of client certificates cannot be built.
+    #[error("cannot verify client certificates by this CA")]
+    Verifier(#[source] rustls::server::VerifierBuilderError),
+    /// The provider has none of the protocol versions.
+    #[error("no TLS version in common with the provider")]
+    Versions(#[source] TlsError),
+}
+
+/// Whose client certificates are taken.
+#[derive(Clone, Debug)]
+pub enum ClientCertificates {
+    /// None is asked for.
+    None,
+    /// One that this verifier accepts is required; anything else fails the handshake.
+    Required(Arc<dyn ClientCertVerifier>),
+    /// Asked for; possession of its key is proven, all else is left to the handler, so that an expired one gets an answer in words.
+    Requested,
+}
+
+/// The process's cryptography.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Verifies client certificates against one CA: chain, dates, extended key usage clientAuth.
+pub fn client_verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, ServerTlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(ServerTlsError::Root)?;
+    WebPkiClientVerifier::builder_with_provider(roots.into(), provider())
+        .build()
+        .map_err(ServerTlsError::Verifier)
+}
+
+/// A server configuration. `certificates` is asked at each handshake, so that a new certificate needs no restart.
+///
+/// No session is remembered and no ticket given: Go edges never resume, and both would cost memory or time per edge.
+pub fn server_config(
+    certificates: Arc<dyn ResolvesServerCert>,
+    clients: ClientCertificates,
+) -> Result<ServerConfig, ServerTlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(ServerTlsError::Versions)?;
+    let builder = match clients {
+        ClientCertificates::None => builder.with_no_client_auth(),
+        ClientCertificates::Required(verifier) => builder.with_client_cert_verifier(verifier),
+        ClientCertificates::Requested => {
+            builder.with_client_cert_verifier(Arc::new(AnyCertificate { provider: provider() }))
+        }
+    };
+    let mut config = builder.with_cert_resolver(certificates);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+/// Takes every client certificate whose key the client proves to have.
+#[derive(Debug)]
+struct AnyCertificate {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,87 @@
+//! The extras that only our programs have, announced on the upgrade and echoed (`X-KubeEdge-Features: name/version,…`).
+//!
+//! Go peers send no such header and ignore ours. A side uses what both announced, in the lower of the two versions.
+
+use std::fmt;
+
+/// The header that carries the features, in the request and in the answer to it.
+pub const FEATURES_HEADER: &str = "X-KubeEdge-Features";
+
+/// More of a header is not read.
+const MAX_HEADER: usize = 1024;
+
+/// What one side offers, or what both agreed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// `inventory`: the edge reports what it holds and the cloud answers with the difference; 0 when absent.
+    pub inventory: u16,
+}
+
+impl Features {
+    /// What this release offers.
+    pub const OURS: Self = Self { inventory: 1 };
+
+    /// Reads the header's value. Unknown names and unreadable versions are skipped.
+    pub fn parse(header: &str) -> Self {
+        let mut features = Self::default();
+        for item in header.get(..MAX_HEADER).unwrap_or(header).split(',') {
+            let Some((name, version)) = item.trim().split_once('/') else {
+                continue;
+            };
+            let Ok(version) = version.trim().parse() else { continue };
+            if name.trim() == "inventory" {
+                features.inventory = version;
+            }
+        }
+        features
+    }
+
+    /// What both sides have.
+    #[must_use]
+    pub fn common(self, other: Self) -> Self {
+        Self {
+            inventory: self.inventory.min(other.inventory),
+        }
+    }
+
+    /// Whether nothing is offered: a Go peer.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether objects are reconciled by inventory, without ObjectSync.
+    pub const fn has_inventory(self) -> bool {
+        self.inventory > 0
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.inventory > 0 {
+            write!(f, "inventory/{}", self.inventory)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes_and_skips_the_unknown() {
+        assert_eq!(Features::parse(&Features::OURS.to_string()), Features::OURS);
+        assert_eq!(
+            Features::parse(" credits/3 ,inventory/2,odd,x/y"),
+            Features { inventory: 2 }
+        );
+        assert_eq!(Features::parse("inventory/-1"), Features::default());
+        assert_eq!(Features::parse(""), Features::default());
+    }
+
+    #[test]
+    fn both_use_the_lower_version() {
+        assert_eq!(Features { inventory: 4 }.common(Features::OURS), Features::OURS);
+        assert!(Features::default().common(Features::OURS).is_empty());
+    }
+}
