@@ -1,0 +1,54 @@
+//! What edged asks of MetaManager, so that tests can answer instead of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use proto::{Namespace, Object, ObjectName, ObjectPath, Uid};
+use tokio::sync::{broadcast, watch};
+
+use crate::metamanager::{PodSet, RequestError};
+use crate::uplink::Link;
+
+/// The answer to a question.
+pub type Reply<'a, T> = BoxFuture<'a, Result<T, RequestError>>;
+
+/// Which token a pod needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenQuestion {
+    /// Of the pod and its service account.
+    pub namespace: Namespace,
+    /// The service account.
+    pub service_account: ObjectName,
+    /// As asked for, not as answered: may be empty.
+    pub audiences: Vec<String>,
+    /// Life time in seconds, as asked for.
+    pub expiration_seconds: i64,
+    /// The pod the token is bound to.
+    pub pod: ObjectName,
+    /// Its uid.
+    pub uid: Uid,
+}
+
+/// Desired state and the cloud, as seen by edged.
+pub trait Api: Send + Sync + fmt::Debug {
+    /// The pods of this node; newest wins.
+    fn pods(&self) -> watch::Receiver<Arc<PodSet>>;
+    /// Whether there is a link; its number grows with each connect.
+    fn link(&self) -> watch::Receiver<Link>;
+    /// Paths of ConfigMaps, Secrets, … that were stored or removed.
+    fn changes(&self) -> broadcast::Receiver<ObjectPath>;
+    /// An object: the local row, else the cloud's.
+    fn object<'a>(&'a self, path: &'a ObjectPath) -> Reply<'a, Object>;
+    /// A token, fresh where the cloud can be reached, else the last one.
+    fn token<'a>(&'a self, question: &'a TokenQuestion) -> Reply<'a, TokenRequest>;
+    /// The Node object as last stored.
+    fn node(&self) -> Reply<'_, Option<Object>>;
+    /// Sends a strategic merge patch of a pod's status; kept as a row while offline.
+    fn patch_pod_status<'a>(&'a self, namespace: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object>;
+    /// The last status patch that was kept, if any.
+    fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>>;
+    /// Removes a pod from the API, guarded by its uid.
+    fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()>;
+}
