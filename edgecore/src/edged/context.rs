@@ -97,7 +97,11 @@ impl Default for Settings {
             sync_frequency: Duration::from_secs(60),
             serialize_image_pulls: true,
             max_parallel_image_pulls: None,
-            image_gc: ImageGc { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120) },
+            image_gc: ImageGc {
+                high_percent: 85,
+                low_percent: 80,
+                min_age: Duration::from_secs(120),
+            },
             dead_containers_per_container: 1,
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroups_per_qos: true,
