@@ -1,3 +1,4 @@
 //! cloudcore
 
 pub mod cloudhub;
+pub mod kubernetes;

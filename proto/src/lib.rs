@@ -12,6 +12,7 @@ pub mod message;
 pub mod object;
 pub mod route;
 pub mod status;
+pub mod watching;
 pub mod words;
 
 pub use content::{Answer, Content};

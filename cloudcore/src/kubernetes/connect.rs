@@ -1,0 +1,74 @@
+//! Which API server, and as whom.
+
+use std::path::{Path, PathBuf};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use thiserror::Error;
+
+use super::api::Kube;
+
+/// `kubeAPIConfig`, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The kubeconfig; with `master` absent too, the account of the pod that cloudcore runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL that takes the place of the kubeconfig's.
+    pub master: Option<String>,
+    /// Requests a second and in a burst, when the operator set them; otherwise the API server's own fairness rules.
+    pub rate: Option<(u32, u32)>,
+}
+
+/// Why there is no way to the API server. Each says what to do.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeAPIConfig.kubeConfig {} cannot be used: check that the file exists, is readable and has a current context", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// `master` is no URL.
+    #[error("kubeAPIConfig.master {url:?} is no URL like https://192.0.2.1:6443")]
+    Master {
+        /// The text.
+        url: String,
+        /// What is wrong.
+        #[source]
+        source: http::uri::InvalidUri,
+    },
+    /// Not in a pod.
+    #[error("kubeAPIConfig names neither kubeConfig nor master, and this is no pod with a service account: set kubeAPIConfig.kubeConfig")]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    /// TLS or authentication of the kubeconfig is unusable.
+    #[error("the credentials for the API server cannot be used: check the certificates, keys and tokens that the kubeconfig names")]
+    Credentials(#[source] Box<kube::Error>),
+}
+
+impl Kube {
+    /// Prepares the connection; nothing is sent yet.
+    pub async fn connect(access: &Access) -> Result<Self, ConnectError> {
+        let mut config = match (&access.kubeconfig, &access.master) {
+            (Some(path), _) => from_file(path).await?,
+            (None, Some(url)) => kube::Config::new(parse_url(url)?),
+            (None, None) => kube::Config::incluster().map_err(|error| ConnectError::InCluster(error.into()))?,
+        };
+        if let (Some(_), Some(url)) = (&access.kubeconfig, &access.master) {
+            config.cluster_url = parse_url(url)?;
+        }
+        let client = kube::Client::try_from(config).map_err(|error| ConnectError::Credentials(error.into()))?;
+        Ok(Self::new(client, access.rate))
+    }
+}
+
+async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
+    let failed = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
+}
+
+fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
+    url.parse().map_err(|source| ConnectError::Master { url: url.to_owned(), source })
+}
