@@ -118,7 +118,9 @@ impl Object {
     /// The same object without `kind` and `apiVersion`: what Go answers to create, update and patch (spec 02 §3.2).
     #[must_use]
     pub fn without_type(&self) -> Self {
-        let Ok(mut map) = self.view::<serde_json::Map<String, serde_json::Value>>() else { return self.clone() };
+        let Ok(mut map) = self.view::<serde_json::Map<String, serde_json::Value>>() else {
+            return self.clone();
+        };
         map.remove("kind");
         map.remove("apiVersion");
         Self::from_value(&map).unwrap_or_else(|_| self.clone())

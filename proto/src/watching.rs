@@ -38,7 +38,12 @@ impl Page {
         let list: List = serde_json::from_slice(body).map_err(BadObject::Json)?;
         let metadata = list.metadata.unwrap_or_default();
         Ok(Self {
-            items: list.items.unwrap_or_default().into_iter().map(Object::from_raw).collect::<Result<_, _>>()?,
+            items: list
+                .items
+                .unwrap_or_default()
+                .into_iter()
+                .map(Object::from_raw)
+                .collect::<Result<_, _>>()?,
             version: metadata.resource_version.unwrap_or_default(),
             next: metadata.next.unwrap_or_default(),
         })
@@ -90,13 +95,26 @@ mod tests {
     fn pages_and_lines() {
         let page = Page::parse(br#"{"kind":"PodList","metadata":{"resourceVersion":"7","continue":"c"},"items":[{"metadata":{"name":"a"}}]}"#)
             .expect("page");
-        assert_eq!((page.items.len(), page.version.as_str(), page.next.as_str()), (1, "7", "c"));
-        assert!(Page::parse(br#"{"metadata":{},"items":null}"#).expect("empty").items.is_empty());
-        let line = WatchLine::parse(br#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}"#).expect("line");
+        assert_eq!(
+            (page.items.len(), page.version.as_str(), page.next.as_str()),
+            (1, "7", "c")
+        );
+        assert!(
+            Page::parse(br#"{"metadata":{},"items":null}"#)
+                .expect("empty")
+                .items
+                .is_empty()
+        );
+        let line =
+            WatchLine::parse(br#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}"#).expect("line");
         assert!(matches!(line, Some(WatchLine::Bookmark(version)) if version == "9"));
         let line = WatchLine::parse(br#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#);
         assert!(matches!(line.expect("line"), Some(WatchLine::Error(status)) if status.code == 410));
-        assert!(WatchLine::parse(br#"{"type":"X","object":{}}"#).expect("line").is_none());
+        assert!(
+            WatchLine::parse(br#"{"type":"X","object":{}}"#)
+                .expect("line")
+                .is_none()
+        );
         assert!(WatchLine::parse(b"{").is_err());
     }
 }

@@ -34,7 +34,10 @@ pub enum PatchKind {
 impl Kube {
     /// Around a client, with requests a second and in a burst where an operator set them.
     pub fn new(client: kube::Client, rate: Option<(u32, u32)>) -> Self {
-        Self { client, rate: rate.map(|(qps, burst)| Arc::new(Rate::new(qps, burst))) }
+        Self {
+            client,
+            rate: rate.map(|(qps, burst)| Arc::new(Rate::new(qps, burst))),
+        }
     }
 
     /// The client itself, for reviews that have typed requests.
@@ -44,14 +47,18 @@ impl Kube {
 
     /// One object.
     pub async fn get(&self, resource: &Resource, ns: &Namespace, name: &str) -> Result<Object, ApiError> {
-        let path = resource.path(Some(ns), name, "")?;
+        let path = resource.object_path(ns, name, "")?;
         self.object(Method::GET, path, None, Vec::new()).await
     }
 
     /// One page of a list, all namespaces unless one is given; `query` is already encoded.
     pub async fn list(&self, resource: &Resource, query: &str, accept: &'static str) -> Result<Page, ApiError> {
         let path = resource.path(None, "", "")?;
-        let path = if query.is_empty() { path } else { format!("{path}?{query}") };
+        let path = if query.is_empty() {
+            path
+        } else {
+            format!("{path}?{query}")
+        };
         let request = request(&Method::GET, &path, accept, None, Vec::new())?;
         let body = self.send("GET", &path, request).await?;
         Page::parse(&body).map_err(|source| ApiError::Malformed { path, source })
@@ -72,7 +79,7 @@ impl Kube {
         sub: &str,
         object: &Object,
     ) -> Result<Object, ApiError> {
-        let path = resource.path(Some(ns), name, sub)?;
+        let path = resource.object_path(ns, name, sub)?;
         self.object(Method::POST, path, Some(JSON), object.json().into()).await
     }
 
@@ -85,7 +92,7 @@ impl Kube {
         sub: &str,
         object: &Object,
     ) -> Result<Object, ApiError> {
-        let path = resource.path(Some(ns), name, sub)?;
+        let path = resource.object_path(ns, name, sub)?;
         self.object(Method::PUT, path, Some(JSON), object.json().into()).await
     }
 
@@ -99,7 +106,7 @@ impl Kube {
         kind: PatchKind,
         patch: &str,
     ) -> Result<Object, ApiError> {
-        let path = resource.path(Some(ns), name, sub)?;
+        let path = resource.object_path(ns, name, sub)?;
         let content_type = match kind {
             PatchKind::Merge => "application/merge-patch+json",
             PatchKind::Strategic => "application/strategic-merge-patch+json",
@@ -108,14 +115,8 @@ impl Kube {
     }
 
     /// Deletes an object; `options` is a `DeleteOptions` or empty. The answer may be the object or a status: both are success.
-    pub async fn delete(
-        &self,
-        resource: &Resource,
-        ns: &Namespace,
-        name: &str,
-        options: &str,
-    ) -> Result<(), ApiError> {
-        let path = resource.path(Some(ns), name, "")?;
+    pub async fn delete(&self, resource: &Resource, ns: &Namespace, name: &str, options: &str) -> Result<(), ApiError> {
+        let path = resource.object_path(ns, name, "")?;
         let content_type = (!options.is_empty()).then_some(JSON);
         let request = request(&Method::DELETE, &path, JSON, content_type, options.into())?;
         self.send("DELETE", &path, request).await.map(drop)
@@ -130,7 +131,10 @@ impl Kube {
     ) -> Result<Object, ApiError> {
         let request = request(&method, &path, JSON, content_type, body)?;
         let body = self.send(verb(&method), &path, request).await?;
-        let malformed = |source| ApiError::Malformed { path: path.clone(), source };
+        let malformed = |source| ApiError::Malformed {
+            path: path.clone(),
+            source,
+        };
         let text = std::str::from_utf8(&body)
             .map_err(|_| malformed(proto::BadObject::NotAnObject("sequence of bytes that are not UTF-8")))?;
         Object::parse(text).map_err(malformed)
@@ -142,12 +146,20 @@ impl Kube {
         }
         let answer = async {
             let response = self.respond(verb, path, request).await?;
-            let body = response.into_body().collect().await.map_err(|error| unreachable(verb, path, error))?;
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| unreachable(verb, path, error))?;
             Ok(body.to_bytes())
         };
-        tokio::time::timeout(ANSWER_WITHIN, answer)
-            .await
-            .unwrap_or_else(|_| Err(ApiError::Late { verb, path: path.to_owned(), limit: ANSWER_WITHIN }))
+        tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| {
+            Err(ApiError::Late {
+                verb,
+                path: path.to_owned(),
+                limit: ANSWER_WITHIN,
+            })
+        })
     }
 
     /// Sends without a limit of time; refusals are read whole.
@@ -157,22 +169,43 @@ impl Kube {
         path: &str,
         request: Request<Body>,
     ) -> Result<http::Response<Body>, ApiError> {
-        let response = self.client.send(request).await.map_err(|error| unreachable(verb, path, error))?;
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(|error| unreachable(verb, path, error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let code = response.status();
-        let body = response.into_body().collect().await.map_err(|error| unreachable(verb, path, error))?.to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| unreachable(verb, path, error))?
+            .to_bytes();
         // Go's clients strip the two type fields, and edges get what they pass on.
         let status = match serde_json::from_slice::<Status>(&body) {
-            Ok(status) if status.code != 0 => Status { kind: None, api_version: None, ..status },
+            Ok(status) if status.code != 0 => Status {
+                kind: None,
+                api_version: None,
+                ..status
+            },
             _ => Status::failure(
                 code.as_u16(),
                 code.canonical_reason().unwrap_or("Unknown").replace(' ', ""),
-                String::from_utf8_lossy(&body).trim().chars().take(LONGEST_TEXT).collect::<String>(),
+                String::from_utf8_lossy(&body)
+                    .trim()
+                    .chars()
+                    .take(LONGEST_TEXT)
+                    .collect::<String>(),
             ),
         };
-        Err(ApiError::Refused { verb, path: path.to_owned(), status: status.into() })
+        Err(ApiError::Refused {
+            verb,
+            path: path.to_owned(),
+            status: status.into(),
+        })
     }
 }
 
@@ -189,11 +222,16 @@ pub(super) fn request(
     content_type: Option<&'static str>,
     body: Vec<u8>,
 ) -> Result<Request<Body>, ApiError> {
-    let mut builder = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+    let mut builder = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, accept);
     if let Some(content_type) = content_type {
         builder = builder.header(header::CONTENT_TYPE, content_type);
     }
-    builder.body(Body::from(body)).map_err(|error| unreachable(verb(method), path, error))
+    builder
+        .body(Body::from(body))
+        .map_err(|error| unreachable(verb(method), path, error))
 }
 
 pub(super) fn unreachable(
@@ -201,7 +239,11 @@ pub(super) fn unreachable(
     path: &str,
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> ApiError {
-    ApiError::Unreachable { verb, path: path.to_owned(), source: error.into() }
+    ApiError::Unreachable {
+        verb,
+        path: path.to_owned(),
+        source: error.into(),
+    }
 }
 
 fn verb(method: &Method) -> &'static str {

@@ -40,10 +40,14 @@ pub enum ConnectError {
         source: http::uri::InvalidUri,
     },
     /// Not in a pod.
-    #[error("kubeAPIConfig names neither kubeConfig nor master, and this is no pod with a service account: set kubeAPIConfig.kubeConfig")]
+    #[error(
+        "kubeAPIConfig names neither kubeConfig nor master, and this is no pod with a service account: set kubeAPIConfig.kubeConfig"
+    )]
     InCluster(#[source] Box<kube::config::InClusterError>),
     /// TLS or authentication of the kubeconfig is unusable.
-    #[error("the credentials for the API server cannot be used: check the certificates, keys and tokens that the kubeconfig names")]
+    #[error(
+        "the credentials for the API server cannot be used: check the certificates, keys and tokens that the kubeconfig names"
+    )]
     Credentials(#[source] Box<kube::Error>),
 }
 
@@ -64,11 +68,19 @@ impl Kube {
 }
 
 async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
-    let failed = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let failed = |source| ConnectError::Kubeconfig {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
     let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(failed)
 }
 
 fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
-    url.parse().map_err(|source| ConnectError::Master { url: url.to_owned(), source })
+    url.parse().map_err(|source| ConnectError::Master {
+        url: url.to_owned(),
+        source,
+    })
 }

@@ -45,7 +45,11 @@ impl Resource {
         let plural = if is_plural { kind.to_owned() } else { plural_of(kind) };
         Self {
             group: group.to_owned().into(),
-            version: if version.is_empty() { "v1".into() } else { version.to_owned().into() },
+            version: if version.is_empty() {
+                "v1".into()
+            } else {
+                version.to_owned().into()
+            },
             plural: plural.into(),
             kind: kind.to_owned().into(),
             namespaced,
@@ -54,12 +58,26 @@ impl Resource {
 
     /// `group/version`, or `v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// The URL path of one object: without a name it would be that of all of them.
+    pub(super) fn object_path(&self, namespace: &Namespace, name: &str, sub: &str) -> Result<String, ApiError> {
+        segment(name)?;
+        self.path(Some(namespace), name, sub)
     }
 
     /// The URL path. Names come from edges: whatever would leave its place in the path is refused.
     pub(super) fn path(&self, namespace: Option<&Namespace>, name: &str, sub: &str) -> Result<String, ApiError> {
-        let mut path = if self.group.is_empty() { "/api/".to_owned() } else { format!("/apis/{}/", self.group) };
+        let mut path = if self.group.is_empty() {
+            "/api/".to_owned()
+        } else {
+            format!("/apis/{}/", self.group)
+        };
         path.push_str(&self.version);
         if self.namespaced
             && let Some(namespace) = namespace
@@ -82,7 +100,9 @@ impl Resource {
 fn segment(text: &str) -> Result<&str, ApiError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
     if text.is_empty() || text == "." || text == ".." || !text.chars().all(plain) {
-        return Err(ApiError::BadName { name: text.chars().take(253).collect() });
+        return Err(ApiError::BadName {
+            name: text.chars().take(253).collect(),
+        });
     }
     Ok(text)
 }

@@ -51,14 +51,16 @@ pub enum Detail {
 
 /// Follows a resource until the receiver is gone. A resource that is not there (yet), or that may not be listed, is asked for again
 /// every half minute, with one warning.
-pub async fn follow(
-    kube: Kube,
-    resource: Resource,
-    selection: Selection,
-    detail: Detail,
-    out: mpsc::Sender<Seen>,
-) {
-    let mut watch = Watch { kube, resource, selection, detail, out, version: String::new(), warned: false };
+pub async fn follow(kube: Kube, resource: Resource, selection: Selection, detail: Detail, out: mpsc::Sender<Seen>) {
+    let mut watch = Watch {
+        kube,
+        resource,
+        selection,
+        detail,
+        out,
+        version: String::new(),
+        warned: false,
+    };
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {
         let started = Instant::now();
@@ -146,17 +148,28 @@ impl Watch {
     async fn watch(&mut self) -> Result<(), End> {
         let mut path = self.resource.path(None, "", "")?;
         let seconds = WATCH_SECONDS + common::backoff::random_unit() * WATCH_SECONDS;
-        path = format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}&resourceVersion={}", self.version);
+        path = format!(
+            "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}&resourceVersion={}",
+            self.version
+        );
         if !self.selection.labels.is_empty() {
             path = format!("{path}&labelSelector={}", self.selection.labels);
         }
         let mut request = request(&Method::GET, &path, self.accept(false), None, Vec::new())?;
-        request.headers_mut().insert(http::header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+        request.headers_mut().insert(
+            http::header::ACCEPT_ENCODING,
+            http::HeaderValue::from_static("identity"),
+        );
         let limit = Duration::from_secs_f64(seconds) + SLACK;
         let deadline = Instant::now() + limit;
-        let late = |_| ApiError::Late { verb: "GET", path: path.clone(), limit };
-        let response =
-            tokio::time::timeout_at(deadline, self.kube.respond("GET", &path, request)).await.map_err(late)?;
+        let late = |_| ApiError::Late {
+            verb: "GET",
+            path: path.clone(),
+            limit,
+        };
+        let response = tokio::time::timeout_at(deadline, self.kube.respond("GET", &path, request))
+            .await
+            .map_err(late)?;
         let mut body = match response {
             Ok(response) => response.into_body(),
             Err(error) => {
@@ -186,8 +199,10 @@ impl Watch {
         while let Some(end) = buffer.iter().skip(scanned).position(|byte| *byte == b'\n') {
             let line = buffer.split_to(scanned + end + 1);
             scanned = 0;
-            let parsed = WatchLine::parse(&line)
-                .map_err(|source| ApiError::Malformed { path: path.to_owned(), source })?;
+            let parsed = WatchLine::parse(&line).map_err(|source| ApiError::Malformed {
+                path: path.to_owned(),
+                source,
+            })?;
             let seen = match parsed {
                 Some(WatchLine::Added(object)) => Seen::Added(self.typed(object)),
                 Some(WatchLine::Modified(object)) => Seen::Modified(self.typed(object)),
@@ -253,7 +268,11 @@ impl Watch {
             _ if first => warn!(%resource, error = %chain(error), "watch failed, it is tried again"),
             _ => debug!(%resource, error = %chain(error), "watch failed again"),
         }
-        if matches!(code, 401 | 403 | 404) { ABSENT } else { backoff.next_delay() }
+        if matches!(code, 401 | 403 | 404) {
+            ABSENT
+        } else {
+            backoff.next_delay()
+        }
     }
 }
 
