@@ -1,0 +1,278 @@
+//! The SQLite file: opening, Go's schema, what older releases left in it, damage.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proto::{Answer, Content};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use tracing::{info, warn};
+
+/// `PRAGMA user_version` of a database that we made and that no cloud has filled yet: it knows nothing about this node's pods.
+/// Databases of Go edges carry 0.
+const VERSION_UNFILLED: i64 = 2;
+/// `PRAGMA user_version` once the cloud's objects are in it.
+const VERSION_FILLED: i64 = 1;
+/// KiB of pages that SQLite may keep: the working set of an edge is a few rows.
+const CACHE_KIB: u32 = 256;
+/// Pages in the write-ahead log before they are copied into the database: 256 KiB.
+const CHECKPOINT_PAGES: u32 = 64;
+/// How long another process (`sqlite3` in an operator's hands) may hold the database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The tables of a Go edgecore, word for word (spec 05 §2).
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS `device` (`id` text,`name` text,`description` text,`state` text,`last_online` text,PRIMARY KEY (`id`));
+CREATE TABLE IF NOT EXISTS `device_attr` (`id` integer PRIMARY KEY AUTOINCREMENT,`deviceid` text,`name` text,`description` text,`value` text,`optional` numeric,`attr_type` text,`metadata` text);
+CREATE TABLE IF NOT EXISTS `device_twin` (`id` integer PRIMARY KEY AUTOINCREMENT,`deviceid` text,`name` text,`description` text,`expected` text,`actual` text,`expected_meta` text,`actual_meta` text,`expected_version` text,`actual_version` text,`optional` numeric,`attr_type` text,`metadata` text);
+CREATE TABLE IF NOT EXISTS `sub_topics` (`topic` text,PRIMARY KEY (`topic`));
+CREATE TABLE IF NOT EXISTS `meta` (`key` text,`type` text,`value` text,PRIMARY KEY (`key`));
+CREATE TABLE IF NOT EXISTS `meta_v2` (`key` text,`group_version_resource` text,`namespace` text,`name` text,`resource_version` integer,`value` text,PRIMARY KEY (`key`));
+CREATE TABLE IF NOT EXISTS `target_urls` (`url` text,PRIMARY KEY (`url`));
+";
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) connection: Connection,
+    /// Whether the cloud's objects are in it.
+    pub(super) filled: bool,
+    /// Whether the disk refuses writes.
+    pub(super) read_only: bool,
+}
+
+/// Whether the file cannot be trusted any more.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+/// Opens the database; a damaged one is set aside and a new one made.
+pub(super) fn open(path: &Path) -> Result<Database, rusqlite::Error> {
+    match open_checked(path) {
+        Err(error) if is_damage(&error) => {
+            set_aside(path, &error);
+            open_checked(path)
+        }
+        other => other,
+    }
+}
+
+/// Moves a damaged database out of the way, its log files with it.
+pub(super) fn set_aside(path: &Path, cause: &rusqlite::Error) {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let aside = with_suffix(path, &format!(".damaged-{seconds}"));
+    warn!(
+        database = %path.display(), kept = %aside.display(), error = %cause,
+        "the database is damaged and was set aside; objects come again from the cloud, running containers are kept"
+    );
+    for suffix in ["", "-wal", "-shm"] {
+        let from = with_suffix(path, suffix);
+        if !from.exists() {
+            continue;
+        }
+        if let Err(error) = std::fs::rename(&from, with_suffix(&aside, suffix)) {
+            warn!(file = %from.display(), %error, "cannot set a damaged file aside");
+        }
+    }
+}
+
+fn open_checked(path: &Path) -> Result<Database, rusqlite::Error> {
+    match open_writable(path) {
+        Ok(database) => Ok(database),
+        Err(error) if refuses_writes(&error) && path.exists() => open_read_only(path).map_err(|_| error),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_writable(path: &Path) -> Result<Database, rusqlite::Error> {
+    if let Some(folder) = path.parent() {
+        // The error of opening says more than this one.
+        let _ = std::fs::create_dir_all(folder);
+    }
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    tune(&connection)?;
+    connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+    check(&connection)?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if tables == 0 {
+        connection.pragma_update(None, "user_version", VERSION_UNFILLED)?;
+    }
+    connection.execute_batch(SCHEMA)?;
+    migrate(&connection)?;
+    sweep(&connection)?;
+    restrict(path);
+    let filled = is_filled(&connection)?;
+    Ok(Database {
+        connection,
+        filled,
+        read_only: false,
+    })
+}
+
+/// Reads what is there without writing a byte: no lock file, the index of the log in memory.
+fn open_read_only(path: &Path) -> Result<Database, rusqlite::Error> {
+    let uri = format!("file:{}?mode=ro&nolock=1", path.display());
+    let connection = Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)?;
+    connection.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
+    tune(&connection)?;
+    check(&connection)?;
+    let filled = is_filled(&connection)?;
+    warn!(database = %path.display(), "the database is on a read-only disk: stored objects are used, changes are refused");
+    Ok(Database {
+        connection,
+        filled,
+        read_only: true,
+    })
+}
+
+fn tune(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous=FULL; PRAGMA cache_size=-{CACHE_KIB}; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;"
+    ))?;
+    connection.query_row(&format!("PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
+    connection.set_prepared_statement_cache_capacity(8);
+    Ok(())
+}
+
+fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(verdict),
+    ))
+}
+
+/// A database is filled unless we made it and no cloud answered since, or it has no object.
+fn is_filled(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == VERSION_UNFILLED {
+        return Ok(false);
+    }
+    let row: Option<i64> = connection
+        .query_row("SELECT 1 FROM meta LIMIT 1", [], |row| row.get(0))
+        .optional()?;
+    Ok(row.is_some())
+}
+
+/// Notes that the cloud's objects are in the database.
+pub(super) fn mark_filled(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.pragma_update(None, "user_version", VERSION_FILLED)
+}
+
+/// Columns of `meta_v2` had other names up to v1.22; the new ones stand beside them and are filled from them.
+fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let mut statement = connection.prepare("PRAGMA table_info(meta_v2)")?;
+    let columns: Vec<String> = statement.query_map([], |row| row.get(1))?.collect::<Result<_, _>>()?;
+    let has = |name: &str| columns.iter().any(|column| column == name);
+    for (old, new, kind) in [
+        ("groupversionresource", "group_version_resource", "text"),
+        ("resourceversion", "resource_version", "integer"),
+    ] {
+        if !has(new) {
+            connection.execute_batch(&format!("ALTER TABLE meta_v2 ADD COLUMN `{new}` {kind}"))?;
+        }
+        if has(old) {
+            let copied = connection.execute(
+                &format!(
+                    "UPDATE meta_v2 SET `{new}`=`{old}` WHERE (`{new}` IS NULL OR `{new}`='') AND `{old}` IS NOT NULL AND `{old}`<>''"
+                ),
+                [],
+            )?;
+            if copied > 0 {
+                info!(
+                    rows = copied,
+                    from = old,
+                    to = new,
+                    "rows of an older release were converted"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Go stores some errors and envelopes as if they were objects (spec 05 §3.4): what is no object goes, what wraps one is unwrapped.
+fn sweep(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let mut removed = Vec::new();
+    let mut unwrapped = Vec::new();
+    {
+        let mut statement =
+            connection.prepare("SELECT key, type, value FROM meta WHERE type NOT IN ('podpatch', 'nodepatch')")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let key: String = row.get(0)?;
+            let value: Option<String> = row.get(2)?;
+            match inspect(value) {
+                Stored::Usable => {}
+                Stored::Wrapped(object) => unwrapped.push((key, object)),
+                Stored::Useless => removed.push(key),
+            }
+        }
+    }
+    for key in &removed {
+        connection.execute("DELETE FROM meta WHERE key=?1", [key])?;
+    }
+    for (key, value) in &unwrapped {
+        connection.execute("UPDATE meta SET value=?2 WHERE key=?1", [key, value])?;
+    }
+    if !removed.is_empty() {
+        info!(rows = removed.len(), keys = ?removed, "rows that held an error in place of an object were deleted");
+    }
+    Ok(())
+}
+
+enum Stored {
+    Usable,
+    Wrapped(String),
+    Useless,
+}
+
+fn inspect(value: Option<String>) -> Stored {
+    let Some(content) = value.and_then(|text| Content::from_json_text(text).ok()) else {
+        return Stored::Useless;
+    };
+    if content.is_null() {
+        return Stored::Useless;
+    }
+    match content.answer() {
+        Answer::Plain(_) => Stored::Usable,
+        Answer::Envelope(Some(object)) => Stored::Wrapped(object.get().to_owned()),
+        Answer::Ok | Answer::Failed(_) | Answer::Envelope(None) => Stored::Useless,
+    }
+}
+
+/// The database holds Secrets and tokens.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::set_permissions(with_suffix(path, suffix), std::fs::Permissions::from_mode(0o600));
+    }
+}
+
+fn refuses_writes(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+        )
+    )
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

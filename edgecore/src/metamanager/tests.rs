@@ -1,0 +1,1 @@
+//! Tests against a channel in place of edgehub.
