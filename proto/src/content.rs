@@ -21,7 +21,7 @@ pub struct Content(Arc<RawValue>);
 pub enum Answer {
     /// The text `OK`.
     Ok,
-    /// A bare `ErrStatus`, or an envelope with a non-null `Err` of whatever shape.
+    /// A bare `ErrStatus`, an envelope with a non-null `Err` of whatever shape, or an empty object.
     Failed(Status),
     /// The envelope `{"Object":…,"Err":null}`; the object may be missing.
     Envelope(Option<Content>),
@@ -112,9 +112,13 @@ impl Content {
             return Answer::Ok;
         }
         let document = self.document();
-        let Ok(probe) = serde_json::from_str::<Probe<'_>>(&document) else {
+        let Some(probe) = Probe::of(&document) else {
             return Answer::Plain(self.clone());
         };
+        if probe.is_empty(&document) {
+            // What Go makes of an error that is not the API's (spec 01 §2.3).
+            return Answer::Failed(Status::internal("the cloud failed without a reason"));
+        }
         if let Some(status) = probe.err_status {
             return Answer::Failed(status_of(status.get()));
         }
@@ -160,8 +164,28 @@ struct Probe<'a> {
     err_status: Option<&'a RawValue>,
 }
 
+impl<'a> Probe<'a> {
+    /// `None` for all but objects; a derived reader would take a list for the fields in order.
+    fn of(document: &'a str) -> Option<Self> {
+        if !document.trim_start().starts_with('{') {
+            return None;
+        }
+        serde_json::from_str(document).ok()
+    }
+
+    /// Whether the object has no keys at all.
+    fn is_empty(&self, document: &str) -> bool {
+        self.object.is_none()
+            && self.err.is_none()
+            && self.err_status.is_none()
+            && document.trim().trim_matches(['{', '}']).trim().is_empty()
+    }
+}
+
 /// A key that is there with `null` is not an absent one: both keys present make an envelope.
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+pub(crate) fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 

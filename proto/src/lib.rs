@@ -6,6 +6,8 @@
 pub mod content;
 pub mod cri;
 pub mod features;
+#[cfg(feature = "golden")]
+pub mod golden;
 pub mod ids;
 pub mod inventory;
 pub mod message;

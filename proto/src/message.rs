@@ -1,8 +1,12 @@
 //! The message between the cores and its JSON (spec 01 §2).
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::content::Content;
@@ -129,7 +133,7 @@ impl Message {
         }
         let text = std::str::from_utf8(frame).map_err(DecodeError::Utf8)?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let wire = Wire::deserialize(&mut deserializer).map_err(DecodeError::Json)?;
+        let Strict::<Wire>(wire) = Strict::deserialize(&mut deserializer).map_err(DecodeError::Json)?;
         Ok(wire.into())
     }
 
@@ -165,11 +169,49 @@ pub fn now_millis() -> i64 {
 #[derive(Deserialize)]
 struct Wire {
     #[serde(default)]
-    header: Option<HeaderIn>,
+    header: Strict<HeaderIn>,
     #[serde(default)]
-    route: Option<RouteIn>,
+    route: Strict<RouteIn>,
     #[serde(default = "Content::null")]
     content: Content,
+}
+
+/// A JSON object or `null`: a derived reader would take an array for the fields in order, which Go refuses (spec 01 §2.2).
+#[derive(Default)]
+struct Strict<T>(T);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Strict<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct StrictVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for StrictVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or null")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            header: Strict::default(),
+            route: Strict::default(),
+            content: Content::null(),
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -192,8 +234,11 @@ struct RouteIn {
 
 impl From<Wire> for Message {
     fn from(wire: Wire) -> Self {
-        let header = wire.header.unwrap_or_default();
-        let route = wire.route.unwrap_or_default();
+        let Wire {
+            header: Strict(header),
+            route: Strict(route),
+            content,
+        } = wire;
         let group = Group::from(route.group.as_deref().unwrap_or_default());
         Self {
             id: header.msg_id.unwrap_or_default().into(),
@@ -204,7 +249,7 @@ impl From<Wire> for Message {
             operation: Operation::from(route.operation.as_deref().unwrap_or_default()),
             route: Route::parse(&group, route.resource.as_deref().unwrap_or_default()),
             group,
-            content: wire.content,
+            content,
         }
     }
 }

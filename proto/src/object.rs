@@ -255,17 +255,15 @@ fn has_empty_type(body: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Keys<'a> {
-        #[serde(borrow, default)]
+        #[serde(borrow, default, deserialize_with = "crate::content::present")]
         kind: Option<&'a RawValue>,
-        #[serde(borrow, default)]
+        #[serde(borrow, default, deserialize_with = "crate::content::present")]
         api_version: Option<&'a RawValue>,
     }
     serde_json::from_str::<Keys<'_>>(body).map_or(true, |keys| {
         [keys.kind, keys.api_version]
             .into_iter()
             .flatten()
-            .any(|value| value.get() == "\"\"")
-            || body.contains("\"kind\":null")
-            || body.contains("\"apiVersion\":null")
+            .any(|value| matches!(value.get(), "\"\"" | "null"))
     })
 }
