@@ -5,3 +5,7 @@ mod corpus;
 mod frames;
 mod objects;
 mod routes;
+/// The readers of the fuzz targets.
+#[path = "../../../fuzz/src/wire.rs"]
+#[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
+mod wire;

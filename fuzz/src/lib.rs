@@ -1,0 +1,6 @@
+//! What the fuzz targets do with their input.
+//!
+//! The tests of the crates include these files and replay the corpus through them, so a target and its test never differ.
+
+pub mod files;
+pub mod wire;

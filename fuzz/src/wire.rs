@@ -1,0 +1,51 @@
+//! Readers of what other processes send: none may panic, and what they accept they write back the same.
+
+use proto::{Content, Group, Message, Object, Route};
+
+/// A frame of the hub channel.
+pub fn message_decode(data: &[u8]) {
+    let Ok(message) = Message::decode(data) else { return };
+    let text = message.encode();
+    let again = Message::decode(text.as_bytes()).expect("our own frame decodes");
+    assert_eq!(again.encode(), text);
+    let _ = (
+        message.content.answer(),
+        message.content.as_text(),
+        message.content.object(),
+        message.route.kind(),
+    );
+}
+
+/// The content of an answer.
+pub fn content_answer(data: &[u8]) {
+    let Some(content) = text(data).and_then(|text| Content::from_json_text(text.to_owned()).ok()) else {
+        return;
+    };
+    let _ = (content.answer(), content.document(), content.object());
+}
+
+/// A Kubernetes object.
+pub fn object_parse(data: &[u8]) {
+    let Some(object) = text(data).and_then(|text| Object::parse(text).ok()) else {
+        return;
+    };
+    let _ = (
+        object.version(),
+        object.spec_node_name(),
+        object.is_deleting(),
+        object.namespace(),
+    );
+    let typed = object.with_type("v1", "Pod");
+    assert!(!typed.meta().kind.is_empty() && !typed.meta().api_version.is_empty());
+}
+
+/// A group and a resource, one a line.
+pub fn route(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let (group, resource) = text.split_once('\n').unwrap_or(("", text));
+    assert_eq!(Route::parse(&Group::from(group), resource).render(), resource);
+}
+
+fn text(data: &[u8]) -> Option<&str> {
+    std::str::from_utf8(data).ok()
+}
