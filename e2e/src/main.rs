@@ -1,2 +1,74 @@
-//! e2e
-fn main() {}
+//! `e2e`: whole systems from the command line. See `e2e/demo`, `e2e/test` and `e2e/bench`, which call it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use e2e::settings::Settings;
+
+#[derive(Parser)]
+#[command(about = "Starts, tests and measures whole KubeEdge systems on one machine")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole-system scenarios; the last line counts them
+    System {
+        /// Only scenarios whose name contains one of these
+        filters: Vec<String>,
+        /// Also the scenarios and forms that take minutes
+        #[arg(long)]
+        long: bool,
+        /// Print the names and end
+        #[arg(long)]
+        list: bool,
+    },
+    /// Start a cluster, a cloudcore and an edge, run a workload on it and leave all of it running
+    Demo {
+        /// Stop the demo and remove all that it started
+        #[arg(long)]
+        down: bool,
+        /// Use the cluster of this file instead of starting one
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Remove what runs left behind whose process is gone
+    Sweep,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    if let Command::System { list: true, long, .. } = &command {
+        for scenario in e2e::scenarios::all().iter().filter(|one| *long || !one.long) {
+            println!("{}", scenario.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let settings = Settings::find()?;
+    match command {
+        Command::System { filters, long, .. } => {
+            let count = e2e::system::run(&settings, &filters, long)?;
+            let strict = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+            return Ok(ExitCode::from(u8::from(
+                count.failed > 0 || (strict && count.skipped > 0),
+            )));
+        }
+        Command::Demo { down: true, .. } => e2e::demo::down(&settings)?,
+        Command::Demo { kubeconfig, .. } => e2e::demo::up(&settings, kubeconfig.as_deref())?,
+        Command::Sweep => e2e::run::sweep(&settings)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

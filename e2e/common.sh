@@ -1,0 +1,17 @@
+# Sourced by demo, test and bench: prepares the machine, builds the programs, defines the command e2e.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.."
+export PATH=$HOME/.cargo/bin:$PATH
+environment=$("$here/setup")
+eval "$environment"
+
+# Our programs are needed unless both sides are somebody else's.
+programs() {
+  if [ -z "${KE_CLOUD:-}" ] || [ -z "${KE_EDGE:-}" ]; then "$here/build" --quiet; fi
+  cargo build --quiet --locked -p e2e
+}
+e2e() {
+  case " $* " in *' --help '* | *' -h '* | *' --down '*) cargo build --quiet --locked -p e2e ;; *) programs ;; esac
+  "${CARGO_TARGET_DIR:-target}/debug/e2e" "$@"
+}

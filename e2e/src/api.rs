@@ -1,0 +1,147 @@
+//! The Kubernetes API as scenarios see it: blocking, objects as JSON. kubectl is used where a user would use it; looking at a
+//! status twenty times a second is done here, because a kubectl takes a tenth of a second of CPU to start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// A client. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    runtime: Arc<Runtime>,
+    client: kube::Client,
+}
+
+impl Api {
+    /// A client from a kubeconfig file.
+    pub fn new(kubeconfig: &Path) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("{}", kubeconfig.display()))?;
+        let client = runtime.block_on(async {
+            let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+            anyhow::Ok(kube::Client::try_from(config)?)
+        })?;
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            client,
+        })
+    }
+
+    /// An object, or nothing if there is none.
+    pub fn get(&self, path: &str) -> Result<Option<Value>> {
+        self.request("GET", path, "", Vec::new())
+    }
+
+    /// An object that must exist.
+    pub fn must(&self, path: &str) -> Result<Value> {
+        self.get(path)?.with_context(|| format!("{path} does not exist"))
+    }
+
+    /// The items of a list.
+    pub fn list(&self, path: &str) -> Result<Vec<Value>> {
+        match self.must(path)?.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => bail!("{path} is no list"),
+        }
+    }
+
+    /// Creates an object.
+    pub fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        let created = self.request("POST", path, "application/json", object.to_string().into_bytes())?;
+        created.with_context(|| format!("{path} does not exist"))
+    }
+
+    /// Changes an object by a merge patch.
+    pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
+        let body = patch.to_string().into_bytes();
+        let changed = self.request("PATCH", path, "application/merge-patch+json", body)?;
+        changed.with_context(|| format!("{path} does not exist"))
+    }
+
+    /// Deletes an object, or all of a collection; what is gone already is no error.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        self.request("DELETE", path, "", Vec::new()).map(drop)
+    }
+
+    fn request(&self, method: &str, path: &str, content: &str, body: Vec<u8>) -> Result<Option<Value>> {
+        let mut request = http::Request::builder().method(method).uri(path);
+        if !content.is_empty() {
+            request = request.header("content-type", content);
+        }
+        let answer = self.runtime.block_on(async {
+            let time = std::time::Duration::from_secs(20);
+            tokio::time::timeout(time, self.client.request::<Value>(request.body(body)?))
+                .await
+                .with_context(|| format!("{method} {path}: no answer in 20 s"))
+        })?;
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{method} {path}")),
+        }
+    }
+}
+
+/// A string inside an object, by JSON pointer; empty if there is none.
+#[must_use]
+pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A whole number inside an object; 0 if there is none.
+#[must_use]
+pub fn number(object: &Value, pointer: &str) -> i64 {
+    object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// The elements of a list inside an object.
+pub fn elements<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Status of a condition ("True", "False", "Unknown"); empty if there is no such condition.
+#[must_use]
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
+    elements(object, "/status/conditions")
+        .find(|one| text(one, "/type") == kind)
+        .map_or("", |one| text(one, "/status"))
+}
+
+/// metadata.name.
+#[must_use]
+pub fn name(object: &Value) -> &str {
+    text(object, "/metadata/name")
+}
+
+/// Whether a pod is Ready.
+#[must_use]
+pub fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready") == "True" && pod.pointer("/metadata/deletionTimestamp").is_none()
+}
+
+/// Sum of the restarts of a pod's containers.
+#[must_use]
+pub fn restarts(pod: &Value) -> i64 {
+    elements(pod, "/status/containerStatuses")
+        .map(|one| number(one, "/restartCount"))
+        .sum()
+}
+
+/// Path of the pods of a namespace.
+#[must_use]
+pub fn pods_path(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+/// Path of a node.
+#[must_use]
+pub fn node_path(name: &str) -> String {
+    format!("/api/v1/nodes/{name}")
+}

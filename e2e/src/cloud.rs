@@ -1,0 +1,264 @@
+//! The cloud host: the machine itself, with a mount namespace of its own so that /etc/kubeedge and /var/lib/kubeedge are the
+//! run's, and the cloudcore under test.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+
+use crate::api::{Api, text};
+use crate::cluster::{Cluster, free_ports};
+use crate::edge::Uplink;
+use crate::process::{self, Daemon};
+use crate::run;
+use crate::settings::{Settings, program};
+use crate::wait;
+
+/// The ports of one cloudcore; several may run on a machine.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    websocket: u16,
+    monitor: u16,
+}
+
+impl Ports {
+    fn quic(self) -> u16 {
+        self.websocket + 1
+    }
+
+    fn https(self) -> u16 {
+        self.websocket + 2
+    }
+}
+
+/// A cloudcore. Dropping it stops it.
+pub struct CloudHost {
+    folder: PathBuf,
+    settings: Settings,
+    api: Api,
+    ports: Ports,
+    kubeconfig: PathBuf,
+    advertise: Vec<String>,
+    node_limit: u32,
+    cloudcore: Option<Daemon>,
+    keep: bool,
+}
+
+impl CloudHost {
+    /// Prepares a cloudcore below `run`: its folders, ports and what it needs in the API.
+    pub fn new(settings: &Settings, run: &Path, cluster: &Cluster) -> Result<Self> {
+        let folder = run.join("cloud");
+        for part in ["etc/config", "var"] {
+            std::fs::create_dir_all(folder.join(part))?;
+        }
+        std::fs::create_dir_all(run::base())?;
+        let _lock = process::lock(&run::base().join("lock"))?;
+        let ports = Ports {
+            websocket: free_ports(10000, 10, 5)?,
+            monitor: free_ports(9091, 1, 1)?,
+        };
+        let crds = settings.root.join("config/crds");
+        if crds.is_dir() {
+            cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
+        }
+        Ok(Self {
+            folder,
+            settings: settings.clone(),
+            api: cluster.api().clone(),
+            ports,
+            kubeconfig: cluster.kubeconfig().to_owned(),
+            // Every edge reaches the cloud at its own end of its own link.
+            advertise: (0..8).map(|number| format!("10.250.{number}.1")).collect(),
+            node_limit: 500,
+            cloudcore: None,
+            keep: false,
+        })
+    }
+
+    /// Uses another kubeconfig than the administrator's, for example a service account's.
+    pub fn set_kubeconfig(&mut self, kubeconfig: &Path) {
+        kubeconfig.clone_into(&mut self.kubeconfig);
+    }
+
+    /// Advertises these addresses from the next start on.
+    pub fn set_advertise(&mut self, addresses: Vec<String>) {
+        self.advertise = addresses;
+    }
+
+    /// Sets `nodeLimit` from the next start on.
+    pub fn set_node_limit(&mut self, limit: u32) {
+        self.node_limit = limit;
+    }
+
+    /// Makes sure that an edge's address is advertised; true if cloudcore has to be started again for it.
+    pub fn advertise(&mut self, address: String) -> bool {
+        let new = !self.advertise.contains(&address);
+        if new {
+            self.advertise.push(address);
+        }
+        new
+    }
+
+    /// Leaves it running when this value is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Its folder: `etc` is its /etc/kubeedge.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Address of /healthz, /readyz and /metrics.
+    #[must_use]
+    pub fn monitor(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.monitor)
+    }
+
+    fn config(&self) -> String {
+        let (kubeconfig, monitor, limit) = (self.kubeconfig.display(), self.monitor(), self.node_limit);
+        let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
+        let advertise = self.advertise.join(", ");
+        format!(
+            r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
+kind: CloudCore
+commonConfig:
+  monitorServer:
+    bindAddress: {monitor}
+kubeAPIConfig:
+  kubeConfig: {kubeconfig}
+modules:
+  cloudHub:
+    advertiseAddress: [{advertise}]
+    nodeLimit: {limit}
+    https:
+      port: {https}
+    quic:
+      enable: false
+      port: {quic}
+    websocket:
+      enable: true
+      port: {websocket}
+  cloudStream:
+    enable: false
+  dynamicController:
+    enable: false
+  iptablesManager:
+    enable: false
+"#
+        )
+    }
+
+    /// Starts cloudcore from the folder of the cloud's programs and waits until it serves edges.
+    pub fn start(&mut self) -> Result<()> {
+        const SCRIPT: &str = r#"mkdir -p /etc/kubeedge /var/lib/kubeedge
+mount --bind "$1/etc" /etc/kubeedge; mount --bind "$1/var" /var/lib/kubeedge
+shift; exec "$@""#;
+        let program = program(&self.settings.cloud, "cloudcore")?;
+        std::fs::write(self.folder.join("etc/config/cloudcore.yaml"), self.config())?;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "bash", "-ec", SCRIPT, "cloud"])
+            .arg(&self.folder);
+        command
+            .arg(program)
+            .args(["--config", "/etc/kubeedge/config/cloudcore.yaml"]);
+        let mut daemon = Daemon::start(&self.folder, "cloudcore", &mut command)?;
+        let ready = wait::until("cloudcore ready", wait::seconds(60), || {
+            anyhow::ensure!(daemon.alive(), "cloudcore ended");
+            Ok((self.ready() && self.token().is_ok_and(|token| !token.is_empty())).then_some(()))
+        });
+        let tail = daemon.tail();
+        self.cloudcore = Some(daemon);
+        ready.with_context(|| format!("cloudcore's log ends with:\n{tail}"))
+    }
+
+    /// /readyz where there is one (Go's cloudcore has none), else open ports.
+    fn ready(&self) -> bool {
+        let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let status = http_status(&self.monitor(), "/readyz");
+        match status.as_deref() {
+            Ok("200") => true,
+            Ok("404") | Err(_) => open(self.ports.websocket) && open(self.ports.https()),
+            Ok(_) => false,
+        }
+    }
+
+    /// The running cloudcore.
+    pub fn cloudcore(&mut self) -> Result<&mut Daemon> {
+        self.cloudcore.as_mut().context("cloudcore was not started")
+    }
+
+    /// `kill -9` of cloudcore.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.cloudcore.take() {
+            daemon.kill();
+        }
+    }
+
+    /// Stops cloudcore in the orderly way.
+    pub fn stop(&mut self) -> Result<()> {
+        self.cloudcore
+            .take()
+            .map_or(Ok(()), |mut daemon| daemon.stop(wait::seconds(30)))
+    }
+
+    /// The join token, from the secret where operators find it.
+    pub fn token(&self) -> Result<String> {
+        let secret = self.api.must("/api/v1/namespaces/kubeedge/secrets/tokensecret")?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text(&secret, "/data/tokendata"))?;
+        Ok(String::from_utf8(bytes)?)
+    }
+
+    /// What an edge needs to join.
+    pub fn uplink(&self) -> Result<Uplink> {
+        Ok(Uplink {
+            websocket: self.ports.websocket,
+            https: self.ports.https(),
+            token: self.token()?,
+        })
+    }
+
+    /// End of its log, for a failure's report.
+    #[must_use]
+    pub fn log_tails(&self) -> Vec<(String, String)> {
+        vec![(
+            "cloudcore".to_owned(),
+            process::tail(&self.folder.join("cloudcore.log")),
+        )]
+    }
+}
+
+impl Drop for CloudHost {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.kill();
+        }
+    }
+}
+
+/// Stops the cloudcore of a folder, whoever started it.
+pub fn teardown(folder: &Path) {
+    if let Some(mut daemon) = Daemon::find(folder, "cloudcore")
+        && daemon.stop(wait::seconds(10)).is_err()
+    {
+        eprintln!("e2e: cloudcore had to be killed");
+    }
+}
+
+/// Status of a plain HTTP GET.
+fn http_status(address: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(wait::seconds(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
+}

@@ -1,0 +1,107 @@
+//! `e2e demo`: a whole system to look at, which stays until `--down`.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::api::{self, text};
+use crate::cluster::Cluster;
+use crate::edge::Wire;
+use crate::run::{self, Run};
+use crate::scenarios::web;
+use crate::settings::Settings;
+use crate::system::System;
+use crate::wait::{self, seconds};
+
+const NAME: &str = "demo";
+const NODE: &str = "edge-1";
+const NAMESPACE: &str = "default";
+/// What the demo makes in a cluster that is not its own, to be removed with it.
+const WORKLOAD: &str = "hello-edge";
+
+/// Starts the demo, or says that it runs.
+pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
+    let (mut run, exists) = Run::named(settings, NAME)?;
+    if exists {
+        println!("The demo runs already.");
+        let file = std::fs::read_to_string(run.folder().join("kubeconfig")).unwrap_or_default();
+        hints(settings, file.trim());
+        return Ok(());
+    }
+    println!("Starting a control plane, cloudcore and an edge; about half a minute.");
+    let folder = run.folder().to_owned();
+    let cluster = match kubeconfig {
+        Some(file) => Cluster::existing(settings, file)?,
+        None => Cluster::start(settings, &folder.join("cluster")).context("the control plane")?,
+    };
+    let config = cluster.kubeconfig().display().to_string();
+    std::fs::write(folder.join("kubeconfig"), &config)?;
+    let mut system = System::with_cluster(settings, &folder, Wire::Veth, cluster, NODE)?;
+    system.cluster.apply(NAMESPACE, &web(WORKLOAD, 1))?;
+    let pods = format!("{}?labelSelector=app%3D{WORKLOAD}", api::pods_path(NAMESPACE));
+    let address = wait::until("Deployment Running", seconds(90), || {
+        let pods = system.api().list(&pods)?;
+        Ok(pods
+            .iter()
+            .find(|pod| api::is_ready(pod))
+            .map(|pod| text(pod, "/status/podIP").to_owned()))
+    })?;
+    let url = format!("http://{address}:8080/page");
+    let page = system.edge.fetch(&url)?;
+    ensure!(page.contains("hello"), "{url} is {page:?}");
+    println!(
+        "\n{}",
+        system
+            .cluster
+            .kubectl(&["get", "node,deployment,pod", "-o", "wide"])?
+            .trim_end()
+    );
+    println!("\nThe pod's page, {url}, says: {}", page.trim_end());
+    let netns = system.edge.number().netns();
+    system.edge.keep();
+    system.cloud.keep();
+    run.keep()?;
+    hints(settings, &config);
+    println!("  nsenter --net=/run/netns/{netns} curl -s {url}");
+    println!(
+        "  tail -f {0}/edges/{NODE}/edgecore.log {0}/cloud/cloudcore.log",
+        folder.display()
+    );
+    Ok(())
+}
+
+/// Stops it and removes everything.
+pub fn down(settings: &Settings) -> Result<()> {
+    let folder = run::base().join(NAME);
+    if !folder.exists() {
+        println!("The demo does not run.");
+        return Ok(());
+    }
+    let config = std::fs::read_to_string(folder.join("kubeconfig")).unwrap_or_default();
+    if !folder.join("cluster/pki").exists() && Path::new(config.trim()).is_file() {
+        // Somebody's cluster: the demo's own objects go, all else stays.
+        let cluster = Cluster::existing(settings, Path::new(config.trim()))?;
+        cluster.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "delete",
+            "--ignore-not-found",
+            "deployment,configmap,secret",
+            WORKLOAD,
+        ])?;
+        cluster.kubectl(&["delete", "--ignore-not-found", "node", NODE])?;
+    }
+    run::remove(&folder, settings)?;
+    println!("The demo is gone.");
+    Ok(())
+}
+
+fn hints(settings: &Settings, kubeconfig: &str) {
+    let kubectl = settings.kubectl_name();
+    println!("\nTo look at it:\n");
+    println!("export KUBECONFIG={kubeconfig}");
+    println!("  {kubectl} get node -o wide");
+    println!("  {kubectl} get pod -A -o wide");
+    println!("  {kubectl} scale deployment/{WORKLOAD} --replicas=3");
+    println!("  e2e/demo --down        stops it and removes everything");
+}

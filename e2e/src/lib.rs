@@ -1,0 +1,25 @@
+//! Whole systems, started and broken on one machine: a real Kubernetes control plane, real containerd, and cloudcore and
+//! edgecore as programs, ours or anybody's (`KE_CLOUD`, `KE_EDGE`).
+//!
+//! Owns everything it starts: each run has one folder ([`run::Run`]) from which every process, network namespace, mount and
+//! cgroup of the run can be found and removed, also by a later process. Reads the programs and the cache that `e2e/setup`
+//! fills. Must not reach into the crates it tests: it sees them as an operator does, through files, processes, sockets and
+//! the Kubernetes API.
+//!
+//! The code is blocking: a scenario is a list of steps that wait for conditions with a deadline.
+
+pub mod api;
+pub mod cloud;
+pub mod cluster;
+pub mod containers;
+pub mod demo;
+pub mod edge;
+pub mod hosts;
+pub mod link;
+pub mod process;
+pub mod run;
+pub mod scenarios;
+pub mod settings;
+pub mod system;
+mod tun;
+pub mod wait;

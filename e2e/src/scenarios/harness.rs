@@ -1,0 +1,122 @@
+//! The harness itself: hosts are apart, links can be broken, nothing is left behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Entry;
+use crate::edge::{BUSYBOX, EdgeHost, Wire};
+use crate::link::Quality;
+use crate::process::call;
+use crate::system::Context;
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("harness_edge_host", false, edge_host),
+    ("harness_bad_link", false, bad_link),
+];
+
+/// Two edges at once: own containers, own /etc/kubeedge; a power cut ends everything on one only; nothing remains.
+fn edge_host(context: &mut Context) -> Result<()> {
+    let run = context.folder().to_owned();
+    let mut one = EdgeHost::start(&context.settings, &run, "harness-1", Wire::Veth)?;
+    let two = EdgeHost::start(&context.settings, &run, "harness-2", Wire::Veth)?;
+    std::fs::write(one.folder().join("etc/marker"), "one")?;
+    let marker = crate::process::run(one.command("cat").arg("/etc/kubeedge/marker"))?;
+    ensure!(marker == "one", "/etc/kubeedge of the first edge is not its own");
+    ensure!(
+        crate::process::run(two.command("cat").arg("/etc/kubeedge/marker")).is_err(),
+        "/etc/kubeedge is shared"
+    );
+    for edge in [&one, &two] {
+        let cgroup = format!("{}/kubepods/x", edge.number().cgroup().root());
+        edge.ctr(&["run", "-d", "--cgroup", &cgroup, BUSYBOX, "sleeper", "sleep", "1000"])?;
+        ensure!(edge.ctr(&["task", "ls"])?.contains("sleeper"), "no task in containerd");
+        crate::process::run(
+            edge.command("ping")
+                .args(["-c", "1", "-W", "2", &edge.number().cloud_address()]),
+        )
+        .or_else(|_| {
+            crate::process::run(
+                edge.command("/bin/busybox")
+                    .args(["ping", "-c", "1", &edge.number().cloud_address()]),
+            )
+        })?;
+    }
+    one.power_off()?;
+    ensure!(
+        one.number().cgroup().processes("").is_empty(),
+        "processes survived the power cut"
+    );
+    ensure!(
+        two.ctr(&["task", "ls"])?.contains("sleeper"),
+        "the other edge lost its task"
+    );
+    one.power_on()?;
+    ensure!(
+        !one.ctr(&["task", "ls"])?.contains("sleeper"),
+        "a task survived the power cut"
+    );
+    let (first, second) = (one.number(), two.number());
+    let folder = one.folder().to_owned();
+    drop((one, two));
+    for number in [first, second] {
+        ensure!(!number.netns_path().exists(), "a network namespace is left");
+        ensure!(number.cgroup().processes("").is_empty(), "processes are left");
+        ensure!(
+            !call("ip", &["link"])?.contains(&format!(" {}", number.interface())),
+            "an interface is left"
+        );
+    }
+    ensure!(!folder.exists(), "{} is left", folder.display());
+    ensure!(
+        !std::fs::read_to_string("/proc/mounts")?.contains("harness-1"),
+        "mounts are left"
+    );
+    Ok(())
+}
+
+/// A TUN link delays, loses, reorders, is cut silently and by interface, and heals.
+fn bad_link(context: &mut Context) -> Result<()> {
+    let run = context.folder().to_owned();
+    let edge = EdgeHost::start(&context.settings, &run, "harness-3", Wire::Tun(1))?;
+    let address = edge.number().cloud_address();
+    let ping = |count: u32| -> Result<u32> {
+        let mut command = edge.command("/bin/busybox");
+        command.args(["ping", "-c", &count.to_string(), "-W", "1", "-A", &address]);
+        let output = command.output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let got = text
+            .lines()
+            .find_map(|line| line.split_once(" packets received")?.0.rsplit(' ').next()?.parse().ok());
+        got.with_context(|| format!("ping said {text:?}"))
+    };
+    ensure!(ping(3)? == 3, "a good link loses packets");
+    let link = edge.link()?;
+    link.set(Quality {
+        delay: Duration::from_millis(100),
+        ..Quality::default()
+    });
+    let start = Instant::now();
+    ensure!(
+        ping(1)? == 1 && start.elapsed() >= Duration::from_millis(200),
+        "100 ms each way took {:?}",
+        start.elapsed()
+    );
+    link.set(Quality {
+        loss: 0.5,
+        ..Quality::default()
+    });
+    let got = ping(8)?;
+    ensure!(got < 8, "half of the packets should be lost, {got} of 8 arrived");
+    link.cut();
+    ensure!(ping(1)? == 0, "packets pass a cut link");
+    link.heal();
+    wait::quietly("a healed link", seconds(5), || Ok((ping(1)? == 1).then_some(())))?;
+    edge.set_link(false)?;
+    ensure!(ping(1)? == 0, "packets pass an interface that is down");
+    edge.set_link(true)?;
+    wait::quietly("an interface that is up again", seconds(5), || {
+        Ok((ping(1)? == 1).then_some(()))
+    })
+}

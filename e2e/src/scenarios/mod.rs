@@ -1,0 +1,95 @@
+//! The scenarios, by topic. Each holds for any KubeEdge: one that fails with the Go programs on both sides is a wrong
+//! scenario, unless its text says what ours adds.
+
+mod harness;
+mod workloads;
+
+use crate::edge::BUSYBOX;
+use crate::system::Scenario;
+
+/// All scenarios, in the order they run: what only reads first, what breaks things last.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    [harness::LIST, workloads::LIST]
+        .into_iter()
+        .flatten()
+        .map(|&(name, long, run)| Scenario { name, long, run })
+        .collect()
+}
+
+type Entry = (
+    &'static str,
+    bool,
+    fn(&mut crate::system::Context) -> anyhow::Result<()>,
+);
+
+/// A Deployment of a web server whose page is a ConfigMap's key `page`, with a Secret and a readiness probe.
+pub(crate) fn web(name: &str, replicas: u32) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: ConfigMap
+metadata: {{name: {name}}}
+data: {{page: "hello one\n"}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: {name}}}
+stringData: {{password: "open sesame"}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  strategy: {{rollingUpdate: {{maxSurge: 1, maxUnavailable: 0}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      nodeSelector: {{node-role.kubernetes.io/edge: ""}}
+      tolerations: [{{operator: Exists}}]
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: web
+        image: {BUSYBOX}
+        imagePullPolicy: IfNotPresent
+        command: [sh, -c, "trap 'exit 0' TERM; httpd -f -p 8080 -h /page & wait"]
+        env:
+        - name: PASSWORD
+          valueFrom: {{secretKeyRef: {{name: {name}, key: password}}}}
+        readinessProbe: {{httpGet: {{path: /page, port: 8080}}, periodSeconds: 1}}
+        volumeMounts:
+        - {{name: page, mountPath: /page}}
+        - {{name: secret, mountPath: /secret}}
+      volumes:
+      - name: page
+        configMap: {{name: {name}}}
+      - name: secret
+        secret: {{secretName: {name}}}
+"#
+    )
+}
+
+/// A bare pod bound to a node, with further YAML for its spec (`spec`) and its container (`container`), both indented by
+/// the caller: two and four spaces.
+fn bare(name: &str, node: &str, spec: &str, container: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 1
+  tolerations: [{{operator: Exists}}]
+{spec}
+  containers:
+  - name: main
+    image: {BUSYBOX}
+    imagePullPolicy: IfNotPresent
+{container}
+"#
+    )
+}
+
+/// The command of a container that does nothing until it is told to stop.
+const IDLE: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; sleep 1000000 & wait"]"#;

@@ -1,0 +1,120 @@
+//! Where things are: the programs under test, the cache of `e2e/setup`, the scripts of the test cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process;
+
+/// The machine-wide settings of a run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The repository.
+    pub root: PathBuf,
+    /// Program with the whole of Kubernetes: `kubernetes-testcluster apiserver|kubelet|kubectl|…`.
+    pub kubernetes: PathBuf,
+    /// Folder with busybox.tar and pause.tar.
+    pub images: PathBuf,
+    /// Folder with the cloud's programs.
+    pub cloud: PathBuf,
+    /// Folder with the edge's programs.
+    pub edge: PathBuf,
+}
+
+impl Settings {
+    /// Finds everything; says how to get what is missing.
+    pub fn find() -> Result<Self> {
+        if !nix::unistd::Uid::effective().is_root() {
+            bail!("network namespaces, mounts and containers need root: run this as root");
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the repository")?
+            .to_owned();
+        let (kubernetes, images) = match (
+            std::env::var_os("KUBERNETES_TESTCLUSTER"),
+            std::env::var_os("KUBEEDGE_IMAGES"),
+        ) {
+            (Some(kubernetes), Some(images)) => (kubernetes.into(), images.into()),
+            _ => from_setup(&root)?,
+        };
+        let programs = |name: &str| match std::env::var_os(name) {
+            Some(folder) => std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())),
+            None => Ok(own_programs(&root)),
+        };
+        Ok(Self {
+            cloud: programs("KE_CLOUD")?,
+            edge: programs("KE_EDGE")?,
+            root,
+            kubernetes,
+            images,
+        })
+    }
+
+    /// The same, with the programs of another folder on both sides.
+    #[must_use]
+    pub fn with_programs(&self, folder: &Path) -> Self {
+        Self {
+            cloud: folder.to_owned(),
+            edge: folder.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// A script of the test cluster.
+    #[must_use]
+    pub fn script(&self, name: &str) -> PathBuf {
+        self.root.join("e2e/testcluster").join(name)
+    }
+
+    /// The kubectl that users are told about: the machine's, else the test cluster's.
+    #[must_use]
+    pub fn kubectl_name(&self) -> String {
+        match process::call("sh", &["-c", "command -v kubectl"]) {
+            Ok(_) => "kubectl".to_owned(),
+            Err(_) => self.kubernetes.with_file_name("kubectl").display().to_string(),
+        }
+    }
+}
+
+/// A program in a folder; the error says how ours are built.
+pub fn program(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        bail!(
+            "there is no {}: build ours with e2e/build, or name another folder in KE_CLOUD or KE_EDGE",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// The last line of `e2e/setup` tells where its results are.
+fn from_setup(root: &Path) -> Result<(PathBuf, PathBuf)> {
+    let text = process::run(Command::new(root.join("e2e/setup")).env("CI", "1"))?;
+    let value = |name: &str| {
+        text.split_whitespace()
+            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+            .map(PathBuf::from)
+            .with_context(|| format!("e2e/setup did not say {name}"))
+    };
+    Ok((value("KUBERNETES_TESTCLUSTER")?, value("KUBEEDGE_IMAGES")?))
+}
+
+/// Our programs: the most recently built of the release that `e2e/build` makes and cargo's own folders.
+fn own_programs(root: &Path) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let release = target.join(format!("{}-unknown-linux-musl/release", std::env::consts::ARCH));
+    let age = |folder: &PathBuf| {
+        let time = |name| std::fs::metadata(folder.join(name)).and_then(|data| data.modified());
+        time("edgecore")
+            .and_then(|edge| time("cloudcore").map(|cloud| edge.max(cloud)))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    [target.join("debug"), target.join("release"), release.clone()]
+        .into_iter()
+        .max_by_key(age)
+        .unwrap_or(release)
+}

@@ -1,0 +1,346 @@
+//! The scenario runner: `e2e system [FILTER] [--long]`.
+//!
+//! Owns the run, the one cluster, cloudcore and edge that scenarios share, and the counting. A scenario leaves the shared
+//! system as it found it; after a failure the runner repairs it, or starts a new one.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::api::{self, Api, text};
+use crate::cloud::CloudHost;
+use crate::cluster::Cluster;
+use crate::edge::{EdgeHost, Wire};
+use crate::link::Quality;
+use crate::process::{self, Daemon};
+use crate::run::Run;
+use crate::scenarios;
+use crate::settings::Settings;
+use crate::wait::{self, seconds};
+
+/// The name of the shared edge.
+pub const NODE: &str = "edge-1";
+/// Seed of the shared edge's link.
+const SEED: u64 = 20_261_121;
+
+/// A scenario.
+pub struct Scenario {
+    /// What `FILTER` is looked for in.
+    pub name: &'static str,
+    /// Runs only with `--long`.
+    pub long: bool,
+    /// What it does.
+    pub run: fn(&mut Context) -> Result<()>,
+}
+
+/// An error that means "cannot be done on this machine".
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// What a scenario works with. The fields stop in this order.
+pub struct Context {
+    system: Option<System>,
+    run: Run,
+    /// Programs and paths.
+    pub settings: Settings,
+    /// The long forms are wanted.
+    pub long: bool,
+}
+
+impl Context {
+    /// An empty one.
+    pub fn new(settings: &Settings, long: bool) -> Result<Self> {
+        Ok(Self {
+            system: None,
+            run: Run::new(settings)?,
+            settings: settings.clone(),
+            long,
+        })
+    }
+
+    /// The run's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.run.folder()
+    }
+
+    /// The shared system, started when first needed.
+    pub fn system(&mut self) -> Result<&mut System> {
+        if self.system.is_none() {
+            match System::start(&self.settings, self.run.folder(), Wire::Tun(SEED)) {
+                Ok(system) => self.system = Some(system),
+                Err(error) => {
+                    self.discard();
+                    return Err(error);
+                }
+            }
+        }
+        self.system.as_mut().context("was just started")
+    }
+
+    fn log_tails(&self) -> Vec<(String, String)> {
+        self.system.as_ref().map_or_else(Vec::new, |system| {
+            let mut all = system.edge.log_tails();
+            all.extend(system.cloud.log_tails());
+            all.extend(system.cluster.log_tails());
+            all
+        })
+    }
+
+    fn recover(&mut self) {
+        let Some(system) = &mut self.system else { return };
+        if let Err(error) = system.repair() {
+            println!("    the system cannot be repaired, the next scenario gets a new one: {error:#}");
+            self.discard();
+        }
+    }
+
+    /// Stops the shared system and removes its files, whatever state it is in.
+    fn discard(&mut self) {
+        self.system = None;
+        let (cloud, cluster) = (self.run.folder().join("cloud"), self.run.folder().join("cluster"));
+        crate::cloud::teardown(&cloud);
+        if cluster.join("pki").exists()
+            && let Err(error) = process::run(Command::new(self.settings.script("down")).arg(&cluster))
+        {
+            eprintln!("e2e: {error:#}");
+        }
+        for folder in [cloud, cluster] {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// A cluster, a cloudcore and an edge. The fields stop in this order.
+pub struct System {
+    /// The edge.
+    pub edge: EdgeHost,
+    /// The cloudcore.
+    pub cloud: CloudHost,
+    /// The control plane.
+    pub cluster: Cluster,
+}
+
+impl System {
+    /// Starts all of it below `run` and waits for a Ready node.
+    pub fn start(settings: &Settings, run: &Path, wire: Wire) -> Result<Self> {
+        let cluster = Cluster::start(settings, &run.join("cluster")).context("the control plane")?;
+        Self::with_cluster(settings, run, wire, cluster, NODE)
+    }
+
+    /// The same with a cluster that runs already.
+    pub fn with_cluster(settings: &Settings, run: &Path, wire: Wire, cluster: Cluster, node: &str) -> Result<Self> {
+        let mut cloud = CloudHost::new(settings, run, &cluster)?;
+        let edge = EdgeHost::start(settings, run, node, wire).context("the edge host")?;
+        cloud.advertise(edge.number().cloud_address());
+        cloud.start()?;
+        let mut system = Self { edge, cloud, cluster };
+        system.join()?;
+        Ok(system)
+    }
+
+    /// Configures and starts edgecore, and waits until the node is Ready.
+    pub fn join(&mut self) -> Result<()> {
+        self.edge.write_config(&self.cloud.uplink()?)?;
+        self.edge.start_edgecore()?;
+        let ready = self.node_ready(seconds(90));
+        ready.with_context(|| {
+            self.edge
+                .log_tails()
+                .into_iter()
+                .map(|(name, tail)| format!("{name}:\n{tail}"))
+                .collect::<String>()
+        })
+    }
+
+    /// The API.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        self.cluster.api()
+    }
+
+    /// Waits until the edge's node is Ready and its edgecore runs.
+    pub fn node_ready(&mut self, limit: Duration) -> Result<()> {
+        let path = api::node_path(self.edge.name());
+        let api = self.cluster.api().clone();
+        let edgecore = self.edge.edgecore()?;
+        wait::until("node Ready", limit, || {
+            anyhow::ensure!(edgecore.alive(), "edgecore ended");
+            Ok(api
+                .get(&path)?
+                .filter(|node| api::condition(node, "Ready") == "True")
+                .map(drop))
+        })
+    }
+
+    /// Makes a namespace for a scenario and waits until pods can be created in it.
+    pub fn namespace(&self, name: &str) -> Result<String> {
+        let namespace = format!("{name}-{:x}", std::process::id());
+        self.api().create(
+            "/api/v1/namespaces",
+            &serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+        )?;
+        let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+        let root = format!("/api/v1/namespaces/{namespace}/configmaps/kube-root-ca.crt");
+        wait::quietly("the namespace's service account", seconds(20), || {
+            Ok(self.api().get(&account)?.and(self.api().get(&root)?))
+        })?;
+        Ok(namespace)
+    }
+
+    /// Removes a scenario's namespace and waits until none of its containers runs and none of its pods exists.
+    pub fn clean(&self, namespace: &str) -> Result<()> {
+        self.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+        wait::until("namespace gone from the API and containerd", seconds(60), || {
+            let gone = self.edge.running()?.iter().all(|one| one.namespace != namespace);
+            Ok((gone && self.pods(namespace)?.is_empty()).then_some(()))
+        })
+    }
+
+    /// The pods of a namespace.
+    pub fn pods(&self, namespace: &str) -> Result<Vec<Value>> {
+        self.api().list(&api::pods_path(namespace))
+    }
+
+    /// A pod that must exist.
+    pub fn pod(&self, namespace: &str, name: &str) -> Result<Value> {
+        self.api().must(&format!("{}/{name}", api::pods_path(namespace)))
+    }
+
+    /// Waits until a condition on a pod gives a value.
+    pub fn until_pod<T>(
+        &self,
+        what: &str,
+        (namespace, name): (&str, &str),
+        limit: u64,
+        mut look: impl FnMut(&Value) -> Option<T>,
+    ) -> Result<T> {
+        wait::until(what, seconds(limit), || Ok(look(&self.pod(namespace, name)?)))
+    }
+
+    /// Waits until a namespace has exactly `count` pods, all Ready, and containerd runs exactly their containers, once each.
+    pub fn converged(&self, what: &str, namespace: &str, count: usize, limit: u64) -> Result<Vec<Value>> {
+        wait::until(what, seconds(limit), || {
+            let pods = self.pods(namespace)?;
+            if pods.len() != count || !pods.iter().all(api::is_ready) {
+                bail!(
+                    "{} of {count} pods are Ready, {} exist",
+                    pods.iter().filter(|pod| api::is_ready(pod)).count(),
+                    pods.len()
+                );
+            }
+            let running = self.edge.containers(namespace)?;
+            let wanted = expected(namespace, &pods);
+            let actual: Vec<String> = running.into_keys().collect();
+            anyhow::ensure!(actual == wanted, "containerd runs {actual:?}, the API wants {wanted:?}");
+            Ok(Some(pods))
+        })
+    }
+
+    /// Brings everything up that a scenario may have left down.
+    pub fn repair(&mut self) -> Result<()> {
+        self.cluster.restart()?;
+        self.edge.set_link(true)?;
+        if let Ok(link) = self.edge.link() {
+            link.set(Quality::default());
+        }
+        self.edge.start_containerd()?;
+        if !self.cloud.cloudcore().is_ok_and(Daemon::alive) {
+            self.cloud.start()?;
+        }
+        if !self.edge.edgecore().is_ok_and(Daemon::alive) {
+            self.edge.start_edgecore()?;
+        }
+        self.node_ready(seconds(60))
+    }
+}
+
+/// The container names that pods should have running, as [`EdgeHost::containers`] gives them, in order.
+fn expected(namespace: &str, pods: &[Value]) -> Vec<String> {
+    let mut names: Vec<String> = pods
+        .iter()
+        .flat_map(|pod| {
+            let name = api::name(pod);
+            api::elements(pod, "/spec/containers").map(move |one| format!("{namespace}/{name}/{}", text(one, "/name")))
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// The outcome of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Scenarios that held.
+    pub passed: u32,
+    /// Scenarios that did not.
+    pub failed: u32,
+    /// Scenarios that this machine cannot run.
+    pub skipped: u32,
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+/// Runs the scenarios whose name contains one of the filters (all, without filters).
+pub fn run(settings: &Settings, filters: &[String], long: bool) -> Result<Count> {
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let list: Vec<Scenario> = scenarios::all()
+        .into_iter()
+        .filter(|one| wanted(one.name) && (long || !one.long))
+        .collect();
+    if list.is_empty() {
+        bail!(
+            "no scenario is called like {filters:?}{}",
+            if long { "" } else { " (without --long)" }
+        );
+    }
+    println!("cloud: {}\nedge: {}", settings.cloud.display(), settings.edge.display());
+    let mut context = Context::new(settings, long)?;
+    let mut count = Count::default();
+    for scenario in list {
+        println!("--- {}", scenario.name);
+        let start = Instant::now();
+        let result = (scenario.run)(&mut context);
+        let took = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                count.passed += 1;
+                println!("ok {} ({took:.1} s)", scenario.name);
+            }
+            Err(error) if error.is::<Skip>() => {
+                count.skipped += 1;
+                println!("skipped {}: {error:#}", scenario.name);
+            }
+            Err(error) => {
+                count.failed += 1;
+                for (name, tail) in context.log_tails() {
+                    println!("----- end of the log of {name}\n{tail}");
+                }
+                println!("FAILED {} ({took:.1} s): {error:#}", scenario.name);
+                context.recover();
+            }
+        }
+    }
+    drop(context);
+    println!("{count}");
+    Ok(count)
+}
