@@ -1,4 +1,5 @@
 //! cloudcore
 
 pub mod cloudhub;
+pub mod informers;
 pub mod kubernetes;

@@ -1,0 +1,538 @@
+//! What cloudcore remembers of the cluster: versions and references, no bodies. Pure: events in, changes for nodes out.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use proto::inventory::Item;
+use proto::{Kind, Namespace, NodeName, Object, ObjectName, ObjectPath, Operation, Uid};
+
+use super::references::{Reference, references};
+use crate::kubernetes::Seen;
+
+/// What nodes have to hear of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A Pod of a node.
+    Pod {
+        /// Where it is to run.
+        node: NodeName,
+        /// Insert, update or delete.
+        operation: Operation,
+        /// The Pod; only its metadata when it vanished unseen.
+        pod: Object,
+    },
+    /// The node itself.
+    Node {
+        /// Which.
+        node: NodeName,
+        /// The Node.
+        object: Object,
+    },
+    /// An edge node that was not known before: its Pods have to be looked up.
+    NodeAppeared {
+        /// Which.
+        node: NodeName,
+    },
+    /// The Node was deleted, or is no edge node any more.
+    NodeGone {
+        /// Which.
+        node: NodeName,
+    },
+    /// A ConfigMap or Secret that Pods of these nodes name. Its body is not known here.
+    Referenced {
+        /// Which.
+        path: ObjectPath,
+        /// Insert, update or delete.
+        operation: Operation,
+        /// Its metadata.
+        object: Object,
+        /// Whom it concerns.
+        nodes: Vec<NodeName>,
+    },
+}
+
+/// How a node needs a ConfigMap or Secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// No Pod of the node names it.
+    None,
+    /// All Pods that name it start without it.
+    Optional,
+    /// A Pod cannot start without it.
+    Required,
+}
+
+/// A version of an object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// `metadata.uid`.
+    pub uid: Uid,
+    /// `metadata.resourceVersion`; 0 for what is no number.
+    pub version: u64,
+    /// The version of the last change that edges are told of: for Pods, the last that was not one of status alone.
+    pub told: u64,
+}
+
+/// Which watch an event came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Watch {
+    /// Edge nodes.
+    Nodes,
+    /// Pods of all namespaces.
+    Pods,
+    /// Metadata of ConfigMaps.
+    ConfigMaps,
+    /// Metadata of Secrets.
+    Secrets,
+}
+
+#[derive(Default)]
+pub(super) struct Index {
+    nodes: HashMap<NodeName, NodeEntry>,
+    pods: HashMap<PodKey, PodEntry>,
+    /// ConfigMaps and Secrets.
+    objects: HashMap<ObjectPath, Known>,
+    /// Who names them.
+    located: HashMap<ObjectPath, HashMap<NodeName, Count>>,
+    /// Nodes whose Pods are being looked up, with the Pods deleted meanwhile.
+    looking: HashMap<NodeName, HashSet<Uid>>,
+    /// What the running list of each watch held so far.
+    listing: HashMap<Watch, HashSet<ObjectPath>>,
+    synced: HashSet<Watch>,
+}
+
+type PodKey = (Namespace, ObjectName);
+
+struct NodeEntry {
+    known: Known,
+    print: u64,
+    pods: HashSet<PodKey>,
+}
+
+struct PodEntry {
+    node: NodeName,
+    known: Known,
+    print: u64,
+    references: Box<[Reference]>,
+}
+
+#[derive(Default)]
+struct Count {
+    all: u32,
+    required: u32,
+}
+
+impl Index {
+    /// Takes an event of a watch.
+    pub(super) fn apply(&mut self, watch: Watch, seen: Seen) -> Vec<Change> {
+        match seen {
+            Seen::Listing => {
+                self.listing.insert(watch, HashSet::new());
+                Vec::new()
+            }
+            Seen::Listed(object) => {
+                let path = path_of(watch, &object);
+                if let Some(listed) = self.listing.get_mut(&watch) {
+                    listed.insert(path.clone());
+                }
+                self.present(watch, path, object, true)
+            }
+            Seen::Synced => {
+                self.synced.insert(watch);
+                self.sweep(watch)
+            }
+            Seen::Added(object) => self.present(watch, path_of(watch, &object), object, true),
+            Seen::Modified(object) => self.present(watch, path_of(watch, &object), object, false),
+            Seen::Deleted(object) => self.absent(watch, &path_of(watch, &object), object),
+        }
+    }
+
+    /// Takes the Pods that were looked up for a node that appeared.
+    pub(super) fn found_pods(&mut self, node: &NodeName, pods: Vec<Object>) -> Vec<Change> {
+        let deleted = self.looking.remove(node).unwrap_or_default();
+        let pods = pods.into_iter().filter(|pod| !deleted.contains(&pod.uid()));
+        pods.flat_map(|pod| self.present(Watch::Pods, path_of(Watch::Pods, &pod), pod, true))
+            .collect()
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced.len() == WATCHES.len() && self.looking.is_empty()
+    }
+
+    pub(super) fn is_listed(&self, watch: Watch) -> bool {
+        self.synced.contains(&watch)
+    }
+
+    pub(super) fn has_node(&self, node: &NodeName) -> bool {
+        self.nodes.contains_key(node)
+    }
+
+    pub(super) fn known(&self, path: &ObjectPath) -> Option<&Known> {
+        match path.kind {
+            Kind::Node => self.nodes.get(path.name_str()).map(|entry| &entry.known),
+            Kind::Pod => {
+                let key = (path.namespace.clone(), path.name.clone()?);
+                self.pods.get(&key).map(|entry| &entry.known)
+            }
+            _ => self.objects.get(path),
+        }
+    }
+
+    pub(super) fn pod_node(&self, path: &ObjectPath) -> Option<&NodeName> {
+        let key = (path.namespace.clone(), path.name.clone()?);
+        self.pods.get(&key).map(|entry| &entry.node)
+    }
+
+    pub(super) fn need(&self, node: &NodeName, path: &ObjectPath) -> Need {
+        match self.located.get(path).and_then(|nodes| nodes.get(node)) {
+            None => Need::None,
+            Some(Count { required: 0, .. }) => Need::Optional,
+            Some(_) => Need::Required,
+        }
+    }
+
+    /// Everything that a node is to hold: itself, its Pods, what they name and what exists of that.
+    pub(super) fn wanted(&self, node: &NodeName) -> Vec<(ObjectPath, Known)> {
+        let Some(entry) = self.nodes.get(node) else {
+            return Vec::new();
+        };
+        let mut wanted = vec![(ObjectPath::cluster(Kind::Node, node.as_str()), entry.known.clone())];
+        let mut named = HashSet::new();
+        for key in &entry.pods {
+            let Some(pod) = self.pods.get(key) else { continue };
+            wanted.push((
+                ObjectPath::new(key.0.clone(), Kind::Pod, key.1.clone()),
+                pod.known.clone(),
+            ));
+            named.extend(pod.references.iter().map(|reference| &reference.path));
+        }
+        wanted.extend(
+            named
+                .into_iter()
+                .filter_map(|path| Some((path.clone(), self.objects.get(path)?.clone()))),
+        );
+        wanted
+    }
+
+    fn present(&mut self, watch: Watch, path: ObjectPath, object: Object, added: bool) -> Vec<Change> {
+        match watch {
+            Watch::Nodes => self.node_present(&path, object),
+            Watch::Pods => self.pod_present(path, object, added),
+            Watch::ConfigMaps | Watch::Secrets => self.object_present(path, object, added),
+        }
+    }
+
+    fn absent(&mut self, watch: Watch, path: &ObjectPath, object: Object) -> Vec<Change> {
+        match watch {
+            Watch::Nodes => self.node_absent(path),
+            Watch::Pods => self.pod_absent(path, object),
+            Watch::ConfigMaps | Watch::Secrets => self.object_absent(path, object),
+        }
+    }
+
+    /// After a list: what was known and is not in it is gone.
+    fn sweep(&mut self, watch: Watch) -> Vec<Change> {
+        let Some(listed) = self.listing.remove(&watch) else {
+            return Vec::new();
+        };
+        let gone: Vec<(ObjectPath, Uid)> = match watch {
+            Watch::Nodes => {
+                let paths = self.nodes.iter();
+                let paths = paths.map(|(name, node)| (ObjectPath::cluster(Kind::Node, name.as_str()), &node.known));
+                unlisted(paths, &listed)
+            }
+            Watch::Pods => {
+                let paths = self.pods.iter();
+                let paths =
+                    paths.map(|((ns, name), pod)| (ObjectPath::new(ns.clone(), Kind::Pod, name.clone()), &pod.known));
+                unlisted(paths, &listed)
+            }
+            Watch::ConfigMaps | Watch::Secrets => {
+                let kind = kind_of(watch);
+                let paths = self.objects.iter().filter(|(path, _)| path.kind == kind);
+                unlisted(paths.map(|(path, known)| (path.clone(), known)), &listed)
+            }
+        };
+        gone.into_iter()
+            .flat_map(|(path, uid)| {
+                let shell = shell(&path, &uid);
+                self.absent(watch, &path, shell)
+            })
+            .collect()
+    }
+
+    fn node_present(&mut self, path: &ObjectPath, object: Object) -> Vec<Change> {
+        let node = NodeName::new(path.name_str());
+        let print = fingerprint(&object, false);
+        let known = Known::of(&object);
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            let same = entry.print == print && entry.known.uid == known.uid;
+            entry.print = print;
+            entry.known = known;
+            return if same {
+                Vec::new()
+            } else {
+                vec![Change::Node { node, object }]
+            };
+        }
+        self.nodes.insert(
+            node.clone(),
+            NodeEntry {
+                known,
+                print,
+                pods: HashSet::new(),
+            },
+        );
+        let mut changes = vec![Change::Node {
+            node: node.clone(),
+            object,
+        }];
+        // Before the first list of Pods is complete none was passed over for lack of its node.
+        if self.synced.contains(&Watch::Pods) || self.listing.contains_key(&Watch::Pods) {
+            self.looking.insert(node.clone(), HashSet::new());
+            changes.push(Change::NodeAppeared { node });
+        }
+        changes
+    }
+
+    fn node_absent(&mut self, path: &ObjectPath) -> Vec<Change> {
+        let node = NodeName::new(path.name_str());
+        let Some(entry) = self.nodes.remove(&node) else {
+            return Vec::new();
+        };
+        self.looking.remove(&node);
+        for key in entry.pods {
+            if let Some(pod) = self.pods.remove(&key) {
+                self.unlocate(&pod);
+            }
+        }
+        vec![Change::NodeGone { node }]
+    }
+
+    fn pod_present(&mut self, path: ObjectPath, object: Object, added: bool) -> Vec<Change> {
+        let Some(name) = path.name else { return Vec::new() };
+        let key = (path.namespace, name);
+        let Some(node) = object.spec_node_name() else {
+            return Vec::new();
+        };
+        let Some(node_entry) = self.nodes.get_mut(&node) else {
+            return Vec::new();
+        };
+        let mut known = Known::of(&object);
+        let print = fingerprint(&object, true);
+        let operation = match self.pods.get_mut(&key) {
+            // A list that was asked for later may have overtaken the watch.
+            Some(old) if old.known.uid == known.uid && old.known.version > known.version => return Vec::new(),
+            Some(old) if old.known.uid == known.uid && old.print == print => {
+                old.known.version = known.version;
+                return Vec::new();
+            }
+            Some(_) => Operation::Update,
+            None if added && !object.is_deleting() => Operation::Insert,
+            None => Operation::Update,
+        };
+        known.told = known.version;
+        node_entry.pods.insert(key.clone());
+        let entry = PodEntry {
+            node: node.clone(),
+            known,
+            print,
+            references: references(&object),
+        };
+        self.locate(&entry);
+        let mut changes = Vec::new();
+        if let Some(old) = self.pods.insert(key.clone(), entry) {
+            self.unlocate(&old);
+            let (old_uid, new_uid) = (&old.known.uid, object.uid());
+            if *old_uid != new_uid {
+                // The deletion between the two was not seen.
+                let path = ObjectPath::new(key.0, Kind::Pod, key.1);
+                changes.push(Change::Pod {
+                    node: old.node,
+                    operation: Operation::Delete,
+                    pod: shell(&path, old_uid),
+                });
+            }
+        }
+        changes.push(Change::Pod {
+            node,
+            operation,
+            pod: object,
+        });
+        changes
+    }
+
+    fn pod_absent(&mut self, path: &ObjectPath, object: Object) -> Vec<Change> {
+        if let Some(node) = object.spec_node_name()
+            && let Some(deleted) = self.looking.get_mut(&node)
+        {
+            deleted.insert(object.uid());
+        }
+        let Some(name) = path.name.clone() else {
+            return Vec::new();
+        };
+        let key = (path.namespace.clone(), name);
+        if self.pods.get(&key).is_none_or(|pod| pod.known.uid != object.uid()) {
+            return Vec::new();
+        }
+        let Some(pod) = self.pods.remove(&key) else {
+            return Vec::new();
+        };
+        self.unlocate(&pod);
+        if let Some(node) = self.nodes.get_mut(&pod.node) {
+            node.pods.remove(&key);
+        }
+        vec![Change::Pod {
+            node: pod.node,
+            operation: Operation::Delete,
+            pod: object,
+        }]
+    }
+
+    fn object_present(&mut self, path: ObjectPath, object: Object, added: bool) -> Vec<Change> {
+        let known = Known::of(&object);
+        let old = self.objects.insert(path.clone(), known.clone());
+        if old.as_ref() == Some(&known) {
+            return Vec::new();
+        }
+        // Go sends Secrets as update even when they are new (spec 02 §2).
+        let insert = added && old.is_none() && path.kind == Kind::ConfigMap;
+        self.referenced(path, if insert { Operation::Insert } else { Operation::Update }, object)
+    }
+
+    fn object_absent(&mut self, path: &ObjectPath, object: Object) -> Vec<Change> {
+        self.objects.remove(path);
+        self.referenced(path.clone(), Operation::Delete, object)
+    }
+
+    fn referenced(&self, path: ObjectPath, operation: Operation, object: Object) -> Vec<Change> {
+        let nodes: Vec<NodeName> = self
+            .located
+            .get(&path)
+            .map(|nodes| nodes.keys().cloned().collect())
+            .unwrap_or_default();
+        if nodes.is_empty() {
+            Vec::new()
+        } else {
+            vec![Change::Referenced {
+                path,
+                operation,
+                object,
+                nodes,
+            }]
+        }
+    }
+
+    fn locate(&mut self, pod: &PodEntry) {
+        for reference in &pod.references {
+            let count = self
+                .located
+                .entry(reference.path.clone())
+                .or_default()
+                .entry(pod.node.clone())
+                .or_default();
+            count.all += 1;
+            count.required += u32::from(!reference.optional);
+        }
+    }
+
+    fn unlocate(&mut self, pod: &PodEntry) {
+        for reference in &pod.references {
+            let Some(nodes) = self.located.get_mut(&reference.path) else {
+                continue;
+            };
+            if let Some(count) = nodes.get_mut(&pod.node) {
+                count.all = count.all.saturating_sub(1);
+                count.required = count.required.saturating_sub(u32::from(!reference.optional));
+                if count.all == 0 {
+                    nodes.remove(&pod.node);
+                }
+            }
+            if nodes.is_empty() {
+                self.located.remove(&reference.path);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// What stands in an object's metadata.
+    pub fn of(object: &Object) -> Self {
+        let version = object.version().unwrap_or_default();
+        Self {
+            uid: object.uid(),
+            version,
+            told: version,
+        }
+    }
+
+    /// As a line of the inventory.
+    pub fn item(&self, path: ObjectPath) -> Item {
+        Item {
+            path,
+            uid: self.uid.clone(),
+            version: self.version.to_string().into(),
+        }
+    }
+}
+
+/// What stands for an object of which only this is known (spec 02 §4: the form that edges take as "gone").
+pub fn shell(path: &ObjectPath, uid: &Uid) -> Object {
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("name".into(), path.name_str().into());
+    if !path.namespace.is_cluster() {
+        metadata.insert("namespace".into(), path.namespace.as_str().into());
+    }
+    metadata.insert("uid".into(), uid.as_str().into());
+    Object::from_value(&serde_json::json!({ "metadata": metadata })).expect("a JSON object is an object")
+}
+
+/// Where an object of a watch travels.
+fn path_of(watch: Watch, object: &Object) -> ObjectPath {
+    let kind = kind_of(watch);
+    if kind == Kind::Node {
+        ObjectPath::cluster(kind, object.name())
+    } else {
+        ObjectPath::new(object.namespace(), kind, object.name())
+    }
+}
+
+const fn kind_of(watch: Watch) -> Kind {
+    match watch {
+        Watch::Nodes => Kind::Node,
+        Watch::Pods => Kind::Pod,
+        Watch::ConfigMaps => Kind::ConfigMap,
+        Watch::Secrets => Kind::Secret,
+    }
+}
+
+fn unlisted<'a>(
+    known: impl Iterator<Item = (ObjectPath, &'a Known)>,
+    listed: &HashSet<ObjectPath>,
+) -> Vec<(ObjectPath, Uid)> {
+    known
+        .filter(|(path, _)| !listed.contains(path))
+        .map(|(path, known)| (path, known.uid.clone()))
+        .collect()
+}
+
+/// A hash of what makes a difference to an edge: not the version, not who manages which field and, for Pods, not the status, which
+/// the edge itself reports.
+fn fingerprint(object: &Object, without_status: bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Ok(mut map) = object.view::<serde_json::Map<String, serde_json::Value>>() {
+        if let Some(serde_json::Value::Object(metadata)) = map.get_mut("metadata") {
+            metadata.retain(|key, _| !matches!(key.as_str(), "resourceVersion" | "generation" | "managedFields"));
+        }
+        if without_status {
+            map.remove("status");
+        }
+        map.remove("kind");
+        map.remove("apiVersion");
+        serde_json::Value::Object(map).to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// All watches, in the order in which their first lists are taken: Pods are kept for known nodes only.
+pub(super) const WATCHES: [Watch; 4] = [Watch::Nodes, Watch::ConfigMaps, Watch::Secrets, Watch::Pods];
