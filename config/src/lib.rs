@@ -7,12 +7,16 @@
 //! Source: spec/06 section 1; the samples in `golden/` are what the Go programs print.
 #![warn(missing_docs)]
 
+mod checks;
+pub mod cli;
 pub mod cloudcore;
 mod decode;
 pub mod edgecore;
 mod facts;
+mod legacy;
 mod load;
 mod problem;
+pub mod stamp;
 pub mod version;
 mod yaml;
 

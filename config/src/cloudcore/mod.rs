@@ -18,6 +18,7 @@ pub use hub::{
     CloudHubWebSocket, CloudStream, IptablesManager, IptablesMode, NodeAuthorization, Router,
 };
 
+use crate::checks::Checks;
 use crate::decode::{Value, section};
 use crate::{Files, HostFacts, LoadError, Loaded, Problems, load, yaml};
 
@@ -111,7 +112,7 @@ impl CloudCore {
     /// Reads `text` over the defaults and checks the result; all problems at once.
     pub fn parse(text: &str, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, Problems> {
         load::decode(text, Self::defaults(host), legacy::translate, |config, reader| {
-            validate::check(config, files, reader)
+            validate::check(config, host, Checks { files, reader });
         })
     }
 
@@ -125,6 +126,68 @@ impl CloudCore {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         yaml::write(&self.tree())
+    }
+
+    /// What is turned off, each with the key that turns it on: for one line at the start.
+    #[must_use]
+    pub fn stays_off(&self) -> Vec<String> {
+        let modules = &self.modules;
+        let all = [
+            (
+                modules.cloud_hub.enable,
+                "edges' connections",
+                "modules.cloudHub.enable",
+            ),
+            (
+                modules.cloud_hub.authorization.enable,
+                "checks of what an edge may do",
+                "modules.cloudHub.authorization.enable",
+            ),
+            (
+                modules.edge_controller.enable,
+                "pods and nodes",
+                "modules.edgeController.enable",
+            ),
+            (
+                modules.device_controller.enable,
+                "devices",
+                "modules.deviceController.enable",
+            ),
+            (
+                modules.sync_controller.enable,
+                "comparison of edges with the API",
+                "modules.syncController.enable",
+            ),
+            (
+                modules.dynamic_controller.enable,
+                "resources for the edge API",
+                "modules.dynamicController.enable",
+            ),
+            (
+                modules.cloud_stream.enable,
+                "logs, exec, metrics",
+                "modules.cloudStream.enable",
+            ),
+            (
+                modules.iptables_manager.enable,
+                "redirect rules",
+                "modules.iptablesManager.enable",
+            ),
+            (
+                modules.router.enable,
+                "rules between cloud and edge",
+                "modules.router.enable",
+            ),
+            (
+                modules.task_manager.enable,
+                "jobs on nodes",
+                "modules.taskManager.enable",
+            ),
+        ];
+        all.into_iter()
+            .filter(|(on, _, _)| !on)
+            .map(|(_, what, key)| format!("{what} ({key})"))
+            .collect()
     }
 
     /// The body that `--defaultconfig` prints.

@@ -1,7 +1,187 @@
-//! Checks.
+//! The checks of the Go program with its messages, and ours; only enabled modules are looked at.
 
-use super::CloudCore;
-use crate::Files;
-use crate::decode::Reader;
+use std::path::Path;
 
-pub(super) fn check(_config: &mut CloudCore, _files: &dyn Files, _reader: &mut Reader) {}
+use super::hub::{STREAM_CA, STREAM_CERT, STREAM_KEY};
+use super::{CloudCore, CloudHub, CloudStream, KubeApiConfig};
+use crate::HostFacts;
+use crate::checks::{Checks, is_sloppy_ip, split_host_port};
+use crate::decode::{GoDuration, Value};
+use crate::problem::quoted;
+
+/// Keys that no Go or Rust program reads.
+const WITHOUT_EFFECT: &[&str] = &[
+    "kubeAPIConfig.contentType",
+    "commonConfig.tunnelPort",
+    "modules.cloudHub.writeTimeout",
+    "modules.cloudHub.https.enable",
+];
+
+pub(super) fn check(config: &mut CloudCore, host: &HostFacts, mut to: Checks<'_>) {
+    addresses(&mut config.modules.cloud_hub.advertise_address, host);
+    kube_api(&config.kube_api_config, &mut to);
+    monitor(&config.common_config.monitor_server.bind_address, &mut to);
+    let modules = &config.modules;
+    if modules.cloud_hub.enable {
+        cloud_hub(&modules.cloud_hub, &mut to);
+    }
+    if modules.edge_controller.enable && modules.edge_controller.node_update_frequency <= 0 {
+        let path = "modules.edgeController.nodeUpdateFrequency";
+        let value = modules.edge_controller.node_update_frequency.to_string();
+        to.invalid("NodeUpdateFrequency", path, value, "NodeUpdateFrequency need > 0");
+    }
+    if modules.cloud_stream.enable {
+        cloud_stream(&modules.cloud_stream, &mut to);
+    }
+    to.gates(&config.feature_gates);
+    to.without_effect(WITHOUT_EFFECT, &config.tree(), &CloudCore::defaults(host).tree());
+}
+
+/// The chart asks for the pod's own address with an empty element; an empty string means the same here.
+fn addresses(list: &mut Vec<String>, host: &HostFacts) {
+    let given = !list.is_empty();
+    list.retain(|address| !address.is_empty());
+    if given && list.is_empty() {
+        list.push(host.local_ip.clone());
+    }
+}
+
+fn kube_api(section: &KubeApiConfig, to: &mut Checks<'_>) {
+    let file = section.kube_config.as_str();
+    if file.is_empty() {
+        return;
+    }
+    let path = "kubeAPIConfig.kubeConfig";
+    if !Path::new(file).is_absolute() {
+        to.invalid("kubeconfig", path, quoted(file), "kubeconfig need abs path");
+    }
+    if !to.exists(file) {
+        to.invalid("kubeconfig", path, quoted(file), "kubeconfig not exist");
+    }
+}
+
+fn monitor(address: &str, to: &mut Checks<'_>) {
+    let field = "monitorServer.bindAddress";
+    let path = "commonConfig.monitorServer.bindAddress";
+    let Some((ip, port)) = split_host_port(address) else {
+        to.invalid(field, path, quoted(address), "must be IP:port");
+        return;
+    };
+    if !is_sloppy_ip(ip) {
+        to.invalid(field, path, quoted(ip), "must be a valid IP");
+    }
+    if port.parse::<u16>().is_err() || port.parse() == Ok(0_u16) {
+        to.invalid(field, path, quoted(port), "must be a valid port");
+    }
+}
+
+fn cloud_hub(hub: &CloudHub, to: &mut Checks<'_>) {
+    to.port("modules.cloudHub.https.port", hub.https.port);
+    to.port("modules.cloudHub.websocket.port", hub.web_socket.port);
+    to.ip("modules.cloudHub.websocket.address", &hub.web_socket.address);
+    to.port("modules.cloudHub.quic.port", hub.quic.port);
+    to.ip("modules.cloudHub.quic.address", &hub.quic.address);
+    unix_socket(&hub.unix_socket.address, to);
+    if hub.token_refresh_duration <= 0 {
+        let value = GoDuration::from_nanos(hub.token_refresh_duration).to_string();
+        let path = "modules.cloudHub.tokenRefreshDuration";
+        to.invalid(
+            "TokenRefreshDuration",
+            path,
+            value,
+            "TokenRefreshDuration must be positive",
+        );
+    }
+    if hub.advertise_address.is_empty() {
+        let path = "modules.cloudHub.advertiseAddress";
+        to.invalid("AdvertiseAddress", path, "", "AdvertiseAddress must be specified!");
+    }
+    to.positive("modules.cloudHub.keepaliveInterval", i64::from(hub.keepalive_interval));
+    to.positive(
+        "modules.cloudHub.edgeCertSigningDuration",
+        hub.edge_cert_signing_duration,
+    );
+    if to.exists(&hub.tls_ca_file) != to.exists(&hub.tls_ca_key_file) {
+        let path = "modules.cloudHub.tlsCAKeyFile";
+        to.invalid(
+            "tlsCAKeyFile",
+            path,
+            quoted(&hub.tls_ca_key_file),
+            "Both of ca and caKey should be specified!",
+        );
+    }
+    if to.exists(&hub.tls_cert_file) != to.exists(&hub.tls_private_key_file) {
+        let path = "modules.cloudHub.tlsPrivateKeyFile";
+        let value = quoted(&hub.tls_private_key_file);
+        to.invalid(
+            "tlsPrivateKeyFile",
+            path,
+            value,
+            "Both of cert and key should be specified!",
+        );
+    }
+}
+
+fn unix_socket(address: &str, to: &mut Checks<'_>) {
+    let path = "modules.cloudHub.unixsocket.address";
+    if !address.to_lowercase().starts_with("unix://") {
+        to.invalid(
+            "address",
+            path,
+            quoted(address),
+            "unixSocketAddress must has prefix unix://",
+        );
+    }
+    let Some(dir) = address.split_once("://").and_then(|(_, file)| Path::new(file).parent()) else {
+        return;
+    };
+    if !dir.as_os_str().is_empty()
+        && !to.files.exists(dir)
+        && let Err(error) = to.files.make_dir(dir)
+    {
+        let reason = format!(
+            "create unixSocketAddress {address} dir {} error: {error}",
+            dir.display()
+        );
+        to.invalid("address", path, quoted(address), reason);
+    }
+}
+
+/// Go refuses to start when one of the three files is missing. Ours issues them itself when none exists and the paths are
+/// the default ones; a path of the operator's own, or an incomplete set, is still refused.
+fn cloud_stream(stream: &CloudStream, to: &mut Checks<'_>) {
+    let files = [
+        (
+            "TLSStreamCAFile",
+            "tlsStreamCAFile",
+            &stream.tls_stream_ca_file,
+            STREAM_CA,
+        ),
+        (
+            "TLSStreamCertFile",
+            "tlsStreamCertFile",
+            &stream.tls_stream_cert_file,
+            STREAM_CERT,
+        ),
+        (
+            "TLSStreamPrivateKeyFile",
+            "tlsStreamPrivateKeyFile",
+            &stream.tls_stream_private_key_file,
+            STREAM_KEY,
+        ),
+    ];
+    let none = files.iter().all(|(_, _, file, _)| !to.exists(file));
+    for (field, key, file, default) in files {
+        let issued_by_us = none && file == default;
+        if !issued_by_us && !to.exists(file) {
+            to.invalid(
+                field,
+                &format!("modules.cloudStream.{key}"),
+                quoted(file),
+                format!("{field} not exist"),
+            );
+        }
+    }
+    to.port("modules.cloudStream.streamPort", stream.stream_port);
+    to.port("modules.cloudStream.tunnelPort", stream.tunnel_port);
+}

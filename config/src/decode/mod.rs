@@ -16,8 +16,9 @@ pub(crate) use value::Value;
 
 /// Declares one section of a configuration: for each key its YAML name, how it is printed, field, type and default.
 ///
-/// `always` prints the key in any case, `omit` leaves it out when it is zero (Go's `omitempty`), `hidden` leaves it out while
-/// it has its default (keys that only we have). After the type's name: `null keeps` for sections that are plain values in Go,
+/// `always` prints the key in any case, `omit` leaves it out when it is zero, as Go's `omitempty`, but only where an absent key
+/// means zero: Go loses a `false` that stands against a default of true. `hidden` leaves it out while it has its default (keys
+/// that only we have). After the type's name: `null keeps` for sections that are plain values in Go,
 /// where an explicit null changes nothing; other sections refuse null.
 macro_rules! section {
     ($(#[$about:meta])* $vis:vis struct $name:ident $(null $keeps:ident)? {
@@ -58,7 +59,8 @@ macro_rules! section {
         $map.insert($key.to_owned(), $crate::decode::Value::tree(&$value));
     };
     (@print omit, $map:ident, $key:literal, $value:expr, $ty:ty, $default:expr) => {
-        if !$crate::decode::Value::is_zero(&$value) {
+        let default: $ty = $default;
+        if !($crate::decode::Value::is_zero(&$value) && $crate::decode::Value::is_zero(&default)) {
             $map.insert($key.to_owned(), $crate::decode::Value::tree(&$value));
         }
     };

@@ -93,9 +93,13 @@ impl Reader {
 
     pub(crate) fn warn(&mut self, line: usize, reason: String) {
         let path = self.path();
+        self.warn_at(line, &path, reason);
+    }
+
+    pub(crate) fn warn_at(&mut self, line: usize, path: &str, reason: String) {
         self.warnings.push(Warning {
             line: Some(line),
-            path,
+            path: path.to_owned(),
             reason,
         });
     }

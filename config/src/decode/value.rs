@@ -252,6 +252,10 @@ impl<T: Value + Default> Value for BTreeMap<String, T> {
         }
     }
     fn tree(&self) -> Tree {
+        if self.is_empty() {
+            // Read over the defaults, an empty mapping would change nothing.
+            return Tree::Null;
+        }
         Tree::Map(self.iter().map(|(key, value)| (key.clone(), value.tree())).collect())
     }
     fn is_zero(&self) -> bool {

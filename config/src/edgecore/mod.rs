@@ -11,6 +11,7 @@ mod modules;
 mod validate;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 pub use kubelet::{
@@ -22,6 +23,7 @@ pub use modules::{
     MetaServer, ServiceBus, TaskManager,
 };
 
+use crate::checks::Checks;
 use crate::decode::{Value, section};
 use crate::{Files, HostFacts, LoadError, Loaded, Problems, load, yaml};
 
@@ -100,7 +102,7 @@ impl EdgeCore {
     /// Reads `text` over the defaults and checks the result; all problems at once.
     pub fn parse(text: &str, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, Problems> {
         load::decode(text, Self::defaults(host), legacy::translate, |config, reader| {
-            validate::check(config, files, reader)
+            validate::check(config, host, Checks { files, reader });
         })
     }
 
@@ -116,6 +118,67 @@ impl EdgeCore {
         yaml::write(&self.tree())
     }
 
+    /// Takes the join token from the bootstrap file that `keadm join` leaves, over the one in the configuration, in memory
+    /// only. Returns whether there was one.
+    pub fn take_bootstrap_token(&mut self, path: &Path) -> io::Result<bool> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let token = text.trim();
+        if token.is_empty() {
+            return Ok(false);
+        }
+        self.modules.edge_hub.token = token.into();
+        Ok(true)
+    }
+
+    /// What is turned off, each with the key that turns it on: for one line at the start.
+    #[must_use]
+    pub fn stays_off(&self) -> Vec<String> {
+        let modules = &self.modules;
+        let all = [
+            (
+                modules.edge_hub.enable,
+                "the way to the cloud",
+                "modules.edgeHub.enable",
+            ),
+            (modules.edged.enable, "pods", "modules.edged.enable"),
+            (
+                modules.meta_manager.enable,
+                "the node's copy of the API",
+                "modules.metaManager.enable",
+            ),
+            (
+                modules.meta_manager.meta_server.enable,
+                "edge API",
+                "modules.metaManager.metaServer.enable",
+            ),
+            (modules.device_twin.enable, "devices", "modules.deviceTwin.enable"),
+            (modules.event_bus.enable, "MQTT", "modules.eventBus.enable"),
+            (
+                modules.edge_stream.enable,
+                "logs, exec, metrics",
+                "modules.edgeStream.enable",
+            ),
+            (
+                modules.service_bus.enable,
+                "HTTP services of the edge",
+                "modules.serviceBus.enable",
+            ),
+            (
+                modules.task_manager.enable,
+                "jobs on this node",
+                "modules.taskManager.enable",
+            ),
+        ];
+        all.into_iter()
+            .filter(|(on, _, _)| !on)
+            .map(|(_, what, key)| format!("{what} ({key})"))
+            .collect()
+    }
+
     /// The body that `--defaultconfig` prints.
     #[must_use]
     pub fn default_yaml(host: &HostFacts) -> String {
@@ -129,6 +192,9 @@ impl EdgeCore {
         yaml::write(&all.tree().only(MIN))
     }
 }
+
+/// Where `keadm join` leaves the token; deleted after the first connect.
+pub const BOOTSTRAP_FILE: &str = "/etc/kubeedge/bootstrap-edgecore.conf";
 
 /// The sections `--minconfig` prints.
 const MIN: &[&[&str]] = &[

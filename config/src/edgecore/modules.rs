@@ -1,6 +1,7 @@
 //! Sections of edgecore.yaml, one for each module.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::KubeletConfig;
 use crate::decode::{GoDuration, Secret, section};
@@ -19,7 +20,7 @@ section! {
         /// The kubelet's own configuration.
         "tailoredKubeletConfig" always tailored_kubelet_config: KubeletConfig = KubeletConfig::default();
         /// Name of the node.
-        "hostnameOverride" omit hostname_override: String = String::new();
+        "hostnameOverride" always hostname_override: String = String::new();
         /// Address of the node; empty is the one that reaches the cloud.
         "nodeIP" omit node_ip: String = String::new();
         /// Cgroup of the runtime.
@@ -52,6 +53,9 @@ section! {
         "customInterfaceName" omit custom_interface_name: String = String::new();
         /// Namespace of messages about the node.
         "registerNodeNamespace" omit register_node_namespace: String = "default".into();
+        /// Whether the runtime's socket is to be searched: cri-dockerd's if it answers, else the one that is configured. Only
+        /// ours; files that ask for docker come out with it.
+        "searchRuntime" hidden search_runtime: bool = false;
     }
 }
 
@@ -81,7 +85,7 @@ section! {
         /// Token to join with.
         "token" always token: Secret = Secret::default();
         /// URL that hands out certificates.
-        "httpServer" omit http_server: String = String::new();
+        "httpServer" always http_server: String = String::new();
         /// Whether the certificate is renewed.
         "rotateCertificates" omit rotate_certificates: bool = true;
     }
@@ -97,7 +101,7 @@ section! {
         /// Seconds.
         "readDeadline" omit read_deadline: i32 = 15;
         /// Address or name, and port.
-        "server" omit server: String = String::new();
+        "server" always server: String = String::new();
         /// Seconds.
         "writeDeadline" omit write_deadline: i32 = 15;
     }
@@ -113,7 +117,7 @@ section! {
         /// Seconds.
         "readDeadline" omit read_deadline: i32 = 15;
         /// Address or name, and port.
-        "server" omit server: String = String::new();
+        "server" always server: String = String::new();
         /// Seconds.
         "writeDeadline" omit write_deadline: i32 = 15;
     }
@@ -266,5 +270,15 @@ section! {
     pub struct TaskManager {
         /// Whether the module runs.
         "enable" always enable: bool = false;
+    }
+}
+
+impl DeviceTwin {
+    /// The folder of the socket: old files name the socket itself.
+    #[must_use]
+    pub fn dmi_folder(&self) -> &Path {
+        let path = Path::new(&self.dmi_sock_path);
+        let names_socket = path.extension().is_some_and(|extension| extension == "sock");
+        path.parent().filter(|_| names_socket).unwrap_or(path)
     }
 }

@@ -4,12 +4,14 @@
 //! Reads: text. Emits: a tree, or one [`crate::Problem`] with its line. Must not: know any key of a configuration.
 //! Source: spec/06 section 1.1; observed with sigs.k8s.io/yaml, which reads YAML 1.1 into JSON.
 
+mod locate;
 mod parse;
 mod scalar;
 mod write;
 
+pub(crate) use locate::locate;
 pub(crate) use parse::parse;
-pub(crate) use write::{Tree, write};
+pub(crate) use write::{Tree, quoted_if_needed, write};
 
 /// A value of the file with the line it starts on.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,15 @@ impl Node {
         Some((entries, at))
     }
 
+    /// The child under `key`, to be changed.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let at = self.position(key)?.1;
+        match &mut self.kind {
+            Kind::Map(entries) => entries.get_mut(at).map(|e| &mut e.value),
+            _ => None,
+        }
+    }
+
     /// Removes and returns the entry under `key`.
     pub(crate) fn take(&mut self, key: &str) -> Option<Entry> {
         let at = self.position(key)?.1;
@@ -72,7 +83,7 @@ impl Node {
         }
     }
 
-    /// The mapping under `key`, made when absent or null; `None` when something else stands there.
+    /// The mapping under `key`, made when absent.
     pub(crate) fn section_mut(&mut self, key: &str, line: usize) -> Option<&mut Self> {
         let Kind::Map(_) = self.kind else { return None };
         if self.position(key).is_none() {
@@ -92,6 +103,19 @@ impl Node {
                 line,
                 value,
             });
+        }
+    }
+
+    /// Makes two trees comparable that were read from different texts.
+    pub(crate) fn forget_lines(&mut self) {
+        self.line = 0;
+        match &mut self.kind {
+            Kind::List(items) => items.iter_mut().for_each(Self::forget_lines),
+            Kind::Map(entries) => entries.iter_mut().for_each(|entry| {
+                entry.line = 0;
+                entry.value.forget_lines();
+            }),
+            _ => {}
         }
     }
 

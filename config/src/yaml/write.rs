@@ -13,27 +13,11 @@ pub(crate) enum Tree {
     Bare(String),
     /// A string, quoted where it would otherwise be read as something else.
     Str(String),
-    List(Vec<Tree>),
-    Map(BTreeMap<String, Tree>),
+    List(Vec<Self>),
+    Map(BTreeMap<String, Self>),
 }
 
 impl Tree {
-    /// Sets the value at `path`, whose parents must exist.
-    pub(crate) fn set(&mut self, path: &[&str], value: Self) {
-        let Self::Map(map) = self else { return };
-        match path {
-            [] => {}
-            [last] => {
-                map.insert((*last).to_owned(), value);
-            }
-            [first, rest @ ..] => {
-                if let Some(child) = map.get_mut(*first) {
-                    child.set(rest, value);
-                }
-            }
-        }
-    }
-
     pub(crate) fn at(&self, path: &[&str]) -> Option<&Self> {
         match (self, path) {
             (_, []) => Some(self),

@@ -1,26 +1,158 @@
 //! What the Go programs print and what we print.
 
-use config::{CloudCore, EdgeCore, HostFacts, LookOnly};
+use std::collections::BTreeMap;
 
-pub(crate) const CLOUD_DEFAULT: &str = include_str!("../../golden/cloudcore-default.yaml");
-pub(crate) const CLOUD_MIN: &str = include_str!("../../golden/cloudcore-min.yaml");
-pub(crate) const EDGE_DEFAULT: &str = include_str!("../../golden/edgecore-default.yaml");
-pub(crate) const EDGE_MIN: &str = include_str!("../../golden/edgecore-min.yaml");
+use config::{CloudCore, EdgeCore};
 
-/// The machine the golden files come from.
-pub(crate) fn host() -> HostFacts {
-    HostFacts {
-        hostname: "vm".into(),
-        local_ip: "192.0.2.2".into(),
+use crate::{CLOUD_DEFAULT, CLOUD_MIN, EDGE_DEFAULT, EDGE_MIN, cloud, edge, host};
+
+#[test]
+fn reading_and_writing_the_go_files_changes_no_byte() {
+    let cloud = cloud(CLOUD_DEFAULT).expect("cloudcore-default.yaml");
+    assert_eq!(cloud.config.to_yaml(), CLOUD_DEFAULT);
+    assert_eq!(cloud.warnings, []);
+    let edge = edge(EDGE_DEFAULT).expect("edgecore-default.yaml");
+    assert_eq!(edge.config.to_yaml(), EDGE_DEFAULT);
+    assert_eq!(edge.warnings, []);
+}
+
+#[test]
+fn defaults_differ_from_go_only_in_the_rows_of_defaults_md() {
+    let table = include_str!("../../DEFAULTS.md");
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| cloudcore.yaml") || line.starts_with("| edgecore.yaml"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert!(
+        rows.iter().all(|row| row.len() == 5 && !row[4].is_empty()),
+        "each row has five cells"
+    );
+    for (file, ours, go) in [
+        ("cloudcore.yaml", CloudCore::default_yaml(&host()), CLOUD_DEFAULT),
+        ("edgecore.yaml", EdgeCore::default_yaml(&host()), EDGE_DEFAULT),
+    ] {
+        let (ours, go) = (leaves(&ours), leaves(go));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), go.keys().collect::<Vec<_>>());
+        let found: BTreeMap<&str, (&str, &str)> = go
+            .iter()
+            .filter(|(key, value)| ours.get(*key) != Some(value))
+            .map(|(key, value)| (key.as_str(), (value.as_str(), ours[key].as_str())))
+            .collect();
+        let written: BTreeMap<&str, (&str, &str)> = rows
+            .iter()
+            .filter(|row| row[0] == file)
+            .map(|row| (row[1], (row[2], row[3])))
+            .collect();
+        assert_eq!(found, written, "{file}");
     }
 }
 
 #[test]
-fn reading_and_writing_the_go_files_changes_no_byte() {
-    let cloud = CloudCore::parse(CLOUD_DEFAULT, &host(), &LookOnly).expect("cloudcore-default.yaml");
-    assert_eq!(cloud.config.to_yaml(), CLOUD_DEFAULT);
-    assert_eq!(cloud.warnings, []);
-    let edge = EdgeCore::parse(EDGE_DEFAULT, &host(), &LookOnly).expect("edgecore-default.yaml");
-    assert_eq!(edge.config.to_yaml(), EDGE_DEFAULT);
-    assert_eq!(edge.warnings, []);
+fn defaults_without_a_file_are_what_is_printed() {
+    let cloud = cloud("").expect("nothing set");
+    assert_eq!(cloud.config, CloudCore::defaults(&host()));
+    let reread = crate::cloud(&CloudCore::default_yaml(&host())).expect("our own form");
+    assert_eq!((reread.config, reread.warnings), (cloud.config, vec![]));
+    let edge = edge("").expect("nothing set");
+    assert_eq!(edge.config, EdgeCore::defaults(&host()));
+    let reread = crate::edge(&EdgeCore::default_yaml(&host())).expect("our own form");
+    assert_eq!((reread.config, reread.warnings), (edge.config, vec![]));
+}
+
+#[test]
+fn the_short_form_has_gos_keys_with_their_modules_on() {
+    for (ours, go, modules) in [
+        (CloudCore::min_yaml(&host()), CLOUD_MIN, ["cloudHub"].as_slice()),
+        (
+            EdgeCore::min_yaml(&host()),
+            EDGE_MIN,
+            ["edgeHub", "eventBus", "deviceTwin"].as_slice(),
+        ),
+    ] {
+        let mut expected = leaves(go);
+        for module in modules {
+            expected.insert(format!("modules.{module}.enable"), "true".to_owned());
+        }
+        assert_eq!(leaves(&ours), expected);
+        assert_eq!(ours.lines().count(), go.lines().count());
+    }
+    assert!(edge(&EdgeCore::min_yaml(&host())).is_ok());
+    assert!(cloud(&CloudCore::min_yaml(&host())).is_ok());
+}
+
+#[test]
+fn secrets_are_not_in_debug_output() {
+    let text = "modules: {edgeHub: {token: tok-en}, eventBus: {mqttPassword: pass-word}}";
+    let loaded = edge(text).expect("loads");
+    let debug = format!("{loaded:?}");
+    assert!(!debug.contains("tok-en") && !debug.contains("pass-word"));
+    assert_eq!(loaded.config.modules.edge_hub.token.expose(), "tok-en");
+    assert!(loaded.config.to_yaml().contains("mqttPassword: pass-word"));
+}
+
+#[test]
+fn one_line_says_what_stays_off() {
+    let off = edge(EDGE_DEFAULT).expect("loads").config.stays_off();
+    assert!(
+        off.contains(&"logs, exec, metrics (modules.edgeStream.enable)".to_owned()),
+        "{off:?}"
+    );
+    assert!(
+        off.contains(&"edge API (modules.metaManager.metaServer.enable)".to_owned()),
+        "{off:?}"
+    );
+    let off = cloud("").expect("loads").config.stays_off();
+    assert_eq!(off.len(), 2, "router and taskManager: {off:?}");
+}
+
+#[test]
+fn the_bootstrap_token_wins_in_memory() -> std::io::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("bootstrap-edgecore.conf");
+    let mut config = EdgeCore::defaults(&host());
+    assert!(!config.take_bootstrap_token(&file)?);
+    std::fs::write(&file, "abc.def\n")?;
+    assert!(config.take_bootstrap_token(&file)?);
+    assert_eq!(config.modules.edge_hub.token.expose(), "abc.def");
+    Ok(())
+}
+
+#[test]
+fn the_printed_forms_have_three_comment_lines_and_an_empty_one() {
+    for text in [config::cli::default_config("a: 1\n"), config::cli::min_config("a: 1\n")] {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[..3].iter().all(|line| line.starts_with('#')));
+        assert_eq!(lines[3..], ["", "a: 1"]);
+    }
+    assert_eq!(
+        config::version::line(),
+        format!("KubeEdge v1.23.1 (rust {})", config::version::OWN_VERSION)
+    );
+}
+
+/// Every scalar of a block YAML text by its path; the forms are only those that the programs print.
+pub(crate) fn leaves(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut item = 0;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let body = line.trim_start();
+        if let Some(element) = body.strip_prefix("- ") {
+            let parent: Vec<&str> = path.iter().map(|(_, key)| key.as_str()).collect();
+            found.insert(format!("{}.{item}", parent.join(".")), element.to_owned());
+            item += 1;
+            continue;
+        }
+        item = 0;
+        path.retain(|(depth, _)| *depth < indent);
+        let (key, value) = body.split_once(':').expect("key: value");
+        path.push((indent, key.to_owned()));
+        if !value.trim().is_empty() {
+            let parts: Vec<&str> = path.iter().map(|(_, key)| key.as_str()).collect();
+            found.insert(parts.join("."), value.trim().to_owned());
+        }
+    }
+    found
 }
