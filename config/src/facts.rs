@@ -12,21 +12,45 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Asks the machine: its lower-cased name, or `default-edge-node` where that is no node name; the address that the name
-    /// stands for if it is this host's, else the one of the default route, else 127.0.0.1.
+    /// For an edge: its lower-cased name, or `default-edge-node` where that is no node name; the address that the name stands
+    /// for if it is this host's, else the one of the default route, else 127.0.0.1.
     #[must_use]
     pub fn detect() -> Self {
-        let raw = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let name = raw.trim().to_lowercase();
-        let ip = by_name(&name)
-            .or_else(by_route)
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let valid = node_name_problems(&name).is_empty();
+        let hostname = hostname();
+        let local_ip = printed(by_name(&hostname).or_else(by_route));
         Self {
-            hostname: if valid { name } else { FALLBACK.to_owned() },
-            local_ip: ip.to_string(),
+            hostname: node_name(hostname),
+            local_ip,
         }
     }
+
+    /// For a cloud: the address is the one of the default route, whatever the name stands for.
+    #[must_use]
+    pub fn detect_by_route() -> Self {
+        Self {
+            hostname: node_name(hostname()),
+            local_ip: printed(by_route()),
+        }
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_lowercase()
+}
+
+fn node_name(hostname: String) -> String {
+    if node_name_problems(&hostname).is_empty() {
+        hostname
+    } else {
+        FALLBACK.to_owned()
+    }
+}
+
+fn printed(ip: Option<IpAddr>) -> String {
+    ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string()
 }
 
 /// The messages of Kubernetes' node name check; none when the name is good.
@@ -97,8 +121,9 @@ mod tests {
 
     #[test]
     fn detection_always_answers() {
-        let host = HostFacts::detect();
-        assert!(node_name_problems(&host.hostname).is_empty());
-        assert!(host.local_ip.parse::<IpAddr>().is_ok());
+        for host in [HostFacts::detect(), HostFacts::detect_by_route()] {
+            assert!(node_name_problems(&host.hostname).is_empty());
+            assert!(host.local_ip.parse::<IpAddr>().is_ok());
+        }
     }
 }

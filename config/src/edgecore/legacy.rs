@@ -94,8 +94,23 @@ const KUBELET_DROPPED: &[&str] = &[
 ];
 
 pub(super) fn translate(node: &mut Node, reader: &mut Reader) {
+    let first_schema = node
+        .get("apiVersion")
+        .and_then(Node::coerced)
+        .is_some_and(|version| version.ends_with("/v1alpha1"));
     let Some(modules) = node.get_mut("modules") else { return };
     if let Some(edged) = modules.get_mut("edged") {
+        let names_runtime = [
+            "runtimeType",
+            "containerRuntime",
+            "remoteRuntimeEndpoint",
+            KUBELET,
+            "searchRuntime",
+        ];
+        if first_schema && names_runtime.iter().all(|key| edged.get(key).is_none()) {
+            // Up to v1.12 the runtime was docker where a file said nothing.
+            edged.insert("searchRuntime", edged.line, Node::new(edged.line, Kind::Bool(true)));
+        }
         runtime_type(edged, reader);
         for (key, rule) in EDGED {
             rename(edged, &["modules", "edged"], key, rule, reader);

@@ -49,7 +49,7 @@ impl Node {
         self.kind == Kind::Null
     }
 
-    /// The child under `key`: the exact spelling first, then any letter case, as Go's decoder chooses.
+    /// The child under `key`: the exact spelling first, then any letter case; of duplicates the last, as everywhere.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         self.position(key)
             .and_then(|(entries, at)| entries.get(at))
@@ -60,8 +60,8 @@ impl Node {
         let Kind::Map(entries) = &self.kind else { return None };
         let at = entries
             .iter()
-            .position(|e| e.key == key)
-            .or_else(|| entries.iter().position(|e| e.key.eq_ignore_ascii_case(key)))?;
+            .rposition(|e| e.key == key)
+            .or_else(|| entries.iter().rposition(|e| e.key.eq_ignore_ascii_case(key)))?;
         Some((entries, at))
     }
 

@@ -220,3 +220,11 @@ fn values_follow_from_others_that_are_set() {
         "unix:///x.sock"
     );
 }
+
+#[test]
+fn the_request_rate_follows_the_number_of_edges_unless_it_is_set() {
+    let rate = cloud("modules: {cloudHub: {nodeLimit: 1000}}\nkubeAPIConfig: {burst: 7}")
+        .expect("loads")
+        .config;
+    assert_eq!((rate.kube_api_config.qps, rate.kube_api_config.burst), (5000, 7));
+}

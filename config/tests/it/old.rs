@@ -213,3 +213,17 @@ fn an_old_file_printed_again_is_todays_form() {
         assert_eq!(again.config, first);
     }
 }
+
+#[test]
+fn a_first_schema_file_that_names_no_runtime_meant_docker() {
+    let text = "apiVersion: edgecore.config.kubeedge.io/v1alpha1\nmodules: {edged: {hostnameOverride: a}}";
+    assert!(edge(text).expect("loads").config.modules.edged.search_runtime);
+    assert!(
+        !edge(&text.replace("v1alpha1", "v1alpha2"))
+            .expect("loads")
+            .config
+            .modules
+            .edged
+            .search_runtime
+    );
+}
