@@ -1,7 +1,7 @@
 //! What the parts of edged tell each other about a pod.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use proto::{NodeName, Uid};
 use thiserror::Error;
 
 use super::api::Api;
+use super::cgroups::CgroupFacts;
 use super::runtime::ContainerId;
 
 /// `modules.edged` in checked types.
@@ -62,6 +63,12 @@ pub struct Settings {
     pub seccomp_profiles: PathBuf,
     /// Folder of static pods.
     pub static_pod_path: Option<PathBuf>,
+    /// The host's `/etc/hosts`.
+    pub hosts_file: PathBuf,
+    /// Whether the kernel, out of memory, kills single processes instead of whole containers; only cgroup v2 can do the latter.
+    pub single_process_oom_kill: Option<bool>,
+    /// Where pods reach MetaServer; set only when it runs with authorization.
+    pub meta_server: Option<SocketAddr>,
 }
 
 /// When images are removed.
@@ -115,6 +122,9 @@ impl Default for Settings {
             seccomp_default: false,
             seccomp_profiles: "/var/lib/kubelet/seccomp".into(),
             static_pod_path: None,
+            hosts_file: "/etc/hosts".into(),
+            single_process_oom_kill: None,
+            meta_server: None,
         }
     }
 }
@@ -148,6 +158,8 @@ pub struct NodeFacts {
     pub allocatable_memory_bytes: i64,
     /// Disk that pods may use, in bytes.
     pub allocatable_disk_bytes: i64,
+    /// What its kernel can limit.
+    pub cgroups: CgroupFacts,
 }
 
 /// A pod and its surroundings. Cheap to clone.

@@ -12,8 +12,12 @@
 //! - `pods`: decides what to do about one pod, and does it.
 
 pub mod api;
+pub mod cgroups;
 pub mod context;
+pub mod podspec;
+pub mod quantity;
 pub mod runtime;
+pub mod volumes;
 
 // The parts' interfaces, beside the types in `context`:
 //
