@@ -1,5 +1,6 @@
 //! The edge side of KubeEdge: the hub client, the object store and a kubelet over the container runtime interface.
 
 pub mod edged;
+pub mod edgehub;
 pub mod metamanager;
 pub mod uplink;

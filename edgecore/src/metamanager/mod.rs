@@ -27,6 +27,7 @@ use std::time::Duration;
 use common::Tasks;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
+use proto::inventory::Item;
 use proto::{Message, Namespace, NodeName, Object, ObjectName, ObjectPath, Status, Uid};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -35,7 +36,6 @@ use crate::uplink::{AskError, Link, Uplink};
 use store::Store;
 use task::Input;
 
-pub use store::Stored;
 pub use token::TokenKey;
 
 /// Messages from the cloud and answers to store that wait for the task; a full queue makes edgehub stop reading the socket.
@@ -183,9 +183,12 @@ impl MetaManager {
         let _ = self.shared.inbox.send(Input::Adopt(running)).await;
     }
 
-    /// For edgehub: a message of the cloud that answers nothing.
-    pub async fn deliver(&self, message: Message) {
-        let _ = self.shared.inbox.send(Input::Message(message)).await;
+    /// For edgehub: a message of the cloud that answers nothing, taken when there is room. Nothing is lost when it is dropped before.
+    pub async fn deliver(&self, message: &mut Option<Message>) {
+        let slot = self.shared.inbox.reserve().await;
+        if let (Ok(slot), Some(message)) = (slot, message.take()) {
+            slot.send(Input::Message(message));
+        }
     }
 
     /// For edgehub: a session begins; `inventory` says whether this cloud compares inventories.
@@ -199,7 +202,7 @@ impl MetaManager {
     }
 
     /// For edgehub: what the cloud is asked to compare with the API.
-    pub async fn inventory(&self) -> Result<Vec<Stored>, RequestError> {
+    pub async fn inventory(&self) -> Result<Vec<Item>, RequestError> {
         self.shared
             .store
             .inventory()

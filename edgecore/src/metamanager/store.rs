@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::{Namespace, Object, ObjectName, ObjectPath, Uid};
+use proto::inventory::Item;
+use proto::{Group, Namespace, Object, ObjectName, ObjectPath, Route, Uid};
 use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,17 +89,6 @@ pub(super) enum Applied {
     Changed,
     /// Nothing to do: the same or a newer object is stored, or nothing to remove.
     Unchanged,
-}
-
-/// A row of the inventory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// `meta.key`.
-    pub path: String,
-    /// The uid.
-    pub uid: String,
-    /// The resource version.
-    pub version: String,
 }
 
 /// What the thread is asked.
@@ -186,7 +176,7 @@ impl Store {
     }
 
     /// Key, uid and version of every object that the cloud keeps in step.
-    pub(super) async fn inventory(&self) -> Result<Vec<Stored>, StoreError> {
+    pub(super) async fn inventory(&self) -> Result<Vec<Item>, StoreError> {
         self.read(|connection| {
             let mut statement = connection.prepare(
                 "SELECT key, value FROM meta WHERE type IN ('pod', 'configmap', 'secret', 'node') ORDER BY key",
@@ -195,12 +185,10 @@ impl Store {
             let mut stored = Vec::new();
             while let Some(row) = rows.next()? {
                 let value: String = row.get(1)?;
-                if let Ok(object) = Object::parse(&value) {
-                    stored.push(Stored {
-                        path: row.get(0)?,
-                        uid: object.meta().uid.clone(),
-                        version: object.meta().resource_version.clone(),
-                    });
+                let key: String = row.get(0)?;
+                if let (Route::Object(path), Ok(object)) = (Route::parse(&Group::Resource, &key), Object::parse(&value))
+                {
+                    stored.push(Item::of(path, &object));
                 }
             }
             Ok(stored)

@@ -1,0 +1,202 @@
+//! Client configurations: the server verified against one CA and by its name, or, for fetching that CA, not at all.
+//!
+//! No ALPN is offered: Go servers take `h2` when it is, and then refuse the upgrade (spec 01 §3.1).
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use thiserror::Error;
+
+use super::server::provider;
+
+/// Why no client configuration could be made.
+#[derive(Debug, Error)]
+pub enum ClientTlsError {
+    /// The CA certificate cannot be used as a root.
+    #[error("the CA certificate cannot be a trust anchor")]
+    Root(#[source] TlsError),
+    /// The verifier of server certificates cannot be built.
+    #[error("cannot verify server certificates by this CA")]
+    Verifier(#[source] rustls::server::VerifierBuilderError),
+    /// Certificate and key do not fit.
+    #[error("the client certificate and its key cannot be used together")]
+    Identity(#[source] TlsError),
+    /// The provider has none of the protocol versions.
+    #[error("no TLS version in common with the provider")]
+    Versions(#[source] TlsError),
+    /// A file cannot be read as PEM.
+    #[error("cannot read {path}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A client certificate with its key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// The certificates of a PEM file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
+    let failed = |source| ClientTlsError::File {
+        path: path.display().to_string(),
+        source,
+    };
+    let text = std::fs::read(path).map_err(failed)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(failed(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no certificate in it",
+        ))),
+        Err(error) => Err(failed(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))),
+    }
+}
+
+/// The private key of a PEM file: SEC1, PKCS#8 or PKCS#1.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ClientTlsError> {
+    let failed = |source| ClientTlsError::File {
+        path: path.display().to_string(),
+        source,
+    };
+    let text = std::fs::read(path).map_err(failed)?;
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))
+}
+
+/// A configuration that trusts these CAs, checks dates and the server's name, and presents `identity` if there is one.
+pub fn client_config(
+    roots: &[CertificateDer<'static>],
+    identity: Option<Identity>,
+) -> Result<ClientConfig, ClientTlsError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(ClientTlsError::Root)?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider())
+        .build()
+        .map_err(ClientTlsError::Verifier)?;
+    build(verifier, identity)
+}
+
+/// A configuration that believes every server: only for fetching a CA whose hash is known.
+pub fn unverified_config() -> Result<ClientConfig, ClientTlsError> {
+    build(Arc::new(AnyServer { provider: provider() }), None)
+}
+
+fn build(verifier: Arc<dyn ServerCertVerifier>, identity: Option<Identity>) -> Result<ClientConfig, ClientTlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(ClientTlsError::Versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain, identity.key)
+            .map_err(ClientTlsError::Identity)?,
+        None => builder.with_no_client_auth(),
+    };
+    // One connection for days: a resumption would never be used, its cache would.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct AnyServer {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    /// What Go writes when `dnsNames` is its default `[""]`: an empty dNSName before the address.
+    #[test]
+    fn an_empty_dns_name_beside_the_right_address_is_tolerated() -> Result<(), Box<dyn std::error::Error>> {
+        let ca_key = KeyPair::generate()?;
+        let mut ca = CertificateParams::new(Vec::new())?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key)?;
+        let issuer = Issuer::new(ca, ca_key);
+
+        let key = KeyPair::generate()?;
+        let mut server = CertificateParams::new(Vec::new())?;
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // SEQUENCE { [2] "", [7] 127.0.0.1 }
+        let names = vec![0x30, 0x08, 0x82, 0x00, 0x87, 0x04, 127, 0, 0, 1];
+        server
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(&[2, 5, 29, 17], names));
+        let certificate = server.signed_by(&key, &issuer)?;
+
+        let mut store = RootCertStore::empty();
+        store.add(ca_certificate.der().clone())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider()).build()?;
+        let verify = |name: &str| {
+            let name = ServerName::try_from(name.to_owned()).expect("a name");
+            verifier.verify_server_cert(certificate.der(), &[], &name, &[], UnixTime::now())
+        };
+        assert!(verify("127.0.0.1").is_ok(), "{:?}", verify("127.0.0.1"));
+        assert!(verify("127.0.0.2").is_err());
+        assert!(verify("cloud.example").is_err());
+        assert!(
+            client_config(&[ca_certificate.der().clone()], None)?
+                .alpn_protocols
+                .is_empty()
+        );
+        Ok(())
+    }
+}
