@@ -94,6 +94,15 @@ impl Content {
         self.as_text().unwrap_or_else(|| Cow::Borrowed(self.get()))
     }
 
+    /// The document, or the JSON object inside of a base64 text: v1.12.0 edges send patches and delete options so (spec 02 §3.5).
+    pub fn loose_document(&self) -> Cow<'_, str> {
+        let document = self.document();
+        if document.trim_start().starts_with('{') {
+            return document;
+        }
+        decoded(&document).map_or(document, Cow::Owned)
+    }
+
     /// The document as a value; a string is decoded as the JSON inside of it.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.document())
@@ -201,6 +210,21 @@ struct Envelope<'a> {
     object: Option<&'a Content>,
     #[serde(rename = "Err")]
     error: Option<ErrStatus<'a>>,
+}
+
+/// The JSON object in a base64 text of either alphabet, padded or not.
+fn decoded(text: &str) -> Option<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+    let text = text.trim().trim_end_matches('=');
+    let bytes = STANDARD_NO_PAD
+        .decode(text)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(text))
+        .ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text)
+        .is_ok()
+        .then_some(text)
 }
 
 fn status_of(json: &str) -> Status {

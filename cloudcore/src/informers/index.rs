@@ -106,6 +106,7 @@ type PodKey = (Namespace, ObjectName);
 struct NodeEntry {
     known: Known,
     print: u64,
+    owner: Box<str>,
     pods: HashSet<PodKey>,
 }
 
@@ -155,8 +156,14 @@ impl Index {
             .collect()
     }
 
-    pub(super) fn is_synced(&self) -> bool {
-        self.synced.len() == WATCHES.len() && self.looking.is_empty()
+    /// Whether all that a node is to hold is known.
+    pub(super) fn is_ready(&self, node: &NodeName) -> bool {
+        self.synced.len() == WATCHES.len() && self.nodes.contains_key(node) && !self.looking.contains_key(node)
+    }
+
+    /// The annotation `cloudcore` of a node.
+    pub(super) fn owner(&self, node: &NodeName) -> Option<&str> {
+        self.nodes.get(node).map(|entry| &*entry.owner)
     }
 
     pub(super) fn is_listed(&self, watch: Watch) -> bool {
@@ -265,10 +272,12 @@ impl Index {
         let node = NodeName::new(path.name_str());
         let print = fingerprint(&object, false);
         let known = Known::of(&object);
+        let owner = owner_of(&object);
         if let Some(entry) = self.nodes.get_mut(&node) {
             let same = entry.print == print && entry.known.uid == known.uid;
             entry.print = print;
             entry.known = known;
+            entry.owner = owner;
             return if same {
                 Vec::new()
             } else {
@@ -280,6 +289,7 @@ impl Index {
             NodeEntry {
                 known,
                 print,
+                owner,
                 pods: HashSet::new(),
             },
         );
@@ -485,6 +495,21 @@ pub fn shell(path: &ObjectPath, uid: &Uid) -> Object {
     }
     metadata.insert("uid".into(), uid.as_str().into());
     Object::from_value(&serde_json::json!({ "metadata": metadata })).expect("a JSON object is an object")
+}
+
+fn owner_of(node: &Object) -> Box<str> {
+    #[derive(serde::Deserialize)]
+    struct Node {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        annotations: Option<HashMap<String, String>>,
+    }
+    let view = node.view::<Node>().ok();
+    view.and_then(|node| node.metadata.annotations?.remove("cloudcore"))
+        .unwrap_or_default()
+        .into()
 }
 
 /// Where an object of a watch travels.

@@ -14,12 +14,13 @@ mod task;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::Tasks;
 use parking_lot::{Mutex, RwLock};
 use proto::inventory::Item;
 use proto::{Kind, NodeName, Object, ObjectPath};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::kubernetes::{ApiError, Kube, NODES, PODS};
 use bodies::Bodies;
@@ -34,6 +35,8 @@ pub struct Informers {
     index: Arc<RwLock<Index>>,
     bodies: Arc<Mutex<Bodies>>,
     synced: watch::Receiver<bool>,
+    /// Told when a node may have become ready.
+    readiness: Arc<Notify>,
 }
 
 impl Informers {
@@ -46,6 +49,7 @@ impl Informers {
             index: Arc::default(),
             bodies: Arc::new(Mutex::new(Bodies::new(BODIES))),
             synced,
+            readiness: Arc::default(),
         };
         task::start(&informers, changes, synced_in, tasks);
         (informers, receiver)
@@ -61,6 +65,32 @@ impl Informers {
         let mut synced = self.synced.clone();
         // Only an end of the process takes the sender away.
         let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Waits until all that a node is to hold is known. Returns whether it is: a node may never come to be an edge node.
+    pub async fn ready_for(&self, node: &NodeName, limit: Duration) -> bool {
+        let ready = async {
+            loop {
+                let changed = self.readiness.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.is_ready(node) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(limit, ready).await.is_ok()
+    }
+
+    /// Whether all that a node is to hold is known now.
+    pub fn is_ready(&self, node: &NodeName) -> bool {
+        self.index.read().is_ready(node)
+    }
+
+    /// Whether the Node says that this cloudcore has its connection.
+    pub fn is_owned_by(&self, node: &NodeName, address: &str) -> bool {
+        self.index.read().owner(node) == Some(address)
     }
 
     /// Whether there is such an edge node.

@@ -54,6 +54,7 @@ impl Owner {
             watches.push((watch, events));
         }
         self.synced.send_replace(true);
+        self.informers.readiness.notify_waiters();
         let Ok([nodes, config_maps, secrets, pods]) = <[_; 4]>::try_from(watches) else {
             return;
         };
@@ -66,6 +67,7 @@ impl Owner {
                 Some(seen) = pods.recv() => (Watch::Pods, seen),
                 Some((node, pods)) = self.found_pods.recv() => {
                     let changes = self.informers.index.write().found_pods(&node, pods);
+                    self.informers.readiness.notify_waiters();
                     self.emit(changes).await;
                     continue;
                 }
@@ -95,6 +97,9 @@ impl Owner {
     }
 
     async fn emit(&self, changes: Vec<Change>) {
+        if changes.iter().any(|change| matches!(change, Change::Node { .. })) {
+            self.informers.readiness.notify_waiters();
+        }
         for change in changes {
             if let Change::NodeAppeared { node } = &change {
                 self.look_up(node.clone());

@@ -1,0 +1,100 @@
+//! The cloud's half of the inventory (see [`proto::inventory`]).
+
+use std::time::Duration;
+
+use common::chain;
+use proto::inventory::{Change, Digest, Item, Listing, Outcome, Verdict, covers, difference};
+use proto::{Content, Kind, Message, NodeName, ObjectPath, Operation, Source, Status};
+use tracing::{info, warn};
+
+use super::downstream::{deletion, object_message};
+use crate::informers::Informers;
+
+/// The answer to a digest or a listing, after the objects that it led to.
+pub(super) async fn answer(informers: &Informers, node: &NodeName, request: &Message) -> Vec<Message> {
+    let result = match request.operation {
+        Operation::Query => verdict(informers, node, request).await,
+        Operation::Update => changes(informers, node, request).await,
+        _ => return Vec::new(),
+    };
+    result.unwrap_or_else(|status| {
+        warn!(%node, error = %status, "inventory of a node is not answered, it will ask again");
+        vec![Message::answer_to(
+            request,
+            Source::EdgeController,
+            Content::error(&status),
+        )]
+    })
+}
+
+async fn verdict(informers: &Informers, node: &NodeName, request: &Message) -> Result<Vec<Message>, Status> {
+    let held: Digest = request.content.parse().map_err(|error| bad(&chain(&error)))?;
+    let wanted: Digest = wanted(informers, node).await?.iter().collect();
+    let verdict = Verdict { equal: held == wanted };
+    info!(%node, held = %held, wanted = %wanted, equal = verdict.equal, "inventory compared");
+    Ok(vec![Message::answer_to(
+        request,
+        Source::EdgeController,
+        Content::json(&verdict),
+    )])
+}
+
+async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> Result<Vec<Message>, Status> {
+    let listing: Listing = request.content.parse().map_err(|error| bad(&chain(&error)))?;
+    let wanted = wanted(informers, node).await?;
+    let own = ObjectPath::cluster(Kind::Node, node.as_str());
+    let is_ours = |item: &Item| covers(&item.path.kind) && (item.path.kind != Kind::Node || item.path == own);
+    let held: Vec<Item> = listing.items.into_iter().filter(is_ours).collect();
+    let mut messages = Vec::new();
+    let mut outcome = Outcome::default();
+    let mut missing = Vec::new();
+    for change in difference(&wanted, &held) {
+        match change {
+            Change::Delete(item) => {
+                outcome.deleted += 1;
+                messages.push(deletion(&item.path, &item.uid));
+            }
+            Change::Insert(item) => missing.push((item.path, Operation::Insert)),
+            Change::Update(item) => missing.push((item.path, Operation::Update)),
+        }
+    }
+    // Pods last: what they name is there when they come.
+    missing.sort_by_key(|(path, _)| path.kind == Kind::Pod);
+    let paths: Vec<ObjectPath> = missing.iter().map(|(path, _)| path.clone()).collect();
+    let mut found = informers
+        .fetch(node, &paths)
+        .await
+        .map_err(crate::kubernetes::ApiError::into_status)?;
+    for (path, operation) in missing {
+        let Some(at) = found.iter().position(|(other, _)| *other == path) else {
+            continue;
+        };
+        let (path, object) = found.swap_remove(at);
+        outcome.sent += 1;
+        messages.push(object_message(path, operation, &object));
+    }
+    info!(%node, sent = outcome.sent, deleted = outcome.deleted, "inventory brought up to date");
+    messages.push(Message::answer_to(
+        request,
+        Source::EdgeController,
+        Content::json(&outcome),
+    ));
+    Ok(messages)
+}
+
+/// What the node is to hold. While that is not known nothing is answered: an empty list would take its Pods from it.
+async fn wanted(informers: &Informers, node: &NodeName) -> Result<Vec<Item>, Status> {
+    if informers.ready_for(node, REGISTERED_WITHIN).await {
+        return Ok(informers.inventory(node));
+    }
+    let text =
+        format!("{node} is not known as an edge node yet: it has no Node with the label node-role.kubernetes.io/edge");
+    Err(Status::failure(503, "ServiceUnavailable", text))
+}
+
+fn bad(text: &str) -> Status {
+    Status::failure(400, "BadRequest", text)
+}
+
+/// A new edge asks while its registration is under way.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(10);

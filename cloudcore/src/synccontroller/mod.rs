@@ -1,0 +1,171 @@
+//! SyncController: brings Go edges to the API's state, by their delivery records.
+//!
+//! Owns when it last sent what. Reads the records, the informers and the hub's sessions; emits messages through the hub. Every
+//! 5 s, and when a node connects, it compares: what is gone is sent as a deletion that names the uid alone, what is newer than the
+//! record as an update, a Pod or the Node without a record anew. Edges that report an inventory need nothing of this. It looks
+//! only at nodes that are connected here, and at none before everything is known. Spec 02 §4.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Tasks, chain};
+use parking_lot::Mutex;
+use proto::{Kind, NodeName, ObjectPath, Operation};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, warn};
+
+use crate::cloudhub::CloudHub;
+use crate::edgecontroller::downstream::{deletion, object_message};
+use crate::informers::Informers;
+use crate::kubernetes::{Kube, Resource};
+use crate::objectsync::{ObjectSyncs, Record};
+use plan::{Plan, Sent, plan};
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct SyncController {
+    kube: Kube,
+    informers: Informers,
+    syncs: ObjectSyncs,
+    hub: CloudHub,
+    sent: Arc<Mutex<HashMap<NodeName, Sent>>>,
+}
+
+impl SyncController {
+    /// Puts the parts together; nothing runs yet.
+    pub fn new(kube: Kube, informers: Informers, syncs: ObjectSyncs, hub: CloudHub) -> Self {
+        Self {
+            kube,
+            informers,
+            syncs,
+            hub,
+            sent: Arc::default(),
+        }
+    }
+
+    /// Starts the loop.
+    pub fn start(&self, tasks: &Tasks) {
+        let this = self.clone();
+        tasks.spawn("garbage", {
+            let this = this.clone();
+            async move { this.syncs.collect_garbage(&this.informers).await }
+        });
+        tasks.spawn_restarting("synccontroller", move || {
+            let this = this.clone();
+            async move { this.run().await }
+        });
+    }
+
+    async fn run(&self) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for round in 1u64.. {
+            ticks.tick().await;
+            for node in self.hub.connected() {
+                if self
+                    .hub
+                    .features(&node)
+                    .is_some_and(|features| !features.has_inventory())
+                {
+                    self.compare(&node, round.is_multiple_of(ASK_EVERY)).await;
+                }
+            }
+        }
+    }
+
+    /// Compares one node at once, as after it connected.
+    pub async fn reconcile(&self, node: &NodeName) {
+        self.compare(node, true).await;
+    }
+
+    /// What was sent over an earlier connection may be lost.
+    pub fn forget(&self, node: &NodeName) {
+        self.sent.lock().remove(node);
+    }
+
+    /// With `ask` also objects that no informer knows are compared, each by a request.
+    async fn compare(&self, node: &NodeName, ask: bool) {
+        if !self.syncs.is_synced() || !self.informers.is_ready(node) {
+            return;
+        }
+        let wanted = self.informers.wanted(node);
+        let records = self.syncs.of(node);
+        let plan = {
+            let mut sent = self.sent.lock();
+            let sent = sent.entry(node.clone()).or_default();
+            plan(
+                &wanted,
+                &records,
+                |path| self.informers.known(path),
+                sent,
+                Instant::now(),
+            )
+        };
+        let Plan { send, delete, unknown } = plan;
+        for (path, uid) in delete {
+            debug!(%node, object = %path, %uid, "gone from the API, deleted on the edge");
+            self.hub.send(node, deletion(&path, &uid)).await;
+        }
+        if !send.is_empty() {
+            self.send(node, send).await;
+        }
+        if ask {
+            for (uid, record) in unknown {
+                self.ask(node, &uid, &record).await;
+            }
+        }
+    }
+
+    async fn send(&self, node: &NodeName, send: Vec<(ObjectPath, Operation)>) {
+        let paths: Vec<ObjectPath> = send.iter().map(|(path, _)| path.clone()).collect();
+        match self.informers.fetch(node, &paths).await {
+            Ok(found) => {
+                for (path, object) in found {
+                    let operation = send
+                        .iter()
+                        .find(|(other, _)| *other == path)
+                        .map(|(_, operation)| operation.clone());
+                    let message = object_message(path, operation.unwrap_or(Operation::Update), &object);
+                    self.hub.send(node, message).await;
+                }
+            }
+            Err(error) => {
+                warn!(%node, error = %chain(&error), "cannot read what a node misses, trying again in 5 s");
+                self.forget(node);
+            }
+        }
+    }
+
+    /// A record of a kind that no informer follows.
+    async fn ask(&self, node: &NodeName, uid: &proto::Uid, record: &Record) {
+        let path = plan::path_of(record);
+        let resource = Resource::guess(&record.api_version, &record.kind, !record.namespace.is_cluster());
+        match self.kube.get(&resource, &record.namespace, record.name.as_str()).await {
+            Ok(object) if object.uid() == *uid => {
+                if object.version().is_some_and(|version| version > record.number()) {
+                    let object = object.with_type(&resource.api_version(), &record.kind);
+                    self.hub
+                        .send(node, object_message(path, Operation::Update, &object))
+                        .await;
+                }
+            }
+            Ok(_) => self.hub.send(node, deletion(&path, uid)).await,
+            Err(error) if error.is_not_found() && path.kind != Kind::Node => {
+                self.hub.send(node, deletion(&path, uid)).await;
+            }
+            Err(error) => {
+                debug!(%node, object = %path, error = %chain(&error), "object of a delivery record cannot be read")
+            }
+        }
+    }
+}
+
+/// As Go's loop.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Objects that no informer follows are asked for each minute.
+const ASK_EVERY: u64 = 12;

@@ -1,0 +1,88 @@
+use proto::{Kind, ObjectPath, Operation, Uid};
+use tokio::time::Instant;
+
+use super::plan::{Sent, path_of, plan};
+use crate::informers::Known;
+use crate::objectsync::Record;
+
+fn record(kind: &str, namespace: &str, name: &str, version: &str) -> Record {
+    Record {
+        api_version: "v1".into(),
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        version: version.into(),
+    }
+}
+
+fn known(uid: &str, version: u64, told: u64) -> Known {
+    Known {
+        uid: uid.into(),
+        version,
+        told,
+    }
+}
+
+fn pod(name: &str) -> ObjectPath {
+    ObjectPath::new("ns", Kind::Pod, name)
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_missing_gone_and_unchanged() {
+    let wanted = vec![
+        (pod("old"), known("u1", 9, 9)),
+        (pod("same"), known("u2", 9, 4)),
+        (pod("new"), known("u3", 9, 9)),
+        (ObjectPath::new("ns", Kind::ConfigMap, "unasked"), known("u4", 9, 9)),
+        (ObjectPath::cluster(Kind::Node, "n"), known("u5", 9, 9)),
+    ];
+    let records: Vec<(Uid, Record)> = vec![
+        ("u1".into(), record("Pod", "ns", "old", "")),
+        ("u2".into(), record("pods", "ns", "same", "4")),
+        ("u6".into(), record("Pod", "ns", "gone", "3")),
+        ("u7".into(), record("Secret", "ns", "other", "3")),
+        ("u8".into(), record("Device", "ns", "d", "3")),
+        ("u9".into(), record("ConfigMap", "ns", "stays", "3")),
+        ("u10".into(), record("", "ns", "nameless", "3")),
+    ];
+    let find = |path: &ObjectPath| match path.name_str() {
+        "other" => Some(known("another uid", 5, 5)),
+        "stays" => Some(known("u9", 3, 3)),
+        _ => None,
+    };
+    let mut sent = Sent::new();
+    let now = Instant::now();
+    let first = plan(&wanted, &records, find, &mut sent, now);
+    assert_eq!(
+        first.send,
+        [
+            (pod("old"), Operation::Update),
+            (pod("new"), Operation::Insert),
+            (ObjectPath::cluster(Kind::Node, "n"), Operation::Update)
+        ]
+    );
+    assert_eq!(
+        first.delete,
+        [
+            (pod("gone"), "u6".into()),
+            (ObjectPath::new("ns", Kind::Secret, "other"), "u7".into())
+        ]
+    );
+    assert_eq!(first.unknown.len(), 1);
+    let again = plan(&wanted, &records, find, &mut sent, now + super::PERIOD);
+    assert!(again.send.is_empty() && again.delete.is_empty(), "{again:?}");
+    let later = plan(&wanted, &records, find, &mut sent, now + super::PERIOD * 13);
+    assert_eq!((later.send.len(), later.delete.len()), (3, 2));
+}
+
+#[test]
+fn both_ways_to_write_a_kind() {
+    for kind in ["Pod", "pods"] {
+        assert_eq!(path_of(&record(kind, "ns", "p", "1")).to_string(), "ns/pod/p");
+    }
+    assert_eq!(
+        path_of(&record("Endpoints", "ns", "p", "1")).to_string(),
+        "ns/endpoints/p"
+    );
+    assert_eq!(path_of(&record("Node", "null", "n", "1")).to_string(), "null/node/n");
+}
