@@ -10,6 +10,7 @@ pub mod features;
 pub mod golden;
 pub mod ids;
 pub mod inventory;
+pub mod join;
 pub mod message;
 pub mod object;
 pub mod route;

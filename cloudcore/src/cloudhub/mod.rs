@@ -7,18 +7,38 @@
 //! on [`SessionEvent::Connected`]. It writes nothing to the API but the join secrets; delivery is recorded through
 //! [`DeliveryRecords`]. Spec 01, spec 02 §4; behaviour documented by KubeEdge under "CloudHub".
 
+mod authorizer;
+mod identity;
+mod metrics;
+mod outbox;
 mod records;
+mod servers;
+mod session;
 mod settings;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-use proto::{Features, Message, NodeName};
-use tokio::sync::broadcast;
+use common::Tasks;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
+use proto::{Features, Message, Namespace, NodeName, ObjectName, Status};
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc};
 
+pub use authorizer::{AccessReview, ReviewRequest};
+pub use identity::{Identity, IdentityError, SecretError, SecretStore};
 pub use records::{DeliveryRecords, ObjectRef};
-pub use settings::Settings;
+pub use settings::{BadSetting, Settings};
+
+use metrics::{Metrics, SessionCollector};
+use outbox::{Lane, Rank};
+use session::{End, Session};
 
 /// Session events that a slow listener may fall behind by; one that lags reads [`CloudHub::connected`] anew.
 const SESSION_EVENTS: usize = 4096;
@@ -51,34 +71,147 @@ pub enum SessionEvent {
     },
 }
 
+/// What the hub asks the cluster about, beside access reviews.
+pub trait Cluster: Send + Sync {
+    /// Whether a Node object of this name exists; an error is the API's.
+    fn node_exists<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, Result<bool, Status>>;
+
+    /// The node that a pod is bound to; `None` when the pod is unknown or unbound.
+    fn node_of_pod(&self, namespace: &Namespace, name: &ObjectName) -> Option<NodeName>;
+
+    /// PEM text of the CA that the API server's certificate is of; empty when unknown.
+    fn certificate_authority(&self) -> Arc<str>;
+
+    /// A node's report on a task by way of port 10002 (keadm v1.12 to v1.15: `/nodeupgrade`; later: `/task/…/status`).
+    fn task_report(&self, report: TaskReport);
+}
+
+/// A report on a node task that came over HTTPS (spec 01 §7.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskReport {
+    /// The node, as its certificate says.
+    pub node: NodeName,
+    /// `upgrade`, `imageprepull`, …
+    pub task_type: String,
+    /// The task's id.
+    pub task_id: String,
+    /// The report as it came, JSON.
+    pub body: String,
+}
+
+/// What [`CloudHub::start`] needs.
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// CA, server certificate and token.
+    pub identity: Identity,
+    /// Kubernetes' own authorizer.
+    pub access: Arc<dyn AccessReview>,
+    /// Questions about the cluster.
+    pub cluster: Arc<dyn Cluster>,
+    /// Where acknowledgements are recorded.
+    pub records: Arc<dyn DeliveryRecords>,
+    /// Where the nodes' messages go. When it is full, sessions wait and read no more until there is room.
+    pub upstream: mpsc::Sender<Upstream>,
+    /// The group that the hub's tasks belong to.
+    pub tasks: Tasks,
+}
+
+/// Why the hub does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A port cannot be had.
+    #[error("cannot listen on {address} for {what}")]
+    Listen {
+        /// What it is for.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The CA cannot serve TLS.
+    #[error("cannot serve TLS with the CA and certificate of the secrets casecret and cloudcoresecret")]
+    Tls(#[from] common::tls::server::ServerTlsError),
+}
+
 /// The handle. Cheap to clone.
 #[derive(Clone)]
 pub struct CloudHub {
     shared: Arc<Shared>,
+    websocket: SocketAddr,
+    https: SocketAddr,
 }
 
+/// What the handle, the servers and the sessions share.
 struct Shared {
-    sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
+    settings: Settings,
+    identity: Identity,
+    authorizer: authorizer::Authorizer,
+    cluster: Arc<dyn Cluster>,
     records: Arc<dyn DeliveryRecords>,
+    upstream: mpsc::Sender<Upstream>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
+    /// Nodes whose last session had an inventory: they need no delivery records while they are away.
+    inventoried: Mutex<HashSet<NodeName>>,
     events: broadcast::Sender<SessionEvent>,
 }
 
-struct Session {
-    features: Features,
-}
-
 impl CloudHub {
+    /// Opens the ports and serves. The tasks end with `parts.tasks`.
+    pub async fn start(parts: Parts, registry: &mut Registry) -> Result<Self, StartError> {
+        let Parts {
+            settings,
+            identity,
+            access,
+            cluster,
+            records,
+            upstream,
+            tasks,
+        } = parts;
+        let metrics = Arc::new(Metrics::default());
+        metrics.register(registry);
+        let shared = Arc::new(Shared {
+            authorizer: authorizer::Authorizer::new(&settings, access, cluster.clone()),
+            settings,
+            identity,
+            cluster,
+            records,
+            upstream,
+            tasks,
+            metrics,
+            sessions: RwLock::default(),
+            inventoried: Mutex::default(),
+            events: broadcast::channel(SESSION_EVENTS).0,
+        });
+        registry.register_collector(Box::new(SessionCollector(Arc::downgrade(&shared))));
+        let https = servers::httpserver::start(&shared).await?;
+        let websocket = servers::websocket::start(&shared).await?;
+        Ok(Self {
+            shared,
+            websocket,
+            https,
+        })
+    }
+
+    /// Where edges connect; the port is the real one when 0 was asked for.
+    pub const fn websocket_address(&self) -> SocketAddr {
+        self.websocket
+    }
+
+    /// Where nodes join.
+    pub const fn https_address(&self) -> SocketAddr {
+        self.https
+    }
+
     /// Sends a message to a node. Returns at once: what cannot leave yet waits in the node's outbox, where a newer state of the same
     /// object takes the place of an older one. For a node without a session, a first delivery of an object is recorded as begun,
     /// so that it is delivered once the node is back; everything else is dropped.
     pub async fn send(&self, node: &NodeName, message: Message) {
-        let session = self.shared.sessions.read().get(node).cloned();
-        if session.is_none()
-            && let Ok(object) = message.content.object()
-            && self.shared.records.recorded(node, &object.uid()).is_none()
-        {
-            self.shared.records.begin(node, &ObjectRef::from(&object)).await;
-        }
+        self.shared.send(node, message).await;
     }
 
     /// Whether the node has a session here.
@@ -108,6 +241,83 @@ impl CloudHub {
 
     /// Ends the node's session: its Node object was deleted, or its certificate is trusted no more.
     pub fn disconnect(&self, node: &NodeName) {
-        self.shared.sessions.write().remove(node);
+        let session = self.shared.sessions.read().get(node).cloned();
+        if let Some(session) = session {
+            session.end(End::Disconnected);
+        }
+        self.shared.inventoried.lock().remove(node);
+    }
+}
+
+/// No place for another node.
+struct NodeLimit;
+
+impl Shared {
+    async fn send(&self, node: &NodeName, message: Message) {
+        let lane = outbox::lane(&message);
+        let session = self.sessions.read().get(node).cloned();
+        let recorded = match &lane {
+            Lane::State(object, state) if state.rank == Rank::Live && self.keeps_records(node, session.as_deref()) => {
+                let recorded = self.records.recorded(node, &object.uid);
+                if recorded.is_none() {
+                    self.records.begin(node, object).await;
+                }
+                recorded
+            }
+            _ => None,
+        };
+        if let Some(session) = session {
+            session.offer(message, lane, recorded.as_deref());
+        }
+    }
+
+    fn keeps_records(&self, node: &NodeName, session: Option<&Session>) -> bool {
+        session.map_or_else(
+            || !self.inventoried.lock().contains(node),
+            |session| !session.features.has_inventory(),
+        )
+    }
+
+    /// Makes the session known and ends the one that the node had. The limit does not count the session that is replaced.
+    fn admit(&self, node: NodeName, features: Features, legacy: bool) -> Result<Arc<Session>, NodeLimit> {
+        let session = Arc::new(Session::new(node.clone(), features, legacy, self.metrics.clone()));
+        let mut sessions = self.sessions.write();
+        if sessions.len() >= self.settings.node_limit && !sessions.contains_key(&node) {
+            return Err(NodeLimit);
+        }
+        let replaced = sessions.insert(node.clone(), session.clone());
+        drop(sessions);
+        if let Some(replaced) = replaced {
+            replaced.end(End::Replaced);
+        }
+        let mut inventoried = self.inventoried.lock();
+        if features.has_inventory() {
+            inventoried.insert(node);
+        } else {
+            inventoried.remove(&node);
+        }
+        Ok(session)
+    }
+
+    /// Forgets the session, unless another one has its place already.
+    fn leave(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.write();
+        let is_last = sessions
+            .get(&session.node)
+            .is_some_and(|known| Arc::ptr_eq(known, session));
+        if is_last {
+            sessions.remove(&session.node);
+        }
+        drop(sessions);
+        if is_last {
+            self.emit(SessionEvent::Disconnected {
+                node: session.node.clone(),
+            });
+        }
+    }
+
+    fn emit(&self, event: SessionEvent) {
+        // Without a listener nobody misses it.
+        let _ = self.events.send(event);
     }
 }

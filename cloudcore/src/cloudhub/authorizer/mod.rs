@@ -1,0 +1,113 @@
+//! What a node may ask for (spec 01 §5.8).
+//!
+//! A node may write its own Node, Lease and pods. What it may read is asked of Kubernetes' own node authorizer by
+//! SubjectAccessReview, as user `system:node:<name>` of group `system:nodes`; its answers are kept for a short while. Owns that
+//! memory, reads pods' nodes, emits verdicts; it writes nothing.
+
+mod cache;
+mod refusal;
+mod review;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use proto::{Message, NodeName};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Cluster, Settings};
+use cache::Cache;
+use rule::Rule;
+
+pub(super) use refusal::refusal;
+pub use review::{AccessReview, ReviewRequest};
+
+/// A request is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) reason: String,
+}
+
+pub(super) struct Authorizer {
+    enabled: bool,
+    debug: bool,
+    access: Arc<dyn AccessReview>,
+    cluster: Arc<dyn Cluster>,
+    cache: Cache,
+}
+
+impl Authorizer {
+    pub(super) fn new(settings: &Settings, access: Arc<dyn AccessReview>, cluster: Arc<dyn Cluster>) -> Self {
+        let (enabled, debug) = (settings.authorization, settings.authorization_debug);
+        Self {
+            enabled,
+            debug,
+            access,
+            cluster,
+            cache: Cache::default(),
+        }
+    }
+
+    pub(super) async fn authorize(&self, node: &NodeName, message: &Message) -> Result<(), Refused> {
+        if !self.enabled {
+            return Ok(());
+        }
+        match self.decide(node, message).await {
+            Err(Refused { reason }) if self.debug => {
+                warn!(%node, operation = %message.operation, route = %message.route, reason, "would be refused if authorization.debug were false");
+                Ok(())
+            }
+            verdict => verdict,
+        }
+    }
+
+    async fn decide(&self, node: &NodeName, message: &Message) -> Result<(), Refused> {
+        match rule::rule(node, message) {
+            Rule::Allow => Ok(()),
+            Rule::Refuse(reason) => Err(Refused {
+                reason: reason.to_owned(),
+            }),
+            Rule::BoundPod(path) => {
+                let bound = path
+                    .name
+                    .as_ref()
+                    .and_then(|name| self.cluster.node_of_pod(&path.namespace, name));
+                match bound {
+                    // An unknown pod is reported as such by who looks for it.
+                    None => Ok(()),
+                    Some(bound) if bound == *node => Ok(()),
+                    Some(_) => Err(Refused {
+                        reason: format!("pod {path} is not bound to this node"),
+                    }),
+                }
+            }
+            Rule::Review(request) => {
+                let now = Instant::now();
+                if let Some(allowed) = self.cache.get(node, &request, now) {
+                    return verdict(allowed, &request);
+                }
+                match self.access.review(node, &request).await {
+                    Ok(allowed) => {
+                        self.cache.put(node, request.clone(), allowed, now);
+                        verdict(allowed, &request)
+                    }
+                    Err(error) => {
+                        let reason = format!("Kubernetes could not be asked whether the node may {request}: {error}");
+                        Err(Refused { reason })
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn verdict(allowed: bool, request: &ReviewRequest) -> Result<(), Refused> {
+    if allowed {
+        return Ok(());
+    }
+    Err(Refused {
+        reason: format!("the node authorizer does not let this node {request}"),
+    })
+}

@@ -1,0 +1,499 @@
+//! The messages that wait for one connected node, as a state machine without I/O: messages, acknowledgements and the time go in,
+//! frames come out.
+//!
+//! Objects have one slot each, by uid: what is newer replaces what was not sent yet, a deletion is not replaced by anything that
+//! lives, and at most one message of an object is unacknowledged at a time, because a Go edge may swap two (spec 01 §5.6). At most
+//! [`WINDOW`] objects are unacknowledged at once, since a Go edge's queue holds 100 and drops the oldest. An unacknowledged message
+//! is sent again with the same id 5, 10, 15 and 20 s later, then rests for a growing time that holds up no other object. Answers
+//! have a lane of their own and are given up after one such cycle. What needs no acknowledgement is sent once.
+
+mod class;
+#[cfg(test)]
+mod simulator;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::{Message, MsgId, Uid};
+use tokio::time::Instant;
+
+pub(super) use class::{Class, Lane, Rank, State, lane};
+
+use super::metrics::Metrics;
+use super::records::ObjectRef;
+
+/// Objects that may be unacknowledged at once.
+const WINDOW: usize = 32;
+
+/// Answers that may wait; one more and the oldest goes, whose requester is nearest to its time-out.
+const ANSWERS: usize = 256;
+
+/// Messages without acknowledgement that may wait; one more and the oldest goes.
+const NOTICES: usize = 1024;
+
+/// Given-up messages whose late acknowledgement still counts.
+const LATE: usize = 32;
+
+/// How long an acknowledgement may take before the message is sent again.
+const RESEND: Duration = Duration::from_secs(5);
+
+/// How often a message is sent in one cycle.
+const SENDS: u8 = 5;
+
+/// The longest rest between two cycles.
+const MAX_REST: Duration = Duration::from_secs(320);
+
+/// See the module.
+pub(super) struct Outbox {
+    metrics: Arc<Metrics>,
+    notices: VecDeque<(Instant, Message)>,
+    answers: HashMap<MsgId, Answer>,
+    slots: HashMap<Uid, Slot>,
+    /// The objects of messages that were sent and not acknowledged, resting ones too.
+    sent: HashMap<MsgId, Uid>,
+    /// Answers to be sent for the first time.
+    new_answers: VecDeque<MsgId>,
+    /// Messages to be sent again.
+    again: VecDeque<MsgId>,
+    /// Objects whose slot may have something to send.
+    ready: VecDeque<Uid>,
+    timers: BTreeSet<(Instant, MsgId)>,
+    /// Objects that wait for an acknowledgement and do not rest.
+    unacked: usize,
+    late: VecDeque<(MsgId, ObjectRef, String, Rank)>,
+}
+
+/// An object was acknowledged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Delivered {
+    pub(super) object: ObjectRef,
+    pub(super) version: String,
+    pub(super) deleted: bool,
+}
+
+struct Answer {
+    message: Message,
+    object: Option<ObjectRef>,
+    since: Instant,
+    sends: u8,
+    due: Option<Instant>,
+}
+
+struct Slot {
+    object: ObjectRef,
+    flight: Option<Flight>,
+    waiting: Option<Waiting>,
+    queued: bool,
+}
+
+struct Waiting {
+    message: Message,
+    state: State,
+    since: Instant,
+}
+
+struct Flight {
+    message: Message,
+    state: State,
+    since: Instant,
+    sends: u8,
+    cycles: u32,
+    due: Option<Instant>,
+    resting: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            notices: VecDeque::new(),
+            answers: HashMap::new(),
+            slots: HashMap::new(),
+            sent: HashMap::new(),
+            new_answers: VecDeque::new(),
+            again: VecDeque::new(),
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            unacked: 0,
+            late: VecDeque::new(),
+        }
+    }
+
+    /// Takes a message. `recorded` is the version of the object that the node is known to have.
+    pub(super) fn offer(&mut self, now: Instant, message: Message, lane: Lane, recorded: Option<&str>) {
+        match lane {
+            Lane::Notice => {
+                if self.notices.len() >= NOTICES {
+                    self.notices.pop_front();
+                    self.metrics.dropped(Class::Notice);
+                }
+                self.notices.push_back((now, message));
+            }
+            Lane::Answer(object) => self.offer_answer(now, message, object),
+            Lane::State(object, state) => self.offer_state(now, message, object, state, recorded),
+        }
+    }
+
+    fn offer_answer(&mut self, now: Instant, message: Message, object: Option<ObjectRef>) {
+        if self.answers.len() >= ANSWERS {
+            let oldest = self
+                .answers
+                .iter()
+                .min_by_key(|(_, answer)| answer.since)
+                .map(|(id, _)| id.clone());
+            if let Some(id) = oldest {
+                self.forget_answer(&id);
+                self.metrics.dropped(Class::Answer);
+            }
+        }
+        self.new_answers.push_back(message.id.clone());
+        self.answers.insert(
+            message.id.clone(),
+            Answer {
+                message,
+                object,
+                since: now,
+                sends: 0,
+                due: None,
+            },
+        );
+    }
+
+    fn offer_state(&mut self, now: Instant, message: Message, object: ObjectRef, state: State, recorded: Option<&str>) {
+        let uid = object.uid.clone();
+        if let Some(slot) = self.slots.get_mut(&uid) {
+            let stored = slot
+                .waiting
+                .as_ref()
+                .map(|waiting| waiting.state)
+                .or(slot.flight.as_ref().map(|f| f.state));
+            if stored.is_some_and(|stored| !replaces(state, stored)) {
+                self.metrics.dropped(Class::State);
+                return;
+            }
+            if !object.kind.is_empty() {
+                slot.object = object;
+            }
+            slot.waiting = Some(Waiting {
+                message,
+                state,
+                since: now,
+            });
+        } else {
+            let recorded = recorded.and_then(|version| version.parse::<u64>().ok());
+            if state.rank == Rank::Live
+                && let (Some(version), Some(recorded)) = (state.version, recorded)
+                && version <= recorded
+            {
+                self.metrics.dropped(Class::State);
+                return;
+            }
+            let waiting = Some(Waiting {
+                message,
+                state,
+                since: now,
+            });
+            self.slots.insert(
+                uid.clone(),
+                Slot {
+                    object,
+                    flight: None,
+                    waiting,
+                    queued: false,
+                },
+            );
+        }
+        let waits_for_ack = self
+            .slots
+            .get(&uid)
+            .and_then(|slot| slot.flight.as_ref())
+            .is_some_and(|flight| !flight.resting);
+        if !waits_for_ack {
+            self.queue(uid);
+        }
+    }
+
+    /// The next frame to write, if any may be written now.
+    pub(super) fn poll_send(&mut self, now: Instant) -> Option<String> {
+        if let Some((_, message)) = self.notices.pop_front() {
+            self.metrics.sent(Class::Notice);
+            if self.notices.is_empty() {
+                self.notices = VecDeque::new();
+            }
+            return Some(message.encode());
+        }
+        while let Some(id) = self.new_answers.pop_front() {
+            if let Some(frame) = self.send_answer(&id, now) {
+                return Some(frame);
+            }
+        }
+        while let Some(id) = self.again.pop_front() {
+            if let Some(frame) = self.send_again(&id, now) {
+                return Some(frame);
+            }
+        }
+        while self.unacked < WINDOW {
+            let uid = self.ready.pop_front()?;
+            if let Some(frame) = self.send_state(&uid, now) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// An acknowledgement came. Returns what is to be recorded; unknown ids are ignored.
+    pub(super) fn on_ack(&mut self, id: &MsgId) -> Option<Delivered> {
+        if let Some(answer) = self.forget_answer(id) {
+            self.metrics.acked(Class::Answer);
+            let object = answer.object?;
+            return Some(Delivered {
+                object,
+                version: answer.message.version,
+                deleted: false,
+            });
+        }
+        if let Some(uid) = self.sent.remove(id) {
+            return self.ack_object(id, &uid);
+        }
+        let position = self.late.iter().position(|(late, ..)| late == id)?;
+        let (_, object, version, rank) = self.late.remove(position)?;
+        self.metrics.acked(Class::State);
+        Some(Delivered {
+            object,
+            version,
+            deleted: rank == Rank::Deleted,
+        })
+    }
+
+    /// When [`Outbox::on_time`] has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Time has passed: what was not acknowledged is sent again, replaced by what is newer, or rests.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        while let Some((due, _)) = self.timers.first()
+            && *due <= now
+        {
+            let Some((_, id)) = self.timers.pop_first() else { return };
+            if let Some(answer) = self.answers.get_mut(&id) {
+                answer.due = None;
+                if answer.sends >= SENDS {
+                    self.answers.remove(&id);
+                    self.metrics.dropped(Class::Answer);
+                } else {
+                    self.again.push_back(id);
+                }
+            } else {
+                self.object_due(now, id);
+            }
+        }
+    }
+
+    /// Since when the oldest message of the class waits.
+    pub(super) fn oldest(&self, class: Class) -> Option<Instant> {
+        match class {
+            Class::Notice => self.notices.front().map(|(since, _)| *since),
+            Class::Answer => self.answers.values().map(|answer| answer.since).min(),
+            Class::State => self
+                .slots
+                .values()
+                .filter_map(|slot| {
+                    slot.flight
+                        .as_ref()
+                        .map(|flight| flight.since)
+                        .or(slot.waiting.as_ref().map(|w| w.since))
+                })
+                .min(),
+        }
+    }
+
+    fn queue(&mut self, uid: Uid) {
+        if let Some(slot) = self.slots.get_mut(&uid)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.ready.push_back(uid);
+        }
+    }
+
+    fn send_answer(&mut self, id: &MsgId, now: Instant) -> Option<String> {
+        let answer = self.answers.get_mut(id)?;
+        answer.sends += 1;
+        answer.due = Some(now + RESEND);
+        self.timers.insert((now + RESEND, id.clone()));
+        if answer.sends == 1 {
+            self.metrics.sent(Class::Answer);
+        } else {
+            self.metrics.retried(Class::Answer);
+        }
+        Some(answer.message.encode())
+    }
+
+    fn send_again(&mut self, id: &MsgId, now: Instant) -> Option<String> {
+        if self.answers.contains_key(id) {
+            return self.send_answer(id, now);
+        }
+        let flight = self.slots.get_mut(self.sent.get(id)?)?.flight.as_mut()?;
+        if flight.message.id != *id || flight.resting || flight.due.is_some() {
+            return None;
+        }
+        flight.sends += 1;
+        flight.due = Some(now + RESEND);
+        self.timers.insert((now + RESEND, id.clone()));
+        self.metrics.retried(Class::State);
+        Some(flight.message.encode())
+    }
+
+    fn send_state(&mut self, uid: &Uid, now: Instant) -> Option<String> {
+        let slot = self.slots.get_mut(uid)?;
+        slot.queued = false;
+        match &slot.flight {
+            Some(flight) if !flight.resting => return None,
+            Some(_) if slot.waiting.is_some() => self.supersede(uid),
+            _ => {}
+        }
+        let slot = self.slots.get_mut(uid)?;
+        if slot.flight.is_some() {
+            self.metrics.retried(Class::State);
+        } else {
+            self.metrics.sent(Class::State);
+        }
+        let flight = match slot.flight.take() {
+            Some(flight) => flight,
+            None => {
+                let Waiting { message, state, since } = slot.waiting.take()?;
+                self.sent.insert(message.id.clone(), uid.clone());
+                Flight {
+                    message,
+                    state,
+                    since,
+                    sends: 0,
+                    cycles: 0,
+                    due: None,
+                    resting: true,
+                }
+            }
+        };
+        let flight = slot.flight.insert(flight);
+        if let Some(due) = flight.due.replace(now + RESEND) {
+            self.timers.remove(&(due, flight.message.id.clone()));
+        }
+        self.timers.insert((now + RESEND, flight.message.id.clone()));
+        flight.sends = 1;
+        flight.resting = false;
+        self.unacked += 1;
+        Some(flight.message.encode())
+    }
+
+    /// Gives up what was sent in favour of what waits; a late acknowledgement of it still counts.
+    fn supersede(&mut self, uid: &Uid) {
+        let Some(slot) = self.slots.get_mut(uid) else { return };
+        let Some(flight) = slot.flight.take() else { return };
+        if !flight.resting {
+            self.unacked = self.unacked.saturating_sub(1);
+        }
+        if let Some(due) = flight.due {
+            self.timers.remove(&(due, flight.message.id.clone()));
+        }
+        self.sent.remove(&flight.message.id);
+        if self.late.len() >= LATE {
+            self.late.pop_front();
+        }
+        self.late.push_back((
+            flight.message.id,
+            slot.object.clone(),
+            flight.message.version,
+            flight.state.rank,
+        ));
+    }
+
+    fn object_due(&mut self, now: Instant, id: MsgId) {
+        let Some(uid) = self.sent.get(&id).cloned() else { return };
+        let Some(slot) = self.slots.get_mut(&uid) else { return };
+        let Some(flight) = slot.flight.as_mut() else { return };
+        flight.due = None;
+        if flight.resting {
+            self.queue(uid);
+        } else if slot.waiting.is_some() {
+            self.supersede(&uid);
+            self.queue(uid);
+        } else if flight.sends >= SENDS {
+            flight.resting = true;
+            let rest = RESEND
+                .saturating_mul(1u32.checked_shl(flight.cycles).unwrap_or(u32::MAX))
+                .min(MAX_REST);
+            flight.cycles += 1;
+            flight.due = Some(now + rest);
+            self.timers.insert((now + rest, id));
+            self.unacked = self.unacked.saturating_sub(1);
+        } else {
+            self.again.push_back(id);
+        }
+    }
+
+    fn ack_object(&mut self, id: &MsgId, uid: &Uid) -> Option<Delivered> {
+        let slot = self.slots.get_mut(uid)?;
+        let flight = slot.flight.take_if(|flight| flight.message.id == *id)?;
+        if !flight.resting {
+            self.unacked = self.unacked.saturating_sub(1);
+        }
+        if let Some(due) = flight.due {
+            self.timers.remove(&(due, id.clone()));
+        }
+        self.metrics.acked(Class::State);
+        // Older messages of the object say nothing any more: their acknowledgement must not take the record back.
+        self.late.retain(|(_, object, ..)| object.uid != *uid);
+        let object = slot.object.clone();
+        if slot.waiting.is_some() {
+            self.queue(uid.clone());
+        } else {
+            self.slots.remove(uid);
+            self.shrink();
+        }
+        Some(Delivered {
+            object,
+            version: flight.message.version,
+            deleted: flight.state.rank == Rank::Deleted,
+        })
+    }
+
+    fn forget_answer(&mut self, id: &MsgId) -> Option<Answer> {
+        let answer = self.answers.remove(id)?;
+        if let Some(due) = answer.due {
+            self.timers.remove(&(due, id.clone()));
+        }
+        if self.answers.is_empty() {
+            self.answers = HashMap::new();
+            self.new_answers = VecDeque::new();
+        }
+        Some(answer)
+    }
+
+    /// Most nodes are idle most of the time: an empty outbox holds no memory.
+    fn shrink(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = HashMap::new();
+            self.sent = HashMap::new();
+            self.ready = VecDeque::new();
+            if self.answers.is_empty() {
+                self.again = VecDeque::new();
+            }
+        }
+    }
+}
+
+/// Whether a new message takes the place of one that is stored.
+fn replaces(new: State, stored: State) -> bool {
+    if new.rank != stored.rank {
+        return new.rank > stored.rank;
+    }
+    match (new.version, stored.version) {
+        (Some(new), Some(stored)) => new > stored,
+        // A deletion carries the version of what was deleted or none: one is as good as another.
+        _ => new.rank != Rank::Deleted,
+    }
+}

@@ -1,0 +1,123 @@
+//! Who gets a certificate, and which (spec 01 §7.2).
+
+use http::HeaderValue;
+use proto::NodeName;
+use proto::join::{CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, verify_jwt};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{CertificateError, Error as TlsError};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::cloudhub::Shared;
+use crate::cloudhub::identity::{Identity, unix_now};
+
+/// Not let in; the text is the answer.
+#[derive(Debug)]
+pub(super) struct Denied(pub(super) String);
+
+/// By what a node asks for a certificate. A client certificate that is shown decides alone.
+pub(super) struct Proof<'a> {
+    pub(super) shown: Option<&'a CertificateDer<'static>>,
+    pub(super) authorization: Option<&'a HeaderValue>,
+}
+
+impl Proof<'_> {
+    pub(super) fn check(
+        &self,
+        identity: &Identity,
+        verifier: &dyn ClientCertVerifier,
+        node: &NodeName,
+    ) -> Result<(), Denied> {
+        match self.shown {
+            Some(shown) => verify(shown, verifier, node),
+            None => self.check_token(identity),
+        }
+    }
+
+    /// Two words, of which the first may be any (Go does not look at it).
+    fn check_token(&self, identity: &Identity) -> Result<(), Denied> {
+        let denied = |reason: &str| Denied(format!("token validation failure, {reason}"));
+        let header = self
+            .authorization
+            .map(|value| value.to_str().unwrap_or_default())
+            .unwrap_or_default();
+        if header.is_empty() {
+            return Err(denied("token is empty"));
+        }
+        let mut words = header.split(' ');
+        let (Some(_), Some(jwt), None) = (words.next(), words.next(), words.next()) else {
+            return Err(denied("token cannot be split"));
+        };
+        verify_jwt(jwt, identity.authority().key(), unix_now().as_secs())
+            .map_err(|error| denied(&format!("err: {error}")))
+    }
+}
+
+/// Whether the certificate is the node's: of our CA, valid now, for client authentication, in the node's name or in the one that
+/// edges up to v1.15 share.
+pub(super) fn verify(
+    shown: &CertificateDer<'static>,
+    verifier: &dyn ClientCertVerifier,
+    node: &NodeName,
+) -> Result<(), Denied> {
+    let denied = |reason: &str| {
+        Denied(format!(
+            "failed to verify the certificate for edgenode: {node}, err: {reason}"
+        ))
+    };
+    if let Err(error) = verifier.verify_client_cert(shown, &[], UnixTime::now()) {
+        return Err(denied(&format!(
+            "failed to verify edge certificate: {}",
+            reason(&error)
+        )));
+    }
+    match CertificateName::of_certificate(shown).and_then(|name| name.peer()) {
+        Some(PeerName::Node(name)) if name == *node => Ok(()),
+        Some(PeerName::Legacy) => Ok(()),
+        _ => Err(denied("request node name is not match with the certificate")),
+    }
+}
+
+/// Go's words where operators may search for them.
+fn reason(error: &TlsError) -> String {
+    let TlsError::InvalidCertificate(certificate) = error else {
+        return error.to_string();
+    };
+    match certificate {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            format!("x509: certificate has expired or is not yet valid: {certificate}")
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "x509: certificate signed by unknown authority".into()
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "x509: certificate specifies an incompatible key usage".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Signs the request; the error is the answer's text.
+pub(super) fn issue(
+    shared: &Shared,
+    node: &NodeName,
+    usages: Option<&HeaderValue>,
+    request: &[u8],
+) -> Result<Vec<u8>, String> {
+    let usages = match usages.map(HeaderValue::to_str) {
+        None => ExtendedKeyUsages::DEFAULT,
+        Some(Ok(header)) => ExtendedKeyUsages::parse(header).map_err(|error| common::chain(&error))?,
+        Some(Err(error)) => return Err(format!("unmarshal http header ExtKeyUsages fail, err: {error}")),
+    };
+    let request = CertificateRequest::check(request, node)
+        .map_err(|error| format!("fail to signCerts, err: {}", common::chain(&error)))?;
+    if request.name().peer() == Some(PeerName::Legacy) && !shared.settings.legacy_certificates {
+        return Err("fail to signCerts, err: certificates without a node's name are not given any more".into());
+    }
+    let authority = shared.identity.authority();
+    authority
+        .issue_edge(&request, usages, unix_now(), shared.settings.edge_certificate)
+        .map_err(|error| format!("fail to signCerts, err: {}", common::chain(&error)))
+}

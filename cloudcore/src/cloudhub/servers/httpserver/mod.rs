@@ -1,0 +1,105 @@
+//! Port 10002: the CA, certificates for nodes, the node check of keadm, reports on node tasks (spec 01 §7.1).
+//!
+//! A client certificate is asked for and looked at here, not by TLS, so that an edge with an expired one reads why it is refused.
+
+mod certificate;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::tls::server::{ClientCertificates, client_verifier, server_config};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::listen;
+use crate::cloudhub::{Shared, StartError};
+
+/// Connections at once.
+const CONNECTIONS: usize = 256;
+
+/// How long a connection lives: TLS, one request or a few.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(15);
+
+/// The certificate that the client showed; possession of its key is proven, nothing else.
+#[derive(Clone)]
+struct Shown(Option<CertificateDer<'static>>);
+
+pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAddr, StartError> {
+    let config = server_config(shared.identity.server_certificate(), ClientCertificates::Requested)?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let verifier = client_verifier(shared.identity.ca().clone())?;
+    let router = routes::router(shared.clone(), verifier);
+    let (listener, bound) = listen("joining nodes (modules.cloudHub.https)", shared.settings.https).await?;
+    info!(address = %bound, "listening for joining nodes");
+    shared
+        .tasks
+        .spawn("join listener", accept(shared.clone(), listener, acceptor, router));
+    Ok(bound)
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor, router: axum::Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                shared.tasks.spawn(
+                    "join request",
+                    connect(acceptor.clone(), router.clone(), stream, peer, place),
+                );
+            }
+            Err(error) => {
+                // Out of file descriptors, as a rule: a pause lets some of them come free.
+                warn!(%error, "cannot accept connections of joining nodes");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn connect(
+    acceptor: TlsAcceptor,
+    router: axum::Router,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    let served = timeout(LIFETIME, async {
+        let tls = acceptor.accept(stream).await?;
+        let shown = Shown(
+            tls.get_ref()
+                .1
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .cloned(),
+        );
+        let service = TowerToHyperService::new(router.layer(axum::Extension(shown)));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(tls), service);
+        connection.await.map_err(std::io::Error::other)
+    });
+    match served.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%peer, error = common::chain(&error), "connection of a joining node failed"),
+        Err(_) => debug!(%peer, "connection of a joining node took too long"),
+    }
+    drop(place);
+}
