@@ -106,6 +106,13 @@ impl EdgeCore {
         })
     }
 
+    /// Reads `text` over this configuration, for values that a command line sets.
+    pub fn overlay(self, text: &str, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, Problems> {
+        load::decode(text, self, legacy::translate, |config, reader| {
+            validate::check(config, host, Checks { files, reader });
+        })
+    }
+
     /// Reads the file at `path`.
     pub fn load(path: &Path, host: &HostFacts, files: &dyn Files) -> Result<Loaded<Self>, LoadError> {
         let text = load::read(path)?;
