@@ -3,4 +3,6 @@
 pub mod edged;
 pub mod edgehub;
 pub mod metamanager;
+pub mod server;
+pub mod settings;
 pub mod uplink;

@@ -1,2 +1,187 @@
-//! edgecore
-fn main() {}
+//! edgecore: what runs on every board.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use common::Tasks;
+use config::edgecore::BOOTSTRAP_FILE;
+use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, stamp, version};
+use edgecore::edged::node::{self, RuntimeState, SystemFacts};
+use edgecore::metamanager::MetaManager;
+use edgecore::uplink::Uplink;
+use edgecore::{edgehub, server, settings};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+/// How long tasks may take to end; containers keep running in any case.
+const GRACE: Duration = Duration::from_secs(10);
+/// Threads of the runtime: an edge has little to compute, each thread costs memory.
+const WORKERS: usize = 2;
+
+/// The edge side of KubeEdge: runs pods, also while the cloud cannot be reached.
+#[derive(Parser)]
+#[command(name = "edgecore", disable_version_flag = true)]
+struct Flags {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/kubeedge/config/edgecore.yaml")]
+    config: PathBuf,
+    /// Print a configuration with the keys that most need, and exit.
+    #[arg(long)]
+    minconfig: bool,
+    /// Print the configuration with all keys, and exit.
+    #[arg(long)]
+    defaultconfig: bool,
+    /// Check the configuration file and exit.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the version and exit.
+    #[arg(long)]
+    version: bool,
+    /// How much is logged, 0 to 9.
+    #[arg(short, default_value_t = 0)]
+    v: u8,
+}
+
+fn main() -> ExitCode {
+    let arguments = cli::without_legacy_flags(std::env::args_os());
+    let flags = Flags::parse_from(arguments.kept);
+    common::logging::init(flags.v);
+    arguments.warnings.iter().for_each(|warning| warn!("{warning}"));
+    cli::environment_warnings(|name| std::env::var(name).ok())
+        .iter()
+        .for_each(|warning| warn!("{warning}"));
+    match run(&flags) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<bool> {
+    let host = HostFacts::detect();
+    if flags.version {
+        println!("{}", version::line());
+    } else if flags.minconfig {
+        print!("{}", cli::min_config(&EdgeCore::min_yaml(&host)));
+    } else if flags.defaultconfig {
+        print!("{}", cli::default_config(&EdgeCore::default_yaml(&host)));
+    } else if flags.check_config {
+        let loaded = EdgeCore::load(&flags.config, &host, &LookOnly)?;
+        print!(
+            "{}",
+            cli::check_report(&flags.config.display().to_string(), &loaded.warnings)
+        );
+    } else {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_all()
+            .build()?;
+        return runtime.block_on(serve(&flags.config, &host));
+    }
+    Ok(true)
+}
+
+async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
+    let loaded = EdgeCore::load(file, host, &RealFiles)?;
+    loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let mut config = loaded.config;
+    info!("Version: {}", version::KUBEEDGE_VERSION);
+    check_environment(&config)?;
+    let from_bootstrap = config
+        .take_bootstrap_token(Path::new(BOOTSTRAP_FILE))
+        .context(BOOTSTRAP_FILE)?;
+    if config.edgecore_version != version::KUBEEDGE_VERSION
+        && let Err(error) = stamp::set(file, "edgecoreVersion", version::KUBEEDGE_VERSION)
+    {
+        warn!(
+            error = common::chain(&error),
+            "the configuration file keeps the version that wrote it"
+        );
+    }
+
+    let tasks = Tasks::new();
+    let mut registry = Registry::with_prefix("edgecore");
+    let (uplink, end) = Uplink::channel();
+    let meta = MetaManager::start(settings::metamanager(&config), uplink.clone(), &tasks)
+        .await
+        .context("the database's thread cannot be started")?;
+    info!("Module metamanager registered successfully");
+    if config.modules.edge_hub.enable {
+        let metrics = edgehub::Metrics::register(&mut registry);
+        let file = file.to_owned();
+        let joined = move || strike_token(&file, from_bootstrap);
+        edgehub::start(
+            settings::edgehub(&config),
+            uplink,
+            end,
+            meta.clone(),
+            metrics,
+            joined,
+            &tasks,
+        );
+        info!("Module websocket registered successfully");
+    }
+    if config.modules.edged.enable {
+        let (_state, runtime) = watch::channel(RuntimeState::default());
+        let facts = SystemFacts {
+            root: config.modules.edged.root_directory.clone().into(),
+        };
+        node::start(
+            settings::node(&config, host)?,
+            meta.clone(),
+            runtime,
+            Arc::new(facts),
+            &tasks,
+        );
+        info!("Module edged registered successfully");
+    }
+    if let Some(address) = settings::server(&config)? {
+        server::start(address, meta, registry, axum::Router::new(), &tasks);
+    }
+    let off = config.stays_off();
+    if !off.is_empty() {
+        info!("turned off: {}", off.join(", "));
+    }
+    info!(node = %settings::node_name(&config), "edgecore is up");
+    Ok(tasks.run_until_signal(GRACE).await)
+}
+
+/// A token that was used is of no use to anybody but a thief.
+fn strike_token(file: &Path, from_bootstrap: bool) {
+    if from_bootstrap
+        && let Err(error) = std::fs::remove_file(BOOTSTRAP_FILE)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!(file = BOOTSTRAP_FILE, %error, "the used token cannot be removed");
+    }
+    if let Err(error) = stamp::set(file, "modules.edgeHub.token", "") {
+        warn!(
+            error = common::chain(&error),
+            "the used token cannot be struck from the configuration"
+        );
+    }
+}
+
+/// Two kubelets on one machine fight over its containers.
+fn check_environment(config: &EdgeCore) -> anyhow::Result<()> {
+    let checked = std::env::var("CHECK_EDGECORE_ENVIRONMENT").map_or(true, |value| value != "false");
+    if !checked || config.modules.meta_manager.meta_server.enable {
+        return Ok(());
+    }
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let kubelet = processes
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok())
+        .any(|name| name.trim_end() == "kubelet");
+    if kubelet {
+        bail!("a kubelet runs on this machine: stop it before edgecore, or set CHECK_EDGECORE_ENVIRONMENT=false");
+    }
+    Ok(())
+}

@@ -14,6 +14,7 @@
 pub mod api;
 pub mod cgroups;
 pub mod context;
+pub mod node;
 pub mod podspec;
 pub mod quantity;
 pub mod runtime;

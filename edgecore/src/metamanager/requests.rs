@@ -125,6 +125,16 @@ impl MetaManager {
         }
     }
 
+    /// The status of a pod that waits to be sent, if there is one.
+    pub async fn pod_patch(&self, namespace: &Namespace, name: &ObjectName) -> Result<Option<String>, RequestError> {
+        let path = ObjectPath::new(namespace.clone(), Kind::Pod, name.clone());
+        self.shared
+            .store
+            .get(patch_key(&path))
+            .await
+            .map_err(|error| RequestError::Store(error.to_string()))
+    }
+
     pub(super) async fn ask_pod_patch(
         &self,
         namespace: &Namespace,

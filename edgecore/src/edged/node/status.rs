@@ -1,0 +1,348 @@
+//! The Node object that this machine wants to be: pure, from facts to JSON (spec 05 §5.3, §6 row 31).
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use proto::{BadObject, Object};
+use serde_json::{Map, Value, json};
+
+use super::facts::{Machine, Usage};
+use super::{RuntimeState, Settings};
+use crate::edged::quantity::Quantity;
+
+/// Set by the kubelet since attaching moved to the controller; peers expect it.
+const ATTACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
+/// One row of `status.conditions`, without times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    kind: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// What is reported, without times: equal reports need no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    conditions: Vec<Condition>,
+    capacity: BTreeMap<String, String>,
+    allocatable: BTreeMap<String, String>,
+    addresses: Vec<(&'static str, String)>,
+    info: BTreeMap<&'static str, String>,
+    port: u16,
+}
+
+impl Report {
+    pub(super) fn new(settings: &Settings, machine: &Machine, usage: &Usage, runtime: &RuntimeState) -> Self {
+        let (capacity, allocatable) = resources(settings, machine, usage);
+        let runtime_version = if runtime.name.is_empty() {
+            "containerd://Unknown".to_owned()
+        } else {
+            format!("{}://{}", runtime.name, runtime.version)
+        };
+        let info = [
+            ("machineID", machine.machine_id.clone()),
+            ("systemUUID", machine.system_uuid.clone()),
+            ("bootID", machine.boot_id.clone()),
+            ("kernelVersion", machine.kernel.clone()),
+            ("osImage", machine.os_image.clone()),
+            ("containerRuntimeVersion", runtime_version),
+            ("kubeletVersion", settings.kubelet_version.clone()),
+            ("kubeProxyVersion", String::new()),
+            ("operatingSystem", "linux".to_owned()),
+            ("architecture", machine.architecture.clone()),
+        ];
+        Self {
+            conditions: conditions(settings, machine, usage, runtime),
+            capacity,
+            allocatable,
+            addresses: vec![
+                ("InternalIP", settings.address.to_string()),
+                ("Hostname", settings.hostname.clone()),
+            ],
+            info: info.into(),
+            port: settings.port,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.conditions
+            .iter()
+            .any(|condition| condition.kind == "Ready" && condition.status)
+    }
+
+    /// The Node to register.
+    pub(super) fn node(&self, settings: &Settings, now: Timestamp) -> Result<Object, BadObject> {
+        let mut labels = default_labels(settings);
+        labels.extend(settings.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let mut spec = Map::new();
+        if !settings.taints.is_empty() {
+            spec.insert("taints".into(), json!(settings.taints));
+        }
+        if !settings.schedulable {
+            spec.insert("unschedulable".into(), true.into());
+        }
+        Object::from_value(&json!({
+            "kind": "Node",
+            "apiVersion": "v1",
+            "metadata": {"name": settings.node, "labels": labels, "annotations": {ATTACH: "true"}},
+            "spec": spec,
+            "status": self.status(None, now),
+        }))
+    }
+
+    /// The patch that makes the stored Node say what this report says. Times of conditions that have not changed are kept.
+    pub(super) fn patch(&self, settings: &Settings, stored: Option<&Object>, now: Timestamp) -> String {
+        let stored = stored.and_then(|object| object.view::<Value>().ok());
+        let mut status = self.status(stored.as_ref(), now);
+        if let Value::Object(status) = &mut status {
+            let order: Vec<Value> = self
+                .conditions
+                .iter()
+                .map(|condition| json!({"type": condition.kind}))
+                .collect();
+            status.insert("$setElementOrder/conditions".into(), order.into());
+            // A list with a merge key keeps foreign entries unless it is replaced as a whole.
+            if let Some(Value::Array(addresses)) = status.get_mut("addresses") {
+                addresses.push(json!({"$patch": "replace"}));
+            }
+            for field in ["capacity", "allocatable"] {
+                let old = stored
+                    .as_ref()
+                    .and_then(|node| node.get("status")?.get(field)?.as_object());
+                let Some(Value::Object(new)) = status.get_mut(field) else {
+                    continue;
+                };
+                for key in old.into_iter().flat_map(Map::keys).filter(|key| is_own_resource(key)) {
+                    new.entry(key.clone()).or_insert(Value::Null);
+                }
+            }
+        }
+        let mut patch = Map::new();
+        if let Some(metadata) = missing_metadata(settings, stored.as_ref()) {
+            patch.insert("metadata".into(), metadata);
+        }
+        patch.insert("status".into(), status);
+        Value::Object(patch).to_string()
+    }
+
+    fn status(&self, stored: Option<&Value>, now: Timestamp) -> Value {
+        let now = seconds(now);
+        let conditions: Vec<Value> = self
+            .conditions
+            .iter()
+            .map(|condition| {
+                let status = if condition.status { "True" } else { "False" };
+                let since = stored
+                    .and_then(|node| transition(node, condition.kind, status))
+                    .unwrap_or(now.as_str());
+                json!({
+                    "type": condition.kind, "status": status, "reason": condition.reason, "message": condition.message,
+                    "lastHeartbeatTime": now, "lastTransitionTime": since,
+                })
+            })
+            .collect();
+        let addresses: Vec<Value> = self
+            .addresses
+            .iter()
+            .map(|(kind, address)| json!({"type": kind, "address": address}))
+            .collect();
+        json!({
+            "capacity": self.capacity,
+            "allocatable": self.allocatable,
+            "conditions": conditions,
+            "addresses": addresses,
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
+            "nodeInfo": self.info,
+        })
+    }
+}
+
+/// RFC 3339 with whole seconds.
+pub(super) fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn transition<'a>(node: &'a Value, kind: &str, status: &str) -> Option<&'a str> {
+    node.get("status")?
+        .get("conditions")?
+        .as_array()?
+        .iter()
+        .find(|condition| condition.get("type").and_then(Value::as_str) == Some(kind))
+        .filter(|condition| condition.get("status").and_then(Value::as_str) == Some(status))?
+        .get("lastTransitionTime")?
+        .as_str()
+}
+
+fn default_labels(settings: &Settings) -> BTreeMap<String, String> {
+    let architecture = super::facts::architecture();
+    [
+        ("kubernetes.io/hostname", settings.hostname.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture),
+        ("node-role.kubernetes.io/edge", ""),
+        ("node-role.kubernetes.io/agent", ""),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Our labels and the annotation, where the API's Node has others; labels of users are theirs.
+fn missing_metadata(settings: &Settings, stored: Option<&Value>) -> Option<Value> {
+    let metadata = stored?.get("metadata")?;
+    let differs = |field: &str, key: &str, value: &str| {
+        metadata.get(field).and_then(|all| all.get(key)).and_then(Value::as_str) != Some(value)
+    };
+    let mut labels = default_labels(settings);
+    labels.retain(|key, value| differs("labels", key, value));
+    let mut patch = Map::new();
+    if !labels.is_empty() {
+        patch.insert("labels".into(), json!(labels));
+    }
+    if differs("annotations", ATTACH, "true") {
+        patch.insert("annotations".into(), json!({ATTACH: "true"}));
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn is_own_resource(key: &str) -> bool {
+    matches!(key, "cpu" | "memory" | "pods" | "ephemeral-storage") || key.starts_with("hugepages-")
+}
+
+type Amounts = BTreeMap<String, String>;
+
+fn resources(settings: &Settings, machine: &Machine, usage: &Usage) -> (Amounts, Amounts) {
+    let reserved = |resource: &str| -> Quantity {
+        [&settings.kube_reserved, &settings.system_reserved]
+            .into_iter()
+            .filter_map(|reserved| Quantity::parse(reserved.get(resource)?).ok())
+            .sum()
+    };
+    let huge: i64 = machine.huge_pages.iter().map(|(_, bytes)| bytes).sum();
+    let mut capacity = Amounts::new();
+    let mut allocatable = Amounts::new();
+    capacity.insert("cpu".into(), machine.processors.to_string());
+    capacity.insert("memory".into(), format!("{}Ki", machine.memory / 1024));
+    capacity.insert("ephemeral-storage".into(), format!("{}Ki", usage.disk_total / 1024));
+    capacity.insert("pods".into(), settings.max_pods.to_string());
+    for (size, bytes) in &machine.huge_pages {
+        let text = if *bytes == 0 {
+            "0".to_owned()
+        } else {
+            format!("{}Ki", bytes / 1024)
+        };
+        capacity.insert(size.clone(), text.clone());
+        allocatable.insert(size.clone(), text);
+    }
+    let cpu = machine.processors.saturating_mul(1000) - millis(reserved("cpu"));
+    let cpu = cpu.max(0);
+    allocatable.insert(
+        "cpu".into(),
+        if cpu % 1000 == 0 {
+            (cpu / 1000).to_string()
+        } else {
+            format!("{cpu}m")
+        },
+    );
+    let threshold = |signal: &str, total: i64| {
+        settings
+            .eviction_hard
+            .get(signal)
+            .and_then(|text| threshold(text, total))
+            .unwrap_or_default()
+    };
+    let memory = machine.memory - reserved("memory").value() - threshold("memory.available", machine.memory) - huge;
+    allocatable.insert("memory".into(), format!("{}Ki", memory.max(0) / 1024));
+    let disk =
+        usage.disk_total - reserved("ephemeral-storage").value() - threshold("nodefs.available", usage.disk_total);
+    allocatable.insert("ephemeral-storage".into(), disk.max(0).to_string());
+    allocatable.insert("pods".into(), settings.max_pods.to_string());
+    (capacity, allocatable)
+}
+
+/// A hard eviction threshold, an amount or a share of the total.
+fn threshold(text: &str, total: i64) -> Option<i64> {
+    if let Some(percent) = text.strip_suffix('%') {
+        let basis_points = (percent.parse::<f64>().ok()?.clamp(0.0, 100.0) * 100.0).round();
+        #[expect(clippy::cast_possible_truncation, reason = "clamped to 10,000")]
+        let basis_points = basis_points as i64;
+        return i64::try_from(i128::from(total) * i128::from(basis_points) / 10_000).ok();
+    }
+    Quantity::parse(text).ok().map(Quantity::value)
+}
+
+fn millis(quantity: Quantity) -> i64 {
+    quantity.milli_value()
+}
+
+fn conditions(settings: &Settings, machine: &Machine, usage: &Usage, runtime: &RuntimeState) -> Vec<Condition> {
+    let below = |signal: &str, available: i64, total: i64| {
+        total > 0
+            && settings
+                .eviction_hard
+                .get(signal)
+                .and_then(|text| threshold(text, total))
+                .is_some_and(|limit| available < limit)
+    };
+    let memory = below("memory.available", usage.memory_available, machine.memory);
+    let disk = below("nodefs.available", usage.disk_available, usage.disk_total)
+        || below("nodefs.inodesFree", usage.inodes_available, usage.inodes_total);
+    let condition = |kind, status, reason, message: &str| Condition {
+        kind,
+        status,
+        reason,
+        message: message.to_owned(),
+    };
+    let ready = runtime.ready && runtime.network_ready;
+    vec![
+        if memory {
+            condition(
+                "MemoryPressure",
+                true,
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            )
+        } else {
+            condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            )
+        },
+        if disk {
+            condition(
+                "DiskPressure",
+                true,
+                "KubeletHasDiskPressure",
+                "kubelet has disk pressure",
+            )
+        } else {
+            condition(
+                "DiskPressure",
+                false,
+                "KubeletHasNoDiskPressure",
+                "kubelet has no disk pressure",
+            )
+        },
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+        if ready {
+            condition("Ready", true, "EdgeReady", "edge is posting ready status")
+        } else {
+            let message = if runtime.reason.is_empty() {
+                "container runtime is down"
+            } else {
+                runtime.reason.as_str()
+            };
+            condition("Ready", false, "KubeletNotReady", message)
+        },
+    ]
+}

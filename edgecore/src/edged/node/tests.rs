@@ -1,0 +1,1 @@
+//! Tests of registration against a channel in place of the cloud.

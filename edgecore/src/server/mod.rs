@@ -1,0 +1,85 @@
+//! The local HTTP server on `address:readOnlyPort`: health, the pods that are to run, metrics.
+//!
+//! Owns the listener. Reads the set of pods and the counters. Must not change anything. A port that is taken is said once and tried
+//! again: pods do not depend on it. Paths as a kubelet's (spec 05 §5.7); others add theirs by a router.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use common::Tasks;
+use prometheus_client::registry::Registry;
+use proto::Content;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::metamanager::MetaManager;
+
+/// Pause before another try for a port that is taken.
+const RETRY: Duration = Duration::from_secs(5);
+/// What Prometheus expects.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Starts the server; `more` are the paths of other modules.
+pub fn start(address: SocketAddr, meta: MetaManager, registry: Registry, more: Router, tasks: &Tasks) {
+    let router = router(meta, Arc::new(registry)).merge(more);
+    let stop = tasks.token().clone();
+    tasks.spawn("server", async move {
+        let listener = bind(address).await;
+        info!(%address, "local server listens");
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = served.await {
+            warn!(%address, %error, "local server ended");
+        }
+    });
+}
+
+async fn bind(address: SocketAddr) -> TcpListener {
+    let mut said = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if !said => {
+                said = true;
+                warn!(%address, %error, "the local server cannot listen (tailoredKubeletConfig.readOnlyPort); tried again every 5s");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn router(meta: MetaManager, registry: Arc<Registry>) -> Router {
+    let healthy = || async { "ok" };
+    Router::new()
+        .route("/healthz", get(healthy))
+        .route("/healthz/ping", get(healthy))
+        .route("/healthz/log", get(healthy))
+        .route("/healthz/syncloop", get(healthy))
+        .route("/pods", get(move || async move { pods(&meta) }))
+        .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+fn pods(meta: &MetaManager) -> Response {
+    let set = meta.pods().borrow().clone();
+    let items: Vec<Content> = set.pods.values().map(|pod| Content::from(&pod.object)).collect();
+    let list = Content::json(&serde_json::json!({
+        "kind": "PodList",
+        "apiVersion": "v1",
+        "metadata": {},
+        "items": items,
+    }));
+    ([(header::CONTENT_TYPE, "application/json")], list.get().to_owned()).into_response()
+}
+
+fn metrics(registry: &Registry) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,148 @@
+//! From edgecore.yaml to what each module needs to know; what no check of the file can find is found here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use config::{EdgeCore, GoDuration, HostFacts};
+use proto::NodeName;
+use thiserror::Error;
+
+use crate::edged::node::{self, Taint};
+use crate::{edgehub, metamanager};
+
+/// A value that the program cannot work with.
+#[derive(Debug, Error)]
+pub enum BadSetting {
+    /// It is no address.
+    #[error("{key}: {value:?} is not an IP address")]
+    Address {
+        /// Its key.
+        key: &'static str,
+        /// As written.
+        value: String,
+    },
+    /// The network interface has no address.
+    #[error("modules.edged.customInterfaceName: the interface {0:?} has no address")]
+    Interface(String),
+}
+
+/// For MetaManager.
+pub fn metamanager(config: &EdgeCore) -> metamanager::Settings {
+    metamanager::Settings {
+        node: node_name(config),
+        database: config.database.data_source.clone().into(),
+        remote_timeout: seconds(config.modules.meta_manager.remote_query_timeout, 60),
+    }
+}
+
+/// For EdgeHub.
+pub fn edgehub(config: &EdgeCore) -> edgehub::Settings {
+    let hub = &config.modules.edge_hub;
+    edgehub::Settings {
+        node: node_name(config),
+        project: hub.project_id.clone(),
+        server: hub.web_socket.server.clone(),
+        handshake_timeout: seconds(hub.web_socket.handshake_timeout, 30),
+        write_deadline: seconds(hub.web_socket.write_deadline, 15),
+        heartbeat: seconds(hub.heartbeat, 15),
+        rate: u32::try_from(hub.message_qps).unwrap_or(0),
+        burst: u32::try_from(hub.message_burst).unwrap_or(0),
+        certificate: edgehub::CertificateSettings {
+            node: node_name(config),
+            paths: edgehub::Paths {
+                ca: hub.tls_ca_file.clone().into(),
+                certificate: hub.tls_cert_file.clone().into(),
+                key: hub.tls_private_key_file.clone().into(),
+            },
+            server: hub.http_server.clone(),
+            token: hub.token.expose().to_owned(),
+            rotate: hub.rotate_certificates,
+        },
+    }
+}
+
+/// For the node's registration.
+pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSetting> {
+    let edged = &config.modules.edged;
+    let kubelet = &edged.tailored_kubelet_config;
+    let address = if !edged.custom_interface_name.is_empty() {
+        interface_address(&edged.custom_interface_name)?
+    } else if edged.node_ip.is_empty() {
+        parse("the host's address", &host.local_ip)?
+    } else {
+        parse("modules.edged.nodeIP", &edged.node_ip)?
+    };
+    let taints = kubelet.register_with_taints.iter().map(|taint| Taint {
+        key: taint.key.clone(),
+        value: taint.value.clone(),
+        effect: taint.effect.clone(),
+    });
+    Ok(node::Settings {
+        node: node_name(config),
+        hostname: edged.hostname_override.clone(),
+        address,
+        port: u16::try_from(kubelet.read_only_port).unwrap_or(0),
+        kubelet_version: config::version::KUBELET_VERSION.to_owned(),
+        labels: edged.node_labels.clone(),
+        taints: taints.collect(),
+        schedulable: edged.register_schedulable,
+        max_pods: kubelet.max_pods,
+        kube_reserved: kubelet.kube_reserved.clone().into_iter().collect(),
+        system_reserved: kubelet.system_reserved.clone().into_iter().collect(),
+        eviction_hard: kubelet.eviction_hard.clone().into_iter().collect(),
+        look: period(kubelet.node_status_update_frequency, 10),
+        report: period(kubelet.node_status_report_frequency, 300),
+        lease_seconds: u32::try_from(kubelet.node_lease_duration_seconds)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .unwrap_or(40),
+    })
+}
+
+/// Where the local server listens; `None` where it is turned off by port 0.
+pub fn server(config: &EdgeCore) -> Result<Option<SocketAddr>, BadSetting> {
+    let kubelet = &config.modules.edged.tailored_kubelet_config;
+    let port = u16::try_from(kubelet.read_only_port).unwrap_or(0);
+    let address = parse("modules.edged.tailoredKubeletConfig.address", &kubelet.address)?;
+    Ok((port != 0).then_some(SocketAddr::new(address, port)))
+}
+
+/// The name of this node.
+pub fn node_name(config: &EdgeCore) -> NodeName {
+    NodeName::new(&config.modules.edged.hostname_override)
+}
+
+fn parse(key: &'static str, value: &str) -> Result<IpAddr, BadSetting> {
+    value.parse().map_err(|_| BadSetting::Address {
+        key,
+        value: value.to_owned(),
+    })
+}
+
+fn interface_address(name: &str) -> Result<IpAddr, BadSetting> {
+    let all = nix::ifaddrs::getifaddrs().map_err(|_| BadSetting::Interface(name.to_owned()))?;
+    let found = all.filter(|entry| entry.interface_name == name).find_map(|entry| {
+        let address = entry.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    });
+    found.ok_or_else(|| BadSetting::Interface(name.to_owned()))
+}
+
+fn seconds(value: i32, default: u64) -> Duration {
+    Duration::from_secs(
+        u64::try_from(value)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .unwrap_or(default),
+    )
+}
+
+fn period(value: GoDuration, default: u64) -> Duration {
+    let value = value.to_std();
+    if value.is_zero() {
+        Duration::from_secs(default)
+    } else {
+        value
+    }
+}
