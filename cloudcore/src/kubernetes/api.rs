@@ -20,6 +20,7 @@ use super::resource::Resource;
 pub struct Kube {
     client: kube::Client,
     rate: Option<Arc<Rate>>,
+    authority: Arc<str>,
 }
 
 /// The kind of a patch.
@@ -37,7 +38,22 @@ impl Kube {
         Self {
             client,
             rate: rate.map(|(qps, burst)| Arc::new(Rate::new(qps, burst))),
+            authority: "".into(),
         }
+    }
+
+    /// The same with the authority of the API server's certificate, as PEM.
+    #[must_use]
+    pub(super) fn with_authority(self, pem: String) -> Self {
+        Self {
+            authority: pem.into(),
+            ..self
+        }
+    }
+
+    /// The authority of the API server's certificate, as PEM; empty when the system's authorities are trusted.
+    pub fn certificate_authority(&self) -> Arc<str> {
+        self.authority.clone()
     }
 
     /// The client itself, for reviews that have typed requests.

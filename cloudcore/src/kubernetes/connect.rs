@@ -62,8 +62,9 @@ impl Kube {
         if let (Some(_), Some(url)) = (&access.kubeconfig, &access.master) {
             config.cluster_url = parse_url(url)?;
         }
+        let authority = pem(config.root_cert.as_deref().unwrap_or_default());
         let client = kube::Client::try_from(config).map_err(|error| ConnectError::Credentials(error.into()))?;
-        Ok(Self::new(client, access.rate))
+        Ok(Self::new(client, access.rate).with_authority(authority))
     }
 }
 
@@ -78,9 +79,28 @@ async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
         .map_err(failed)
 }
 
+/// Certificates in DER as one PEM text.
+fn pem(certificates: &[Vec<u8>]) -> String {
+    use base64::Engine as _;
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
+        for line in encoded.as_bytes().chunks(PEM_LINE) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}
+
 fn parse_url(url: &str) -> Result<http::Uri, ConnectError> {
     url.parse().map_err(|source| ConnectError::Master {
         url: url.to_owned(),
         source,
     })
 }
+
+/// Characters a line of PEM.
+const PEM_LINE: usize = 64;
