@@ -196,6 +196,22 @@ impl Store {
         .await
     }
 
+    /// Makes the disk look full, or not.
+    #[cfg(test)]
+    pub(super) async fn pragma(&self, name: &'static str, value: bool) {
+        self.read(move |connection| connection.pragma_update(None, name, value))
+            .await
+            .expect("pragma");
+    }
+
+    /// Reads as if SQLite had found damage.
+    #[cfg(test)]
+    pub(super) async fn pretend_damage(&self) {
+        let damage = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
+        let read: Result<(), _> = self.read(move |_| Err(damage())).await;
+        assert!(read.is_err());
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
