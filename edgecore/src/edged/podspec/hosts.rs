@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::edged::context::PodContext;
 use crate::edged::context::SpecError;
+use crate::edged::volumes::make_dirs;
 
 /// The pod's host name and, when it has a subdomain, its domain.
 pub(super) fn host_and_domain(ctx: &PodContext) -> Result<(String, String), SpecError> {
@@ -65,7 +66,7 @@ pub(super) fn write_hosts(ctx: &PodContext, pod_ips: &[IpAddr]) -> Result<PathBu
     let text = text + &aliases(ctx);
     let path = ctx.dir().join("etc-hosts");
     let write = || {
-        std::fs::create_dir_all(ctx.dir())?;
+        make_dirs(&ctx.dir())?;
         // Written in place: the containers that run already have this very file mounted.
         std::fs::write(&path, &text)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644))

@@ -22,6 +22,10 @@ mod resources;
 mod sandbox;
 mod security;
 mod termination;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use container::{container_config, ephemeral_as_container, image_user, share_process_namespace};
 pub use dns::is_cluster_dns_missing;

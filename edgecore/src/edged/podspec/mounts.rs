@@ -14,7 +14,7 @@ use crate::edged::context::ContainerRef;
 use crate::edged::context::MountedVolumes;
 use crate::edged::context::PodContext;
 use crate::edged::context::SpecError;
-use crate::edged::volumes::{SubPath, prepare_sub_path};
+use crate::edged::volumes::{SubPath, make_dirs, prepare_sub_path};
 
 pub(super) fn mounts(
     ctx: &PodContext,
@@ -99,7 +99,7 @@ fn message_file(ctx: &PodContext, container: &str) -> Result<PathBuf, SpecError>
     let id = uuid::Uuid::new_v4().simple().to_string();
     let path = dir.join(id.get(..8).unwrap_or(&id));
     let create = || {
-        std::fs::create_dir_all(&dir)?;
+        make_dirs(&dir)?;
         std::fs::File::create(&path)?;
         // Whatever user the container runs as, and whatever our umask is.
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))
