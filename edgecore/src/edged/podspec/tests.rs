@@ -505,7 +505,7 @@ fn oom_scores_are_those_of_kubelet() {
             .iter()
             .flatten()
             .next()
-            .unwrap_or(&ctx.spec().containers[0])
+            .unwrap_or_else(|| &ctx.spec().containers[0])
             .clone();
         super::oom::oom_score_adj(&ctx, &container).expect("score")
     };

@@ -121,7 +121,8 @@ pub(super) fn mount(ctx: &PodContext, claimed: &Claimed) -> Result<MountedVolume
         let pod = ctx.spec().security_context.as_ref();
         let group = pod.and_then(|pod| pod.fs_group);
         let on_mismatch = pod.and_then(|pod| pod.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
-        if !claimed.read_only && !(on_mismatch && ownership::root_fits(&dir, group, false)) {
+        let settled = on_mismatch && ownership::root_fits(&dir, group, false);
+        if !claimed.read_only && !settled {
             ownership::set(&dir, group, false)?;
         }
         Ok(())
