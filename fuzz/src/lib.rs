@@ -3,4 +3,5 @@
 //! The tests of the crates include these files and replay the corpus through them, so a target and its test never differ.
 
 pub mod files;
+pub mod join;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! Kubernetes objects as raw JSON with a view of their metadata.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::content::Content;
 use crate::ids::{Namespace, NodeName, ObjectName, Uid};
 
 /// An object as the API server sent it: unknown fields are never dropped. Cheap to clone.
@@ -93,17 +95,17 @@ impl Object {
         // An empty string for either key would make it a duplicate: such text is re-encoded, all other text is only prefixed.
         let body = self.raw.get();
         let text = if has_empty_type(body) {
-            let Ok(serde_json::Value::Object(mut map)) = serde_json::from_str(body) else {
+            // The values stay as they are: a number may be larger than any type of ours.
+            let Ok(mut map) = serde_json::from_str::<BTreeMap<String, Content>>(body) else {
                 return self;
             };
-            map.insert("kind".into(), self.meta.kind.clone().into());
             if self.meta.kind.is_empty() {
-                map.insert("kind".into(), kind.into());
+                map.insert("kind".into(), Content::text(kind));
             }
             if self.meta.api_version.is_empty() {
-                map.insert("apiVersion".into(), api_version.into());
+                map.insert("apiVersion".into(), Content::text(api_version));
             }
-            serde_json::Value::Object(map).to_string()
+            Content::json(&map).get().to_owned()
         } else {
             let inner = body.strip_prefix('{').unwrap_or(body);
             let comma = if inner.trim_start().starts_with('}') { "" } else { "," };

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::preflight::CloudAddress;
-use super::token::Token;
+use super::token;
 use crate::steps::Steps;
 
 /// Asks for the CA, the node's name and the token's worth. An error is one line that says what to do.
@@ -46,9 +46,8 @@ pub(super) async fn check(address: &CloudAddress, certport: u16, node: &str, tok
     if token.is_empty() {
         Steps::warn("no --token: edgecore can join only with certificates that are there already");
     } else {
-        let token = Token::parse(token)?;
-        token.check_authority(&certificate)?;
-        token.check_time(cloud_now.unwrap_or_else(Timestamp::now).as_second())?;
+        let now = cloud_now.unwrap_or_else(Timestamp::now).as_second();
+        let token = token::check(token, &certificate, now)?;
         let trusted = Https {
             trust: Some(CertificateDer::from(certificate.to_vec())),
             ..https
@@ -58,7 +57,7 @@ pub(super) async fn check(address: &CloudAddress, certport: u16, node: &str, tok
             .get("/edge.crt", |request| {
                 request
                     .header("NodeName", node)
-                    .header("Authorization", format!("Bearer {}", token.bearer))
+                    .header("Authorization", format!("Bearer {}", token.jwt()))
             })
             .await?;
         if answer.status() == StatusCode::UNAUTHORIZED {

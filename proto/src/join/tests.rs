@@ -21,9 +21,11 @@ fn recorded_request(step: &str) -> Vec<u8> {
         .into_iter()
         .find(|exchange| exchange["step"] == step)
         .expect("step is in the recording");
-    STANDARD
-        .decode(exchange["request_body"]["base64"].as_str().unwrap())
-        .unwrap()
+    let body = &exchange["request_body"];
+    match body["text"].as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => STANDARD.decode(body["base64"].as_str().unwrap()).unwrap(),
+    }
 }
 
 fn recorded_ca() -> Vec<u8> {

@@ -79,6 +79,11 @@ impl Token {
         &self.jwt
     }
 
+    /// When it expires (Unix seconds), unchecked: only the cloud can tell whether that was altered.
+    pub fn expires(&self) -> Option<u64> {
+        decode::<Claims>(self.jwt.split('.').nth(1)?, "claims").ok()?.exp
+    }
+
     /// Whether this is the CA that the token names.
     pub fn names_ca(&self, ca_der: &[u8]) -> bool {
         self.ca_hash == hex(&Sha256::digest(ca_der))

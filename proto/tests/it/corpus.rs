@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::wire;
+use crate::{join, wire};
 
 fn replay(target: &str, reader: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -34,4 +34,19 @@ fn object_parse() {
 #[test]
 fn route() {
     replay("route", wire::route);
+}
+
+#[test]
+fn join_token() {
+    replay("join_token", join::join_token);
+}
+
+#[test]
+fn join_request() {
+    replay("join_request", join::join_request);
+}
+
+#[test]
+fn join_certificate() {
+    replay("join_certificate", join::join_certificate);
 }

@@ -3,6 +3,10 @@ mod answers;
 mod comparer;
 mod corpus;
 mod frames;
+/// The readers of the fuzz targets.
+#[path = "../../../fuzz/src/join.rs"]
+#[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
+mod join;
 mod objects;
 mod routes;
 /// The readers of the fuzz targets.
