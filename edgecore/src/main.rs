@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser;
 use common::Tasks;
 use config::edgecore::BOOTSTRAP_FILE;
-use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, stamp, version};
+use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
 use edgecore::edged::node::{self, RuntimeState, SystemFacts};
 use edgecore::metamanager::MetaManager;
 use edgecore::uplink::Uplink;
-use edgecore::{edgehub, server, settings};
+use edgecore::{edgehub, environment, server, settings};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -94,18 +94,11 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
     let mut config = loaded.config;
     info!("Version: {}", version::KUBEEDGE_VERSION);
-    check_environment(&config)?;
+    environment::check(&config)?;
     let from_bootstrap = config
         .take_bootstrap_token(Path::new(BOOTSTRAP_FILE))
         .context(BOOTSTRAP_FILE)?;
-    if config.edgecore_version != version::KUBEEDGE_VERSION
-        && let Err(error) = stamp::set(file, "edgecoreVersion", version::KUBEEDGE_VERSION)
-    {
-        warn!(
-            error = common::chain(&error),
-            "the configuration file keeps the version that wrote it"
-        );
-    }
+    environment::note_version(file, &config);
 
     let tasks = Tasks::new();
     let mut registry = Registry::with_prefix("edgecore");
@@ -117,7 +110,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     if config.modules.edge_hub.enable {
         let metrics = edgehub::Metrics::register(&mut registry);
         let file = file.to_owned();
-        let joined = move || strike_token(&file, from_bootstrap);
+        let joined = move || environment::strike_token(&file, from_bootstrap);
         edgehub::start(
             settings::edgehub(&config),
             uplink,
@@ -152,36 +145,4 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     }
     info!(node = %settings::node_name(&config), "edgecore is up");
     Ok(tasks.run_until_signal(GRACE).await)
-}
-
-/// A token that was used is of no use to anybody but a thief.
-fn strike_token(file: &Path, from_bootstrap: bool) {
-    if from_bootstrap
-        && let Err(error) = std::fs::remove_file(BOOTSTRAP_FILE)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        warn!(file = BOOTSTRAP_FILE, %error, "the used token cannot be removed");
-    }
-    if let Err(error) = stamp::set(file, "modules.edgeHub.token", "") {
-        warn!(
-            error = common::chain(&error),
-            "the used token cannot be struck from the configuration"
-        );
-    }
-}
-
-/// Two kubelets on one machine fight over its containers.
-fn check_environment(config: &EdgeCore) -> anyhow::Result<()> {
-    let checked = std::env::var("CHECK_EDGECORE_ENVIRONMENT").map_or(true, |value| value != "false");
-    if !checked || config.modules.meta_manager.meta_server.enable {
-        return Ok(());
-    }
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let kubelet = processes
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok())
-        .any(|name| name.trim_end() == "kubelet");
-    if kubelet {
-        bail!("a kubelet runs on this machine: stop it before edgecore, or set CHECK_EDGECORE_ENVIRONMENT=false");
-    }
-    Ok(())
 }

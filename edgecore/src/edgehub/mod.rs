@@ -195,6 +195,7 @@ impl Hub {
         // Keepalive is the first message; the link is up only after it is on its way.
         let mut state = Session::new(self.limits(), Instant::now());
         if let Some(Due::Keepalive(message)) = state.due(Instant::now(), true) {
+            self.metrics.sent(&message);
             let _ = urgent.send(Frame::text(message.encode())).await;
         }
         offline(&mut self.end.outgoing, &self.metrics, self.meta.connected(inventory)).await;
@@ -271,6 +272,12 @@ impl Hub {
             Some(Ok(Frame::Binary(bytes))) => bytes,
             Some(Ok(Frame::Close(_))) => return Err("cloudcore closed the connection".into()),
             Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => return Ok(None),
+            // A Go cloud ends sessions so, without a word.
+            Some(Err(tokio_tungstenite::tungstenite::Error::Io(error)))
+                if error.kind() == std::io::ErrorKind::UnexpectedEof =>
+            {
+                return Err("cloudcore ended the connection".into());
+            }
             Some(Err(error)) => return Err(common::chain(&error)),
             None => return Err("cloudcore ended the connection".into()),
         };

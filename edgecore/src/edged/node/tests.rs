@@ -1,1 +1,260 @@
 //! Tests of registration against a channel in place of the cloud.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Tasks;
+use proto::{Content, Message, Object, Operation, Source, Status};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{Machine, NodeFacts, RuntimeState, Settings, Taint, Usage, start};
+use crate::metamanager::{self, MetaManager};
+use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
+
+const GIB: i64 = 1024 * 1024 * 1024;
+
+struct Board;
+
+impl NodeFacts for Board {
+    fn machine(&self) -> Machine {
+        Machine {
+            processors: 2,
+            memory: 8 * GIB,
+            huge_pages: vec![("hugepages-2Mi".into(), 0)],
+            machine_id: "m".into(),
+            ..Machine::default()
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            memory_available: 4 * GIB,
+            disk_total: 100 * GIB,
+            disk_available: 50 * GIB,
+            ..Usage::default()
+        }
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        node: "edge-1".into(),
+        hostname: "edge-1".into(),
+        address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
+        port: 10350,
+        kubelet_version: "v1.32.10-kubeedge-v1.23.1".into(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        taints: vec![Taint {
+            key: "k".into(),
+            value: String::new(),
+            effect: "NoSchedule".into(),
+        }],
+        schedulable: true,
+        max_pods: 110,
+        kube_reserved: [("cpu".to_owned(), "100m".to_owned())].into(),
+        system_reserved: std::collections::BTreeMap::new(),
+        eviction_hard: [("memory.available", "100Mi"), ("nodefs.available", "10%")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        look: Duration::from_secs(10),
+        report: Duration::from_secs(300),
+        lease_seconds: 40,
+    }
+}
+
+/// The cloud: answers leases by itself and hands out everything else.
+struct Cloud {
+    end: UplinkEnd,
+    leases: u32,
+}
+
+type Asked = (Message, tokio::sync::oneshot::Sender<Message>);
+
+impl Cloud {
+    async fn asked(&mut self) -> Asked {
+        loop {
+            let outgoing = self.end.outgoing.recv().await.expect("edge runs");
+            let Outgoing::Ask { message, answer } = outgoing else {
+                continue;
+            };
+            if !message.route.to_string().starts_with("kube-node-lease/lease/") {
+                return (message, answer);
+            }
+            let content = match message.operation {
+                Operation::Query => {
+                    Content::envelope(None, Some(&Status::not_found("coordination.k8s.io", "lease", "edge-1")))
+                }
+                _ => {
+                    self.leases += 1;
+                    Content::envelope(Some(&message.content), None)
+                }
+            };
+            // An asker that went is no matter here.
+            drop(answer.send(Message::answer_to(&message, Source::EdgeController, content)));
+        }
+    }
+
+    fn answer((message, answer): Asked, content: Content) -> Message {
+        answer
+            .send(Message::answer_to(&message, Source::EdgeController, content))
+            .expect("asker waits");
+        message
+    }
+}
+
+async fn board() -> (Cloud, watch::Sender<RuntimeState>, Tasks, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("folder");
+    let (uplink, end) = Uplink::channel();
+    let tasks = Tasks::new();
+    let meta = metamanager::Settings {
+        node: "edge-1".into(),
+        database: folder.path().join("edgecore.db"),
+        remote_timeout: Duration::from_secs(60),
+    };
+    let meta = MetaManager::start(meta, uplink, &tasks).await.expect("started");
+    let (runtime, seen) = watch::channel(RuntimeState {
+        name: "containerd".into(),
+        version: "1.7.0".into(),
+        ..RuntimeState::default()
+    });
+    start(settings(), meta, seen, Arc::new(Board), &tasks);
+    end.link.send_replace(Link::Up(1));
+    (Cloud { end, leases: 0 }, runtime, tasks, folder)
+}
+
+fn node_of(message: &Message) -> Value {
+    message.content.parse().expect("JSON")
+}
+
+fn stored(node: &Value) -> Content {
+    let mut node = node.clone();
+    node["metadata"]["uid"] = "n1".into();
+    node["metadata"]["resourceVersion"] = "5".into();
+    Content::envelope(Some(&Content::json(&node)), None)
+}
+
+fn ready(patch: &Value) -> &Value {
+    patch["status"]["conditions"]
+        .as_array()
+        .and_then(|all| all.last())
+        .expect("conditions")
+}
+
+#[tokio::test]
+async fn registers_reports_changes_at_once_and_again_after_a_reconnect() {
+    let (mut cloud, runtime, tasks, _folder) = board().await;
+    let query = Cloud::answer(
+        cloud.asked().await,
+        Content::error(&Status::not_found("", "node", "edge-1")),
+    );
+    assert_eq!(
+        (query.operation, query.route.to_string().as_str()),
+        (Operation::Query, "null/node/edge-1")
+    );
+    let asked = cloud.asked().await;
+    let node = node_of(&asked.0);
+    assert_eq!(
+        (&asked.0.operation, asked.0.route.to_string().as_str()),
+        (&Operation::Insert, "null/node/edge-1")
+    );
+    assert_eq!(node["metadata"]["labels"]["node-role.kubernetes.io/edge"], "");
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "edge-1");
+    assert_eq!(node["metadata"]["labels"]["zone"], "a");
+    assert_eq!(node["spec"], json!({"taints": [{"key": "k", "effect": "NoSchedule"}]}));
+    assert_eq!(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], 10350);
+    assert_eq!(
+        node["status"]["nodeInfo"]["kubeletVersion"],
+        "v1.32.10-kubeedge-v1.23.1"
+    );
+    assert_eq!(
+        node["status"]["nodeInfo"]["containerRuntimeVersion"],
+        "containerd://1.7.0"
+    );
+    assert_eq!(
+        node["status"]["allocatable"],
+        json!({"cpu": "1900m", "memory": "8286208Ki", "ephemeral-storage": "96636764160", "pods": "110", "hugepages-2Mi": "0"})
+    );
+    assert_eq!(ready(&node)["reason"], "KubeletNotReady");
+    Cloud::answer(asked, stored(&node));
+
+    // The runtime comes up: told at once, as text.
+    runtime.send_modify(|state| (state.ready, state.network_ready) = (true, true));
+    let asked = cloud.asked().await;
+    assert_eq!(
+        (&asked.0.operation, asked.0.route.to_string().as_str()),
+        (&Operation::Patch, "null/nodepatch/edge-1")
+    );
+    assert!(asked.0.content.as_text().is_some());
+    let patch = node_of(&asked.0);
+    assert_eq!(
+        (&ready(&patch)["reason"], &ready(&patch)["status"]),
+        (&json!("EdgeReady"), &json!("True"))
+    );
+    assert_eq!(patch["status"]["addresses"][2], json!({"$patch": "replace"}));
+    assert!(patch.get("metadata").is_none(), "nothing of it differs");
+    Cloud::answer(asked, stored(&node));
+
+    cloud.end.link.send_replace(Link::Down);
+    cloud.end.link.send_replace(Link::Up(2));
+    let (again, _) = cloud.asked().await;
+    assert_eq!(
+        again.operation,
+        Operation::Patch,
+        "the cloud may have lost it meanwhile"
+    );
+    assert!(cloud.leases > 0, "the lease is held");
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn an_existing_node_is_taken_over_by_one_patch_that_keeps_foreign_labels() {
+    let (mut cloud, _runtime, tasks, _folder) = board().await;
+    let existing = json!({"metadata": {"name": "edge-1", "labels": {"mine": "x", "kubernetes.io/os": "linux"}},
+        "status": {"capacity": {"hugepages-1Gi": "0", "example.com/gpu": "1"}}});
+    // The question finds nothing at first, then another process has made the Node.
+    Cloud::answer(
+        cloud.asked().await,
+        Content::error(&Status::not_found("", "node", "edge-1")),
+    );
+    let exists = Status::failure(409, "AlreadyExists", "nodes \"edge-1\" already exists");
+    Cloud::answer(
+        cloud.asked().await,
+        Content::envelope(Some(&Content::json(&json!({}))), Some(&exists)),
+    );
+    let query = Cloud::answer(cloud.asked().await, Content::json(&existing));
+    assert_eq!(query.operation, Operation::Query);
+    let asked = cloud.asked().await;
+    let patch = node_of(&asked.0);
+    assert_eq!(asked.0.operation, Operation::Patch);
+    let labels = &patch["metadata"]["labels"];
+    assert_eq!(
+        (labels.get("mine"), labels.get("kubernetes.io/os")),
+        (None, None),
+        "what is right is left alone"
+    );
+    assert_eq!(labels["node-role.kubernetes.io/agent"], "");
+    assert_eq!(
+        patch["status"]["capacity"].get("hugepages-1Gi"),
+        Some(&Value::Null),
+        "what is gone is removed"
+    );
+    assert_eq!(patch["status"]["capacity"].get("example.com/gpu"), None);
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[test]
+fn objects_of_the_real_machine_are_complete() {
+    let facts = super::SystemFacts {
+        root: "/var/lib/kubelet-of-nobody".into(),
+    };
+    let machine = facts.machine();
+    assert!(machine.processors > 0 && machine.memory > 0 && !machine.kernel.is_empty() && !machine.boot_id.is_empty());
+    let usage = facts.usage();
+    assert!(usage.disk_total > 0 && usage.disk_total >= usage.disk_available);
+    let report = super::status::Report::new(&settings(), &machine, &usage, &RuntimeState::default());
+    let node: Object = report.node(&settings(), jiff::Timestamp::now()).expect("object");
+    node.view::<k8s_openapi::api::core::v1::Node>()
+        .expect("a Node as Kubernetes reads it");
+}
