@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// keadm
 #[derive(Debug, Parser)]
-#[command(name = "keadm", version = config::version::KUBEEDGE_VERSION, about = "Easily bootstrap KubeEdge nodes")]
+#[command(name = "keadm", version = config::version::KUBEEDGE_VERSION, about = "Easily bootstrap KubeEdge nodes", args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -174,6 +174,13 @@ mod tests {
         assert_eq!(options.with_mqtt, Some(false));
         assert_eq!(join("-e a:1 --with-mqtt").with_mqtt, Some(true));
         assert_eq!(join("-e a:1").certport, 10002);
+        let options = join("-e a:1 -e b:1 -l x --labels y --set k=1 --set l=2 --certport 1 -s 2");
+        assert_eq!(
+            (options.cloudcore_ipport.as_str(), options.certport),
+            ("b:1", 2),
+            "the last one counts"
+        );
+        assert_eq!((options.labels.len(), options.set.len()), (2, 2));
     }
 
     #[test]

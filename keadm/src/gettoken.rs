@@ -22,7 +22,8 @@ pub(crate) async fn run(options: &Gettoken) -> anyhow::Result<()> {
 
 async fn token(options: &Gettoken) -> anyhow::Result<String> {
     let path = &options.kube_config;
-    let file = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {} is not usable", path.display()))?;
+    // The library's own text names the cause already.
+    let file = Kubeconfig::read_from(path).map_err(|error| anyhow!("kubeconfig is not usable: {error}"))?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("kubeconfig {} is not usable", path.display()))?;

@@ -11,7 +11,8 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use common::Tasks;
+use common::{Tasks, chain};
+use k8s_openapi::api::core::v1::Node;
 use prometheus_client::registry::Registry;
 use proto::Content;
 use tokio::net::TcpListener;
@@ -55,13 +56,33 @@ async fn bind(address: SocketAddr) -> TcpListener {
 
 fn router(meta: MetaManager, registry: Arc<Registry>) -> Router {
     let healthy = || async { "ok" };
+    let node = meta.clone();
     Router::new()
+        .route("/readyz", get(move || async move { ready(&node).await }))
         .route("/healthz", get(healthy))
         .route("/healthz/ping", get(healthy))
         .route("/healthz/log", get(healthy))
         .route("/healthz/syncloop", get(healthy))
         .route("/pods", get(move || async move { pods(&meta) }))
         .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+/// Whether the node is Ready in the API, as far as is known here. Ours only: `keadm join` waits for it.
+async fn ready(meta: &MetaManager) -> Response {
+    let node = match meta.node().await {
+        Ok(Some(node)) => node.view::<Node>().ok(),
+        Ok(None) => None,
+        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, chain(&error)).into_response(),
+    };
+    let Some(node) = node else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is not registered yet").into_response();
+    };
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+        Some(condition) if condition.status == "True" => "ok".into_response(),
+        Some(condition) => (StatusCode::SERVICE_UNAVAILABLE, condition.message.unwrap_or_default()).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the node has reported no state yet").into_response(),
+    }
 }
 
 fn pods(meta: &MetaManager) -> Response {

@@ -51,7 +51,7 @@ pub(super) async fn find(options: &Join) -> anyhow::Result<Runtime> {
                     cgroup_driver,
                 });
             }
-            Err(error) => refusals.push(format!("{candidate}: {error:#}")),
+            Err(error) => refusals.push(format!("{candidate}: {error}")),
         }
     }
     bail!(
@@ -137,8 +137,7 @@ fn from_containerd(config: &str) -> Option<&'static str> {
 /// The transport's own words say nothing; its cause does.
 fn innermost(error: tonic::transport::Error) -> anyhow::Error {
     let error = anyhow::Error::new(error);
-    let text = error.root_cause().to_string();
-    error.context(text)
+    anyhow::anyhow!("{}", error.root_cause())
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
