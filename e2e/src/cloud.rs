@@ -62,7 +62,7 @@ impl CloudHost {
         };
         let crds = settings.root.join("config/crds");
         if crds.is_dir() {
-            cluster.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
+            cluster.kubectl(&["apply", "--server-side", "-R", "-f", &crds.to_string_lossy()])?;
         }
         Ok(Self {
             folder,
@@ -170,7 +170,7 @@ shift; exec "$@""#;
         let mut daemon = Daemon::start(&self.folder, "cloudcore", &mut command)?;
         let ready = wait::until("cloudcore ready", wait::seconds(60), || {
             anyhow::ensure!(daemon.alive(), "cloudcore ended");
-            Ok((self.ready() && self.token().is_ok_and(|token| !token.is_empty())).then_some(()))
+            Ok((!self.token()?.is_empty() && self.ready()).then_some(()))
         });
         let tail = daemon.tail();
         self.cloudcore = Some(daemon);

@@ -140,13 +140,6 @@ impl Cluster {
             .as_deref()
             .context("this needs a cluster of our own, not one given by --kubeconfig")
     }
-
-    /// The ends of the logs of the control plane.
-    #[must_use]
-    pub fn log_tails(&self) -> Vec<(String, String)> {
-        let Some(folder) = &self.folder else { return Vec::new() };
-        vec![("apiserver".to_owned(), process::tail(&folder.join("apiserver.log")))]
-    }
 }
 
 fn up(settings: &Settings, folder: &Path, arguments: &[String]) -> Result<()> {

@@ -9,6 +9,7 @@
 //! The code is blocking: a scenario is a list of steps that wait for conditions with a deadline.
 
 pub mod api;
+pub mod bench;
 pub mod cloud;
 pub mod cluster;
 pub mod containers;
@@ -16,6 +17,7 @@ pub mod demo;
 pub mod edge;
 pub mod hosts;
 pub mod link;
+pub mod oracle;
 pub mod process;
 pub mod run;
 pub mod scenarios;

@@ -36,6 +36,14 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
     },
+    /// Take measurements: one line each, `name value unit`
+    Bench {
+        /// The marks to take (all, without)
+        names: Vec<String>,
+        /// Measure the programs in this folder in the same run and add the ratio
+        #[arg(long, value_name = "DIR")]
+        peer: Option<PathBuf>,
+    },
     /// Remove what runs left behind whose process is gone
     Sweep,
 }
@@ -68,6 +76,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Demo { down: true, .. } => e2e::demo::down(&settings)?,
         Command::Demo { kubeconfig, .. } => e2e::demo::up(&settings, kubeconfig.as_deref())?,
+        Command::Bench { names, peer } => e2e::bench::run(&settings, &names, peer.as_deref())?,
         Command::Sweep => e2e::run::sweep(&settings)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -18,7 +18,7 @@ use crate::link::Quality;
 use crate::process::{self, Daemon};
 use crate::run::Run;
 use crate::scenarios;
-use crate::settings::Settings;
+use crate::settings::{Settings, program};
 use crate::wait::{self, seconds};
 
 /// The name of the shared edge.
@@ -75,6 +75,12 @@ impl Context {
         self.run.folder()
     }
 
+    /// Whether the programs of both sides are ours: then the scenarios also hold them to what only ours promise.
+    #[must_use]
+    pub fn ours(&self) -> bool {
+        std::env::var_os("KE_CLOUD").is_none() && std::env::var_os("KE_EDGE").is_none()
+    }
+
     /// The shared system, started when first needed.
     pub fn system(&mut self) -> Result<&mut System> {
         if self.system.is_none() {
@@ -93,7 +99,6 @@ impl Context {
         self.system.as_ref().map_or_else(Vec::new, |system| {
             let mut all = system.edge.log_tails();
             all.extend(system.cloud.log_tails());
-            all.extend(system.cluster.log_tails());
             all
         })
     }
@@ -135,6 +140,9 @@ pub struct System {
 impl System {
     /// Starts all of it below `run` and waits for a Ready node.
     pub fn start(settings: &Settings, run: &Path, wire: Wire) -> Result<Self> {
+        // Before anything is started for nothing.
+        program(&settings.cloud, "cloudcore")?;
+        program(&settings.edge, "edgecore")?;
         let cluster = Cluster::start(settings, &run.join("cluster")).context("the control plane")?;
         Self::with_cluster(settings, run, wire, cluster, NODE)
     }

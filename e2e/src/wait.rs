@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// How often a condition is looked at: often enough for a mark of 0.45 s, rarely enough not to be the load itself.
+/// How often a condition is looked at in the first second, fine enough for a mark of 0.45 s, ...
+const POLL_FIRST: Duration = Duration::from_millis(10);
+/// ... and later, rarely enough not to be the load itself.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Waits until `look` gives a value, and tells how long that took. An error of `look` counts as "not yet": the last one is
@@ -33,7 +35,11 @@ pub fn quietly<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<
                 None => bail!(text),
             };
         }
-        pause(POLL);
+        pause(if start.elapsed() < Duration::from_secs(1) {
+            POLL_FIRST
+        } else {
+            POLL
+        });
     }
 }
 

@@ -1,7 +1,11 @@
 //! The scenarios, by topic. Each holds for any KubeEdge: one that fails with the Go programs on both sides is a wrong
 //! scenario, unless its text says what ours adds.
 
+mod faults;
 mod harness;
+mod manifests;
+mod pods;
+mod volumes;
 mod workloads;
 
 use crate::edge::BUSYBOX;
@@ -10,11 +14,18 @@ use crate::system::Scenario;
 /// All scenarios, in the order they run: what only reads first, what breaks things last.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [harness::LIST, workloads::LIST]
-        .into_iter()
-        .flatten()
-        .map(|&(name, long, run)| Scenario { name, long, run })
-        .collect()
+    [
+        harness::LIST,
+        workloads::LIST,
+        volumes::LIST,
+        pods::LIST,
+        manifests::LIST,
+        faults::LIST,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|&(name, long, run)| Scenario { name, long, run })
+    .collect()
 }
 
 type Entry = (

@@ -23,7 +23,7 @@ const VERSION: &str = "v1.32.10-kubeedge-v1.23.1";
 
 /// The node says Ready with the labels, the version and the facts that others rely on, and renews its lease.
 fn node_ready(context: &mut Context) -> Result<()> {
-    let ours = std::env::var_os("KE_EDGE").is_none();
+    let ours = context.ours();
     let system = context.system()?;
     let node = system.api().must(&api::node_path(system.edge.name()))?;
     for label in [

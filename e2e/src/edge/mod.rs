@@ -1,6 +1,8 @@
 //! An edge host: a network namespace with a link to the cloud, a mount namespace in which /etc/kubeedge and all other fixed
 //! paths are its own, cgroups, a containerd, and the edgecore under test.
 
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -75,8 +77,8 @@ impl EdgeHost {
             Wire::Veth => number.make_veth().map(|()| None)?,
             Wire::Tun(seed) => Some(Link::start(number, seed)?),
         };
-        write_containerd_files(&folder, number)?;
-        let holder = start_holder(&folder, number)?;
+        files::containerd(&folder, number)?;
+        let holder = files::start_holder(&folder, number)?;
         let mut host = Self {
             name: name.to_owned(),
             folder,
@@ -137,10 +139,7 @@ impl EdgeHost {
 
     /// Fetches a page as somebody on this host would.
     pub fn fetch(&self, url: &str) -> Result<String> {
-        process::run(
-            self.command("/bin/busybox")
-                .args(["wget", "-q", "-T", "3", "-O", "-", url]),
-        )
+        process::run(self.command("curl").args(["-sSf", "-m", "3", url]))
     }
 
     /// Runs ctr against this host's containerd.
@@ -228,60 +227,8 @@ impl EdgeHost {
     /// Writes edgecore's configuration with the keys that every KubeEdge understands.
     pub fn write_config(&self, uplink: &Uplink) -> Result<()> {
         let path = self.folder.join("etc/config/edgecore.yaml");
-        std::fs::write(&path, self.config(uplink)).with_context(|| format!("{}", path.display()))
-    }
-
-    fn config(&self, uplink: &Uplink) -> String {
-        let (folder, name, number) = (self.folder.display(), &self.name, self.number);
-        let (cloud, address, cgroup) = (number.cloud_address(), number.address(), number.cgroup().root());
-        let Uplink {
-            websocket,
-            https,
-            token,
-        } = uplink;
-        format!(
-            r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
-kind: EdgeCore
-database:
-  dataSource: /var/lib/kubeedge/edgecore.db
-modules:
-  edgeHub:
-    httpServer: https://{cloud}:{https}
-    token: "{token}"
-    quic:
-      enable: false
-    websocket:
-      enable: true
-      server: {cloud}:{websocket}
-  edgeStream:
-    enable: false
-  edged:
-    hostnameOverride: {name}
-    nodeIP: {address}
-    podSandboxImage: {PAUSE}
-    rootDirectory: {folder}/kubelet
-    tailoredKubeletConfig:
-      containerRuntimeEndpoint: unix://{folder}/containerd.sock
-      imageServiceEndpoint: unix://{folder}/containerd.sock
-      cgroupDriver: cgroupfs
-      cgroupRoot: {cgroup}
-      podLogsDir: {folder}/logs/pods
-      readOnlyPort: 10350
-      evictionHard:
-        imagefs.available: 1%
-        imagefs.inodesFree: 1%
-        memory.available: 50Mi
-        nodefs.available: 1%
-        nodefs.inodesFree: 1%
-      failSwapOn: false
-      imageGCHighThresholdPercent: 100
-      makeIPTablesUtilChains: false
-      maxOpenFiles: 4096
-      oomScoreAdj: 0
-  eventBus:
-    mqttMode: 0
-"#
-        )
+        std::fs::write(&path, files::edgecore(&self.folder, &self.name, self.number, uplink))
+            .with_context(|| format!("{}", path.display()))
     }
 
     /// Starts edgecore from the folder of the edge's programs, with the configuration that was written.
@@ -357,7 +304,7 @@ modules:
 
     /// Power is back: containerd runs, edgecore does not yet.
     pub fn power_on(&mut self) -> Result<()> {
-        self.holder = start_holder(&self.folder, self.number)?;
+        self.holder = files::start_holder(&self.folder, self.number)?;
         self.start_containerd()
     }
 
@@ -400,92 +347,4 @@ pub fn teardown(folder: &Path) -> Result<()> {
         number.remove()?;
     }
     std::fs::remove_dir_all(folder).with_context(|| format!("{}", folder.display()))
-}
-
-fn write_containerd_files(folder: &Path, number: HostNumber) -> Result<()> {
-    let (path, pods) = (folder.display(), number.pod_prefix());
-    std::fs::write(
-        folder.join("cni/conf/10-edge.conflist"),
-        format!(
-            r#"{{"cniVersion": "0.4.0", "name": "edge", "plugins": [
-  {{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-   "ipam": {{"type": "host-local", "ranges": [[{{"subnet": "{pods}.0/24"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
-  {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}
-"#
-        ),
-    )?;
-    let bin = std::env::var("CNI_BIN").unwrap_or_else(|_| "/usr/lib/cni".to_owned());
-    // restrict_oom_score_adj: a machine without CAP_SYS_RESOURCE refuses negative scores, and with them every sandbox.
-    std::fs::write(
-        folder.join("containerd.toml"),
-        format!(
-            r#"version = 2
-root = "{path}/containerd"
-state = "{path}/state"
-[grpc]
-  address = "{path}/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{path}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
-  restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "{bin}"
-  conf_dir = "{path}/cni/conf"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-  SystemdCgroup = false
-"#
-        ),
-    )?;
-    Ok(())
-}
-
-/// Starts the process that holds the host's mount namespace; all others enter it by this one's pid. A new mount namespace
-/// copies the mounts of other nodes' pods and would keep them alive, so it drops those first.
-fn start_holder(folder: &Path, number: HostNumber) -> Result<Daemon> {
-    const SCRIPT: &str = r#"echo $$ > "$2"; edge=$1
-tac /proc/self/mounts | while read -r _ path type _; do
-  case $type:$path in nsfs:*|*/io.containerd.*|*:/var/lib/kubelet/*|*/kubelet/pods/*) umount -l "$path" || true ;; esac
-done
-mkdir -p /run/netns /run/containerd /var/lib/cni /var/lib/kubelet /var/log/containers /etc/kubeedge /var/lib/kubeedge
-mount -t tmpfs -o mode=755 tmpfs /run/netns; mount -t tmpfs -o mode=711 tmpfs /run/containerd
-mount --bind "$edge/cni/lib" /var/lib/cni
-mount --bind "$edge/kubelet" /var/lib/kubelet
-mount --bind "$edge/logs/containers" /var/log/containers
-mount --bind "$edge/etc" /etc/kubeedge
-mount --bind "$edge/var" /var/lib/kubeedge
-mount --make-rshared /
-echo ready > "$edge/ready"
-exec sleep infinity"#;
-    for leftover in ["state", "ready", "containerd.sock", "containerd.sock.ttrpc"] {
-        let path = folder.join(leftover);
-        let _ = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-    }
-    number.cgroup().create()?;
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", number.netns_path().display()));
-    command.args([
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "bash",
-        "-ec",
-        SCRIPT,
-        "hold",
-    ]);
-    command.arg(folder).arg(number.cgroup().system_procs());
-    let mut holder = Daemon::start(folder, "host", &mut command)?;
-    let ready = wait::quietly("the edge's mount namespace", wait::seconds(10), || {
-        anyhow::ensure!(holder.alive(), "the process that makes it ended");
-        Ok(folder.join("ready").exists().then_some(()))
-    });
-    ready.with_context(|| holder.tail())?;
-    Ok(holder)
 }

@@ -1,0 +1,418 @@
+//! `e2e bench`: the marks, each a line `name value unit` with the number of runs and the check that it was real: Ready in the
+//! API *and* running in containerd, or the other way round.
+//!
+//! Memory is VmRSS in units of 10^6 bytes, [`SETTLE`] after the last change. Times are those of a client of the API.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+
+use crate::api;
+use crate::edge::{BUSYBOX, EdgeHost, Wire};
+use crate::process;
+use crate::run::Run;
+use crate::settings::{Settings, program};
+use crate::system::System;
+use crate::wait::{self, pause};
+
+/// Time between the last change and a look at memory.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Time over which CPU use is taken.
+const CPU_WINDOW: Duration = Duration::from_secs(60);
+/// Longest wait for anything that is measured.
+const LIMIT: Duration = Duration::from_secs(180);
+const CUT: Duration = Duration::from_secs(42);
+const MANY: usize = 30;
+const NODE_LIMITS: [u32; 3] = [500, 10_000, 100_000];
+
+/// All marks, in the order they are taken.
+pub const NAMES: &[&str] = &[
+    "edgecore-size",
+    "cloudcore-size",
+    "keadm-size",
+    "register",
+    "pod-start",
+    "edgecore-rss",
+    "pods-30",
+    "edgecore-rss-30",
+    "edge-idle-cpu",
+    "delete-30",
+    "recover",
+    "cloudcore-rss",
+];
+
+/// One measured value.
+#[derive(Clone, Debug)]
+struct Mark {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    note: String,
+}
+
+/// Takes the marks of these names (all, without) and prints them; with `peer` also those of the programs found there.
+pub fn run(settings: &Settings, names: &[String], peer: Option<&Path>) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        bail!("there is no mark {unknown}; there are: {}", NAMES.join(" "));
+    }
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
+    let ours = measure(settings, &wanted)?;
+    let theirs = match peer {
+        Some(folder) => {
+            let folder = std::fs::canonicalize(folder).with_context(|| format!("{}", folder.display()))?;
+            measure(&settings.with_programs(&folder), &wanted)?
+        }
+        None => Vec::new(),
+    };
+    println!();
+    for mark in &ours {
+        let mut line = format!("{} {:.4} {}", mark.name, mark.value, mark.unit);
+        if let Some(other) = theirs.iter().find(|other| other.name == mark.name) {
+            line.push_str(&format!(
+                " peer={:.4} ratio={:.3}",
+                other.value,
+                mark.value / other.value
+            ));
+        }
+        println!("{line} {}", mark.note);
+    }
+    Ok(())
+}
+
+fn measure(settings: &Settings, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Mark>> {
+    println!("cloud: {}\nedge: {}", settings.cloud.display(), settings.edge.display());
+    let mut marks = Vec::new();
+    for (name, folder, file) in [
+        ("edgecore-size", &settings.edge, "edgecore"),
+        ("cloudcore-size", &settings.cloud, "cloudcore"),
+        ("keadm-size", &settings.edge, "keadm"),
+    ] {
+        if wanted(name) {
+            let path = program(folder, file)?;
+            let size = std::fs::metadata(&path)?.len();
+            // Exact: programs are far smaller than 2^53 bytes.
+            #[allow(clippy::cast_precision_loss)]
+            let value = size as f64 / 1e6;
+            marks.push(Mark {
+                name: name.to_owned(),
+                value,
+                unit: "MB",
+                note: format!("{size} bytes"),
+            });
+        }
+    }
+    if NAMES.iter().any(|name| !name.ends_with("-size") && wanted(name)) {
+        let run = Run::new(settings)?;
+        let mut bench = Bench {
+            system: System::start(settings, run.folder(), Wire::Veth)?,
+            marks,
+        };
+        bench.take(settings, run.folder(), wanted)?;
+        marks = bench.marks;
+    }
+    Ok(marks)
+}
+
+struct Bench {
+    system: System,
+    marks: Vec<Mark>,
+}
+
+impl Bench {
+    fn push(&mut self, name: &str, value: f64, unit: &'static str, note: String) {
+        println!("  {name} {value:.4} {unit} {note}");
+        self.marks.push(Mark {
+            name: name.to_owned(),
+            value,
+            unit,
+            note,
+        });
+    }
+
+    fn take(&mut self, settings: &Settings, run: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        if wanted("register") {
+            self.register(settings, run)?;
+        }
+        if wanted("pod-start") {
+            self.pod_start()?;
+        }
+        if wanted("edgecore-rss") {
+            let namespace = self.system.namespace("one")?;
+            self.create(&namespace, 1)?;
+            self.running(&namespace, 1)?;
+            self.memory("edgecore-rss", "1 pod")?;
+            self.delete(&namespace)?;
+            self.system.clean(&namespace)?;
+        }
+        if ["pods-30", "edgecore-rss-30", "edge-idle-cpu", "delete-30"]
+            .into_iter()
+            .any(wanted)
+        {
+            self.many(wanted)?;
+        }
+        if wanted("recover") {
+            self.recover()?;
+        }
+        if wanted("cloudcore-rss") {
+            self.cloudcore_memory()?;
+        }
+        Ok(())
+    }
+
+    /// Start of an edgecore that has a token and nothing else, until its node is Ready.
+    fn register(&mut self, settings: &Settings, run: &Path) -> Result<()> {
+        const RUNS: u32 = 5;
+        let mut times = Vec::new();
+        for number in 0..RUNS {
+            let name = format!("fresh-{number}");
+            let mut edge = EdgeHost::start(settings, run, &name, Wire::Veth)?;
+            if self.system.cloud.advertise(edge.number().cloud_address()) {
+                self.system.cloud.stop()?;
+                self.system.cloud.start()?;
+            }
+            edge.write_config(&self.system.cloud.uplink()?)?;
+            let path = api::node_path(&name);
+            ensure!(
+                self.system.api().get(&path)?.is_none(),
+                "the node {name} exists before its edge"
+            );
+            let start = Instant::now();
+            edge.start_edgecore()?;
+            let ready = wait::quietly(&format!("node {name} Ready"), LIMIT, || {
+                Ok(self
+                    .system
+                    .api()
+                    .get(&path)?
+                    .filter(|node| api::condition(node, "Ready") == "True")
+                    .map(drop))
+            });
+            ready.with_context(|| edge.log_tails().into_iter().map(|(_, tail)| tail).collect::<String>())?;
+            times.push(start.elapsed().as_secs_f64());
+            drop(edge);
+            self.system.api().delete(&path)?;
+        }
+        let note = format!("runs={RUNS} median of {}", list(&times));
+        self.push("register", median(&times), "s", note);
+        Ok(())
+    }
+
+    /// A pod created until it is Ready, one after the other.
+    fn pod_start(&mut self) -> Result<()> {
+        const RUNS: usize = 8;
+        let namespace = self.system.namespace("start")?;
+        let mut times = Vec::new();
+        for number in 0..RUNS {
+            let start = Instant::now();
+            let name = format!("pod-{number}");
+            self.system
+                .api()
+                .create(&api::pods_path(&namespace), &idle_pod(&name, self.system.edge.name()))?;
+            let path = format!("{}/{name}", api::pods_path(&namespace));
+            wait::quietly(&format!("{name} Ready"), LIMIT, || {
+                Ok(self.system.api().get(&path)?.filter(api::is_ready).map(drop))
+            })?;
+            times.push(start.elapsed().as_secs_f64());
+            self.system
+                .edge
+                .container(&namespace, &name, "main")
+                .context("Ready, yet not in containerd")?;
+        }
+        self.delete(&namespace)?;
+        self.system.clean(&namespace)?;
+        let note = format!("runs={RUNS} median of {}, each in containerd", list(&times));
+        self.push("pod-start", median(&times), "s", note);
+        Ok(())
+    }
+
+    /// Thirty pods at once: start, memory, idle CPU, deletion.
+    fn many(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let namespace = self.system.namespace("many")?;
+        let start = Instant::now();
+        self.create(&namespace, MANY)?;
+        let took = self.running(&namespace, MANY)?.duration_since(start).as_secs_f64();
+        if wanted("pods-30") {
+            self.push(
+                "pods-30",
+                took,
+                "s",
+                "runs=1 all Ready in the API and in containerd".to_owned(),
+            );
+        }
+        if wanted("edgecore-rss-30") {
+            self.memory("edgecore-rss-30", "30 pods")?;
+        }
+        if wanted("edge-idle-cpu") {
+            if !wanted("edgecore-rss-30") {
+                pause(SETTLE);
+            }
+            let pid = self.system.edge.edgecore()?.pid();
+            let (from, start) = (process::cpu_seconds(pid)?, Instant::now());
+            pause(CPU_WINDOW);
+            let cores = (process::cpu_seconds(pid)? - from) / start.elapsed().as_secs_f64();
+            ensure!(
+                self.system.edge.containers(&namespace)?.len() == MANY,
+                "not all of the pods still run"
+            );
+            self.push(
+                "edge-idle-cpu",
+                cores,
+                "cores",
+                format!("over {} s with 30 pods", CPU_WINDOW.as_secs()),
+            );
+        }
+        let start = Instant::now();
+        self.delete(&namespace)?;
+        let took = start.elapsed().as_secs_f64();
+        if wanted("delete-30") {
+            self.push(
+                "delete-30",
+                took,
+                "s",
+                "runs=1 none left in the API nor in containerd".to_owned(),
+            );
+        }
+        self.system.clean(&namespace)
+    }
+
+    /// The link cut for 42 s with a pod created and one deleted meanwhile: all applied after it is back.
+    fn recover(&mut self) -> Result<()> {
+        let namespace = self.system.namespace("recover")?;
+        let (pods, node) = (api::pods_path(&namespace), self.system.edge.name().to_owned());
+        self.system.api().create(&pods, &idle_pod("goes", &node))?;
+        self.running(&namespace, 1)?;
+        self.system.edge.set_link(false)?;
+        let start = Instant::now();
+        self.system.api().create(&pods, &idle_pod("comes", &node))?;
+        self.system.api().delete(&format!("{pods}/goes"))?;
+        wait::quietly("API shows the node not Ready", LIMIT, || {
+            let node = self.system.api().must(&api::node_path(&node))?;
+            Ok((api::condition(&node, "Ready") != "True").then_some(()))
+        })?;
+        pause(CUT.saturating_sub(start.elapsed()));
+        self.system.edge.set_link(true)?;
+        let start = Instant::now();
+        wait::quietly("node Ready again and changes applied", LIMIT, || {
+            let node = self.system.api().must(&api::node_path(&node))?;
+            let pods = self.system.pods(&namespace)?;
+            let applied = pods.len() == 1 && pods.iter().all(|pod| api::name(pod) == "comes" && api::is_ready(pod));
+            let running = self.system.edge.containers(&namespace)?;
+            let real = running.len() == 1 && running.contains_key(&format!("{namespace}/comes/main"));
+            Ok((api::condition(&node, "Ready") == "True" && applied && real).then_some(()))
+        })?;
+        let took = start.elapsed().as_secs_f64();
+        self.push(
+            "recover",
+            took,
+            "s",
+            "runs=1 after a cut of 42 s: Ready, one pod started, one gone".to_owned(),
+        );
+        self.system.clean(&namespace)
+    }
+
+    fn cloudcore_memory(&mut self) -> Result<()> {
+        self.system.edge.stop_edgecore()?;
+        for limit in NODE_LIMITS {
+            self.system.cloud.stop()?;
+            self.system.cloud.set_node_limit(limit);
+            self.system.cloud.start()?;
+            pause(SETTLE);
+            let value = process::resident_mb(self.system.cloud.cloudcore()?.pid())?;
+            self.push(
+                &format!("cloudcore-rss@{limit}"),
+                value,
+                "MB",
+                "no edge connected".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self, name: &str, what: &str) -> Result<()> {
+        pause(SETTLE);
+        let daemon = self.system.edge.edgecore()?;
+        ensure!(daemon.alive(), "edgecore ended:\n{}", daemon.tail());
+        let value = process::resident_mb(daemon.pid())?;
+        self.push(
+            name,
+            value,
+            "MB",
+            format!("{what}, {} s after the last change", SETTLE.as_secs()),
+        );
+        Ok(())
+    }
+
+    fn create(&self, namespace: &str, count: usize) -> Result<()> {
+        for number in 0..count {
+            let pod = idle_pod(&format!("pod-{number}"), self.system.edge.name());
+            self.system.api().create(&api::pods_path(namespace), &pod)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all run; the moment is that of the API's last Ready.
+    fn running(&self, namespace: &str, count: usize) -> Result<Instant> {
+        let at = wait::quietly(&format!("{count} pods Ready"), LIMIT, || {
+            let ready = self
+                .system
+                .pods(namespace)?
+                .iter()
+                .filter(|pod| api::is_ready(pod))
+                .count();
+            Ok((ready == count).then(Instant::now))
+        })?;
+        let running = self.system.edge.containers(namespace)?.len();
+        ensure!(
+            running == count,
+            "{count} pods are Ready, containerd runs {running} containers"
+        );
+        Ok(at)
+    }
+
+    fn delete(&self, namespace: &str) -> Result<()> {
+        self.system.api().delete(&api::pods_path(namespace))?;
+        wait::quietly("all pods gone", LIMIT, || {
+            let left = self.system.edge.running()?.iter().any(|one| one.namespace == namespace);
+            Ok((!left && self.system.pods(namespace)?.is_empty()).then_some(()))
+        })
+    }
+}
+
+fn idle_pod(name: &str, node: &str) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "nodeName": node, "terminationGracePeriodSeconds": 1, "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"]}]}})
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+    if sorted.len() % 2 == 1 {
+        at(middle)
+    } else {
+        f64::midpoint(at(middle.saturating_sub(1)), at(middle))
+    }
+}
+
+fn list(values: &[f64]) -> String {
+    values
+        .iter()
+        .map(|value| format!("{value:.2}"))
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn median_of_odd_and_even_counts() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,316 @@
+//! What breaks: programs, links, power, databases. Containers are not touched by any of it, and afterwards the edge runs
+//! exactly what the API says.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::{Entry, IDLE, bare, web};
+use crate::api;
+use crate::system::{Context, System};
+use crate::wait::{self, pause, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("edgecore_killed", false, edgecore_killed),
+    ("cloudcore_killed", false, cloudcore_killed),
+    ("control_plane_killed", false, control_plane_killed),
+    ("link_cut_by_interface", false, link_cut_by_interface),
+    ("link_cut_silently", false, link_cut_silently),
+    ("offline_start", false, offline_start),
+    ("database_deleted", false, database_deleted),
+    ("database_truncated", false, database_truncated),
+    ("database_bytes_flipped", false, database_bytes_flipped),
+];
+
+/// The marks' cut: long enough for the API to show the node not Ready.
+const CUT: u64 = 42;
+/// Time after a cut in which all must be applied (design mark `recover`), by our programs.
+const RECOVERY: f64 = 3.0;
+
+fn all_containers(system: &System) -> Result<BTreeMap<String, String>> {
+    system.edge.containers("")
+}
+
+/// Starts a web Deployment and returns its namespace and the ids of its containers.
+fn workload(system: &System, name: &str, replicas: u32) -> Result<(String, BTreeMap<String, String>)> {
+    let namespace = system.namespace(name)?;
+    system.cluster.apply(&namespace, &web("web", replicas))?;
+    system.converged("workload Running", &namespace, usize::try_from(replicas)?, 60)?;
+    let containers = system.edge.containers(&namespace)?;
+    Ok((namespace, containers))
+}
+
+fn scale(system: &System, namespace: &str, replicas: u32) -> Result<()> {
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/web");
+    system
+        .api()
+        .patch(&path, &json!({"spec": {"replicas": replicas}}))
+        .map(drop)
+}
+
+fn no_restarts(system: &System, namespace: &str) -> Result<()> {
+    for pod in system.pods(namespace)? {
+        ensure!(api::restarts(&pod) == 0, "{} was restarted", api::name(&pod));
+    }
+    Ok(())
+}
+
+/// kill -9 of edgecore: its containers go on, and a new edgecore adopts them; what changed meanwhile is applied.
+fn edgecore_killed(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, "killed", 2)?;
+    for _ in 0..3 {
+        system.edge.kill_edgecore();
+        ensure!(
+            system.edge.containers(&namespace)? == before,
+            "containers changed with edgecore dead"
+        );
+        system.edge.start_edgecore()?;
+        system.node_ready(seconds(60))?;
+    }
+    wait::stays("the same containers", seconds(8), || {
+        Ok(system.edge.containers(&namespace)? == before)
+    })?;
+    system.edge.kill_edgecore();
+    scale(system, &namespace, 3)?;
+    system.edge.start_edgecore()?;
+    system.converged("scale-up during the absence applied", &namespace, 3, 60)?;
+    let after = system.edge.containers(&namespace)?;
+    ensure!(
+        before.iter().all(|(name, id)| after.get(name) == Some(id)),
+        "a container was replaced"
+    );
+    no_restarts(system, &namespace)?;
+    system.clean(&namespace)
+}
+
+/// kill -9 of cloudcore: edges return by themselves and nothing is missed.
+fn cloudcore_killed(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, "cloud", 2)?;
+    system.cloud.kill();
+    scale(system, &namespace, 4)?;
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/web");
+    system.api().patch(&path, &json!({"data": {"page": "hello two\n"}}))?;
+    pause(seconds(3));
+    ensure!(
+        system.edge.containers(&namespace)? == before,
+        "containers changed with cloudcore dead"
+    );
+    system.cloud.start()?;
+    system.converged("what was missed is applied", &namespace, 4, 90)?;
+    page_shows(system, &namespace, "hello two\n", 100)?;
+    no_restarts(system, &namespace)?;
+    system.clean(&namespace)
+}
+
+/// API server and etcd restarted under load, once with cloudcore: afterwards containers equal pods.
+fn control_plane_killed(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, _) = workload(system, "plane", 2)?;
+    for with_cloudcore in [false, true] {
+        scale(system, &namespace, 5)?;
+        system.cluster.kill(&["apiserver", "etcd"])?;
+        if with_cloudcore {
+            system.cloud.kill();
+        }
+        system.cluster.restart()?;
+        if with_cloudcore {
+            system.cloud.start()?;
+        }
+        system.converged("containers equal pods", &namespace, 5, 120)?;
+        scale(system, &namespace, 2)?;
+        system.converged("and after a scale-down", &namespace, 2, 60)?;
+    }
+    no_restarts(system, &namespace)?;
+    system.clean(&namespace)
+}
+
+fn link_cut_by_interface(context: &mut Context) -> Result<()> {
+    link_cut(
+        context,
+        "cut",
+        |system| system.edge.set_link(false),
+        |system| system.edge.set_link(true),
+    )
+}
+
+fn link_cut_silently(context: &mut Context) -> Result<()> {
+    let cut = |system: &System| system.edge.link().map(crate::link::Link::cut);
+    let heal = |system: &System| system.edge.link().map(crate::link::Link::heal);
+    link_cut(context, "silent", cut, heal)
+}
+
+/// The link is cut while a Deployment is scaled up and its ConfigMap changes: applied within 3 s of its return (ours on both
+/// sides; any KubeEdge: within two minutes).
+fn link_cut(
+    context: &mut Context,
+    name: &str,
+    cut: impl Fn(&System) -> Result<()>,
+    heal: impl Fn(&System) -> Result<()>,
+) -> Result<()> {
+    let ours = context.ours();
+    let system = context.system()?;
+    let (namespace, before) = workload(system, name, 1)?;
+    cut(system)?;
+    let start = Instant::now();
+    scale(system, &namespace, 2)?;
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/web");
+    system.api().patch(&path, &json!({"data": {"page": "hello two\n"}}))?;
+    let node = api::node_path(system.edge.name());
+    wait::until("API shows the node not Ready", seconds(60), || {
+        Ok((api::condition(&system.api().must(&node)?, "Ready") != "True").then_some(()))
+    })?;
+    pause(seconds(CUT).saturating_sub(start.elapsed()));
+    ensure!(
+        system.edge.containers(&namespace)? == before,
+        "containers changed during the cut"
+    );
+    heal(system)?;
+    let back = Instant::now();
+    system.node_ready(seconds(120))?;
+    system.converged("scale-up applied", &namespace, 2, 120)?;
+    page_shows(system, &namespace, "hello two\n", 120)?;
+    let took = back.elapsed().as_secs_f64();
+    println!("    all applied {took:.2} s after the link was back");
+    ensure!(
+        !ours || took <= RECOVERY,
+        "applied {took:.2} s after the link was back, allowed are {RECOVERY} s"
+    );
+    let after = system.edge.containers(&namespace)?;
+    ensure!(
+        before.iter().all(|(name, id)| after.get(name) == Some(id)),
+        "a container was replaced"
+    );
+    system.clean(&namespace)
+}
+
+/// Waits until every pod of `web` serves this page.
+fn page_shows(system: &System, namespace: &str, page: &str, limit: u64) -> Result<()> {
+    wait::until("changed ConfigMap served by every pod", seconds(limit), || {
+        for pod in system.pods(namespace)? {
+            let url = format!("http://{}:8080/page", api::text(&pod, "/status/podIP"));
+            if system.edge.fetch(&url)? != page {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+}
+
+/// Power fails while the cloud cannot be reached: the pods start again from SQLite alone.
+fn offline_start(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, "offline", 2)?;
+    system.edge.link()?.cut();
+    system.edge.power_off()?;
+    system.edge.power_on()?;
+    system.edge.start_edgecore()?;
+    wait::until("containers run again, with no cloud", seconds(90), || {
+        let after = system.edge.containers(&namespace)?;
+        Ok(
+            (after.keys().eq(before.keys()) && after.values().all(|id| before.values().all(|old| old != id)))
+                .then_some(()),
+        )
+    })?;
+    let container = system
+        .edge
+        .running()?
+        .into_iter()
+        .find(|one| one.namespace == namespace && one.name == "web");
+    let secret = system
+        .edge
+        .exec(&container.context("a container")?, &["cat", "/secret/password"])?;
+    ensure!(secret == "open sesame", "the Secret's file holds {secret:?}");
+    let started = all_containers(system)?;
+    system.edge.link()?.heal();
+    system.node_ready(seconds(120))?;
+    system.converged("API and containerd agree after the link is back", &namespace, 2, 120)?;
+    ensure!(
+        system
+            .edge
+            .containers(&namespace)?
+            .iter()
+            .all(|(name, id)| started.get(name) == Some(id)),
+        "started twice"
+    );
+    system.clean(&namespace)
+}
+
+/// The database is deleted with pods running, one of which is deleted in the API meanwhile and one created: nothing stays
+/// Terminating, nothing runs twice, the rest is adopted.
+fn database_deleted(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("lost")?;
+    let node = system.edge.name().to_owned();
+    system.cluster.apply(
+        &namespace,
+        &[bare("stays", &node, "", IDLE), bare("goes", &node, "", IDLE)].join("---\n"),
+    )?;
+    system.converged("two pods Running", &namespace, 2, 60)?;
+    let before = system.edge.container(&namespace, "stays", "main")?;
+    system.edge.kill_edgecore();
+    system.edge.delete_database()?;
+    system
+        .cluster
+        .kubectl(&["-n", &namespace, "delete", "pod", "goes", "--wait=false"])?;
+    system.cluster.apply(&namespace, &bare("comes", &node, "", IDLE))?;
+    system.edge.start_edgecore()?;
+    system.node_ready(seconds(60))?;
+    let pods = system.converged("one gone, one new, one adopted", &namespace, 2, 60)?;
+    let names: Vec<&str> = pods.iter().map(api::name).collect();
+    ensure!(names == ["comes", "stays"], "the pods are {names:?}");
+    ensure!(
+        system.edge.container(&namespace, "stays", "main")?.id == before.id,
+        "the container was replaced"
+    );
+    system.clean(&namespace)
+}
+
+fn database_truncated(context: &mut Context) -> Result<()> {
+    damaged(context, "truncated", |bytes| bytes.truncate(bytes.len() / 3))
+}
+
+fn database_bytes_flipped(context: &mut Context) -> Result<()> {
+    damaged(context, "flipped", |bytes| {
+        // The header stays: a file that is no database at all is the easy case.
+        for byte in bytes.iter_mut().skip(1000).step_by(97) {
+            *byte ^= 0xff;
+        }
+    })
+}
+
+/// A damaged database is set aside and rebuilt; the containers are adopted.
+fn damaged(context: &mut Context, name: &str, damage: impl Fn(&mut Vec<u8>)) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, name, 2)?;
+    // An orderly stop, so that what is in the write-ahead log is in the file that gets damaged.
+    system.edge.stop_edgecore()?;
+    let file = system.edge.database();
+    let mut bytes = std::fs::read(&file).with_context(|| format!("{}", file.display()))?;
+    system.edge.delete_database()?;
+    damage(&mut bytes);
+    std::fs::write(&file, bytes)?;
+    system.edge.start_edgecore()?;
+    system.node_ready(seconds(60))?;
+    scale(system, &namespace, 3)?;
+    system.converged("and a scale-up is applied", &namespace, 3, 60)?;
+    let after = system.edge.containers(&namespace)?;
+    ensure!(
+        before.iter().all(|(name, id)| after.get(name) == Some(id)),
+        "a container was replaced"
+    );
+    no_restarts(system, &namespace)?;
+    let folder = file.parent().context("the database's folder")?;
+    let aside = std::fs::read_dir(folder)?.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with("edgecore.db")
+            && !["", "-wal", "-shm", "-journal"]
+                .iter()
+                .any(|end| name == format!("edgecore.db{end}"))
+    });
+    ensure!(aside, "the damaged database was not kept aside in {}", folder.display());
+    system.clean(&namespace)
+}

@@ -1,0 +1,189 @@
+//! The life of single pods: probes, crashes, ends.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Entry, IDLE, bare};
+use crate::api::{self, number, text};
+use crate::system::Context;
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("probes_flip", false, probes_flip),
+    ("crash_loop", false, crash_loop),
+    ("restart_policies", false, restart_policies),
+];
+
+/// Readiness by http, tcp and exec goes false and true again with what it looks at; a failing liveness probe restarts the
+/// container.
+fn probes_flip(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("probes")?;
+    let node = system.edge.name();
+    let file = r#"    command: [sh, -c, "touch /ok; trap 'exit 0' TERM; sleep 1000000 & wait"]"#;
+    let probe = |kind: &str, what: &str| {
+        format!("    {kind}: {{{what}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 1}}")
+    };
+    let exec = "exec: {command: [cat, /ok]}";
+    let manifests = [
+        // The servers of these two are steady; the file and the open port are what changes.
+        bare(
+            "http",
+            node,
+            "",
+            &format!(
+                "{}\n{}",
+                steady(),
+                probe("readinessProbe", "httpGet: {path: /ok, port: 8080}")
+            ),
+        ),
+        bare(
+            "tcp",
+            node,
+            "",
+            &format!("{}\n{}", steady(), probe("readinessProbe", "tcpSocket: {port: 8080}")),
+        ),
+        bare("exec", node, "", &format!("{file}\n{}", probe("readinessProbe", exec))),
+        bare("live", node, "", &format!("{file}\n{}", probe("livenessProbe", exec))),
+    ];
+    system.cluster.apply(&namespace, &manifests.join("---\n"))?;
+    system.converged("all four Ready", &namespace, 4, 60)?;
+    let shell = |pod: &str, line: &str| -> Result<String> {
+        let container = system.edge.container(&namespace, pod, "main")?;
+        system.edge.exec(&container, &["sh", "-c", line])
+    };
+    for (pod, off, on) in [
+        ("http", "mv /page/ok /page/no", "mv /page/no /page/ok"),
+        ("tcp", "touch /off; kill $(pidof httpd)", "rm /off"),
+        ("exec", "rm /ok", "touch /ok"),
+    ] {
+        let at = (namespace.as_str(), pod);
+        shell(pod, off)?;
+        system.until_pod(&format!("{pod} probe: not Ready"), at, 20, |pod| {
+            (api::condition(pod, "Ready") == "False").then_some(())
+        })?;
+        shell(pod, on)?;
+        system.until_pod(&format!("{pod} probe: Ready again"), at, 20, |pod| {
+            api::is_ready(pod).then_some(())
+        })?;
+    }
+    shell("live", "rm /ok")?;
+    let at = (namespace.as_str(), "live");
+    system.until_pod("liveness probe: restarted", at, 40, |pod| {
+        (api::restarts(pod) == 1 && api::is_ready(pod)).then_some(())
+    })?;
+    for pod in ["http", "tcp", "exec"] {
+        ensure!(
+            api::restarts(&system.pod(&namespace, pod)?) == 0,
+            "{pod}: readiness restarted the container"
+        );
+    }
+    system.clean(&namespace)
+}
+
+/// A web server that is down while /off exists.
+fn steady() -> &'static str {
+    r#"    command: [sh, -c, "mkdir /page; touch /page/ok; trap 'exit 0' TERM; (while :; do [ -e /off ] || httpd -f -p 8080 -h /page; sleep 0.2; done) & wait"]"#
+}
+
+/// A container that keeps failing is started again at once, then after 10, 20 (and, in the long form, 40) seconds.
+fn crash_loop(context: &mut Context) -> Result<()> {
+    let (long, ours) = (context.long, context.ours());
+    let system = context.system()?;
+    let namespace = system.namespace("crash")?;
+    system.cluster.apply(
+        &namespace,
+        &bare("crash", system.edge.name(), "", "    command: [sh, -c, 'exit 3']"),
+    )?;
+    let waits: &[u64] = if long { &[10, 20, 40] } else { &[10, 20] };
+    let at = (namespace.as_str(), "crash");
+    let mut last: Option<Instant> = None;
+    for (count, expected) in (1..).zip(std::iter::once(&0).chain(waits)) {
+        let limit = expected + 30;
+        system.until_pod(&format!("restart {count}"), at, limit, |pod| {
+            (api::restarts(pod) >= count).then_some(())
+        })?;
+        let now = Instant::now();
+        if let Some(before) = last.replace(now)
+            && *expected > 0
+        {
+            let took = (now - before).as_secs_f64();
+            // Times have seconds, and the status takes its way. A kubelet looks again at a waiting pod only every 10 to 15 s.
+            let allowed = Duration::from_secs(*expected).as_secs_f64();
+            let late = if ours { 5.0 } else { 16.0 };
+            ensure!(
+                (allowed - 1.5..allowed + late).contains(&took),
+                "restart {count} came after {took:.1} s, not {expected} s"
+            );
+        }
+    }
+    let pod = system.until_pod("CrashLoopBackOff shown", at, 20, |pod| {
+        let reason = text(pod, "/status/containerStatuses/0/state/waiting/reason");
+        (reason == "CrashLoopBackOff").then(|| pod.clone())
+    })?;
+    let code = number(&pod, "/status/containerStatuses/0/lastState/terminated/exitCode");
+    ensure!(code == 3, "the last exit code is {code}");
+    system.clean(&namespace)
+}
+
+/// Never and OnFailure end as a kubelet's: Succeeded and Failed by exit code, retried only where the policy says so.
+fn restart_policies(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("ends")?;
+    let node = system.edge.name();
+    let command =
+        |line: &str| format!("    command: [sh, -c, '{line}']\n    volumeMounts: [{{name: v, mountPath: /v}}]");
+    let spec = |policy: &str| format!("  restartPolicy: {policy}\n  volumes: [{{name: v, emptyDir: {{}}}}]");
+    let manifests = [
+        bare("never-good", node, &spec("Never"), &command("exit 0")),
+        bare("never-bad", node, &spec("Never"), &command("exit 7")),
+        bare("on-failure-good", node, &spec("OnFailure"), &command("exit 0")),
+        bare(
+            "on-failure-retried",
+            node,
+            &spec("OnFailure"),
+            &command("[ -e /v/x ] && exit 0; touch /v/x; exit 1"),
+        ),
+        bare("always", node, "", IDLE),
+    ];
+    system.cluster.apply(&namespace, &manifests.join("---\n"))?;
+    for (name, phase, code, restarts) in [
+        ("never-good", "Succeeded", 0, 0),
+        ("never-bad", "Failed", 7, 0),
+        ("on-failure-good", "Succeeded", 0, 0),
+        ("on-failure-retried", "Succeeded", 0, 1),
+    ] {
+        let at = (namespace.as_str(), name);
+        let pod = system.until_pod(&format!("{name}: {phase}"), at, 60, |pod| {
+            (text(pod, "/status/phase") == phase).then(|| pod.clone())
+        })?;
+        let state = pod
+            .pointer("/status/containerStatuses/0/state/terminated")
+            .context("no terminated state")?;
+        ensure!(
+            number(state, "/exitCode") == code,
+            "{name}: exit code {}",
+            number(state, "/exitCode")
+        );
+        ensure!(
+            text(state, "/reason") == if code == 0 { "Completed" } else { "Error" },
+            "{name}: reason {}",
+            text(state, "/reason")
+        );
+        ensure!(
+            api::restarts(&pod) == restarts,
+            "{name}: {} restarts",
+            api::restarts(&pod)
+        );
+        ensure!(
+            api::condition(&pod, "Ready") == "False",
+            "{name} is Ready after its end"
+        );
+    }
+    wait::stays("ended pods stay ended", seconds(5), || {
+        let running = system.edge.containers(&namespace)?;
+        Ok(running.len() == 1)
+    })?;
+    system.clean(&namespace)
+}
