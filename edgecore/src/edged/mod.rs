@@ -14,8 +14,11 @@
 pub mod api;
 pub mod cgroups;
 pub mod context;
+pub mod hooks;
+mod http_get;
 pub mod node;
 pub mod podspec;
+pub mod probes;
 pub mod quantity;
 pub mod runtime;
 pub mod volumes;

@@ -1,5 +1,7 @@
 //! `$(NAME)` in commands, arguments, values and subpaths (spec 05 §6, rows 8, 10).
 
+use k8s_openapi::api::core::v1::Container;
+
 use crate::edged::context::SpecError;
 
 /// Replaces `$(NAME)`; `$$` stands for a dollar sign, and what has no value stays as it is written.
@@ -8,6 +10,27 @@ pub(super) fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) ->
         Ok(value(name).map_or_else(|| format!("$({name})"), ToOwned::to_owned))
     })
     .unwrap_or_default()
+}
+
+/// The same for commands of probes, which see only the values written in the pod itself, each expanded by those before it.
+pub(crate) fn expand_static(text: &str, container: &Container) -> String {
+    let mut known = Vec::<(&str, String)>::new();
+    for variable in container.env.iter().flatten() {
+        if let Some(value) = variable.value.as_deref().filter(|value| !value.is_empty()) {
+            let value = expand(value, |name| find(&known, name));
+            known.push((&variable.name, value));
+        }
+    }
+    expand(text, |name| find(&known, name))
+}
+
+/// The last of a name wins.
+fn find<'a>(known: &'a [(&str, String)], name: &str) -> Option<&'a str> {
+    known
+        .iter()
+        .rev()
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| value.as_str())
 }
 
 /// The same for subpaths, where a name without a value would lead to a path that nobody meant.

@@ -32,6 +32,7 @@ pub use dns::is_cluster_dns_missing;
 pub(crate) use downward::{field_value, resource_value};
 pub(crate) use env::is_not_found;
 pub(crate) use error::source_text;
+pub(crate) use expand::expand_static;
 pub use labels::{CONTAINER_NAME, HASH, POD_NAME, POD_NAMESPACE, POD_UID, RESTART_COUNT, container_hash};
 pub use logs::{container_log_dir, container_log_link, container_log_path, pod_log_dir};
 pub use pull::pull_credentials;
