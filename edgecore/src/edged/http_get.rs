@@ -131,13 +131,11 @@ impl Target {
                 ..self.clone()
             });
         }
-        let absolute = if location.starts_with("//") {
-            format!("{}:{location}", self.scheme())
-        } else {
-            location.to_owned()
+        let absolute = match location.strip_prefix("//") {
+            Some(rest) => format!("{}://{rest}", self.scheme()),
+            None => location.to_owned(),
         };
-        let Ok(uri) = absolute.parse::<Uri>() else { return None };
-        let Some(host) = uri.host() else {
+        if !absolute.contains("://") {
             // Relative to the folder of the page.
             let folder = self
                 .path
@@ -149,7 +147,9 @@ impl Target {
                 path: format!("{folder}/{location}"),
                 ..self.clone()
             });
-        };
+        }
+        let uri = absolute.parse::<Uri>().ok()?;
+        let host = uri.host()?;
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let path = uri
@@ -353,6 +353,8 @@ mod tests {
         assert_eq!(next("//example.org/x"), None);
     }
 
+    const UNKNOWN: &str = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+
     /// Answers every request with the text that belongs to its path, and remembers the requests.
     async fn server(
         answers: &'static [(&'static str, &'static str)],
@@ -370,7 +372,7 @@ mod tests {
                 let answer = answers
                     .iter()
                     .find(|(known, _)| *known == path)
-                    .map_or("", |(_, answer)| answer);
+                    .map_or(UNKNOWN, |(_, answer)| answer);
                 let _ = stream.write_all(answer.as_bytes()).await;
                 requests.lock().push(request);
             }
