@@ -22,6 +22,8 @@ struct State {
     version: u64,
     log: Vec<String>,
     /// Answers that are given once instead of the right one, by `VERB path`.
+    /// What every request for one object gets, when it is set.
+    forced: Option<(u16, Value)>,
     refusals: HashMap<String, Vec<(u16, &'static str)>>,
 }
 
@@ -51,23 +53,8 @@ impl FakeApi {
         self.0.lock().store(path, object)
     }
 
-    pub(crate) fn remove(&self, path: &str) {
-        self.0.lock().objects.remove(path);
-    }
-
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.0.lock().objects.get(path).cloned()
-    }
-
-    /// All paths that begin so.
-    pub(crate) fn paths(&self, prefix: &str) -> Vec<String> {
-        self.0
-            .lock()
-            .objects
-            .keys()
-            .filter(|path| path.starts_with(prefix))
-            .cloned()
-            .collect()
     }
 
     /// The next such request is refused; several calls queue up.
@@ -78,6 +65,11 @@ impl FakeApi {
             .entry(request.to_owned())
             .or_default()
             .push((code, reason));
+    }
+
+    /// From now on every request for one object gets this answer; `None` ends it.
+    pub(crate) fn force(&self, answer: Option<(u16, Value)>) {
+        self.0.lock().forced = answer;
     }
 
     /// All requests so far, as `VERB path`.
@@ -116,6 +108,11 @@ impl State {
             return status(code, reason, "refused by the test", Value::Null);
         }
         let target = Target::of(path);
+        if let Some(forced) = &self.forced
+            && (*method == Method::POST || !target.name.is_empty())
+        {
+            return forced.clone();
+        }
         match *method {
             Method::GET if target.name.is_empty() => (200, self.list(path, query)),
             Method::GET => self

@@ -9,6 +9,8 @@ mod lanes;
 mod node;
 mod pod;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;

@@ -1,0 +1,208 @@
+//! Every request of the captured hand-made edge, answered by ours while the API server says what it said to Go.
+
+use std::time::Duration;
+
+use common::Tasks;
+use proto::golden::{Capture, Differences, Exchange};
+use proto::{Content, Group, Message, NodeName, Operation, Source};
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+use super::reply::Peer;
+use crate::informers::Informers;
+use crate::kubernetes::fake::FakeApi;
+
+struct World {
+    api: FakeApi,
+    desk: Desk,
+    tasks: Tasks,
+}
+
+async fn world() -> World {
+    let (api, tasks) = (FakeApi::default(), Tasks::new());
+    let (informers, _changes) = Informers::start(api.kube(), &tasks);
+    informers.synced().await;
+    World {
+        desk: Desk {
+            kube: api.kube(),
+            informers,
+            address: "192.0.2.2".into(),
+        },
+        api,
+        tasks,
+    }
+}
+
+impl World {
+    async fn ask(&self, peer: Peer, operation: Operation, resource: &str, content: Content) -> Vec<Message> {
+        let route = proto::Route::parse(&Group::Meta, resource);
+        let request = Message::new(Source::Edged, Group::Meta, operation, route, content);
+        self.desk.handle(peer, &NodeName::from("sim-1"), &request).await
+    }
+
+    async fn end(self) {
+        self.tasks.stop(Duration::from_secs(1)).await;
+    }
+}
+
+/// What the API server said while Go answered so; `None` where the object did not exist.
+fn said(exchange: &Exchange) -> Option<(u16, Value)> {
+    let content = &exchange.answer["content"];
+    let is_query = exchange.request["route"]["operation"] == "query";
+    if !content["Err"]["ErrStatus"].is_null() {
+        let status = content["Err"]["ErrStatus"].clone();
+        let code = u16::try_from(status["code"].as_u64()?).ok()?;
+        return (!is_query).then_some((code, status));
+    }
+    if !content["ErrStatus"].is_null() {
+        return None;
+    }
+    let mut object = if content["Object"].is_object() {
+        content["Object"].clone()
+    } else {
+        content.clone()
+    };
+    if !object.is_object() {
+        // A bare "OK" hides what was written.
+        let version = exchange.answer["header"]["resourceversion"].as_str().unwrap_or("1");
+        let uid = exchange.request["content"]
+            .get("UID")
+            .and_then(Value::as_str)
+            .unwrap_or("u");
+        object = json!({"metadata": {"name": "x", "uid": uid, "resourceVersion": version}});
+    }
+    object["kind"] = object.get("kind").cloned().unwrap_or_else(|| "X".into());
+    object["apiVersion"] = object.get("apiVersion").cloned().unwrap_or_else(|| "v1".into());
+    Some((200, object))
+}
+
+/// Requests that this controller answers in Go.
+fn answered_here(exchange: &Exchange) -> bool {
+    let route = &exchange.request["route"];
+    exchange.answer["route"]["source"] == "edgecontroller"
+        && !matches!(route["operation"].as_str(), Some("ping" | "config"))
+}
+
+#[tokio::test]
+async fn answers_are_those_of_go() {
+    let world = world().await;
+    let (allowed, none) = (Differences::committed(), Differences::parse("").expect("an empty list"));
+    let exchanges: Vec<Exchange> = Capture::HubSim.exchanges().into_iter().filter(answered_here).collect();
+    assert!(exchanges.len() > 40, "{}", exchanges.len());
+    for exchange in exchanges {
+        let what = format!(
+            "{}: {} {}",
+            exchange.note, exchange.request["route"]["operation"], exchange.request["route"]["resource"]
+        );
+        // Our own edge gets Go's forms to the letter; Go edges get other forms of bare errors.
+        for (peer, differences) in [(Peer::Ours, &none), (Peer::Go, &allowed)] {
+            world.api.force(said(&exchange));
+            let request = exchange.fresh_request();
+            let messages = world.desk.handle(peer, &NodeName::from("sim-1"), &request).await;
+            let ours = messages.last().unwrap_or_else(|| panic!("{what}: no answer"));
+            let ours: Value = serde_json::from_str(&ours.encode()).expect("a message is JSON");
+            let found = differences.compare(Capture::HubSim, &exchange.answer, &ours);
+            assert!(found.is_empty(), "{what} ({peer:?}): {found:?}");
+        }
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_go_leaves_unanswered_stays_so() {
+    let world = world().await;
+    for (operation, resource) in [
+        (Operation::Query, "sim-ns/podlist"),
+        (Operation::Query, "default/service/kubernetes"),
+        (Operation::from("frobnicate"), "sim-ns/configmap/cm-1"),
+        (Operation::Query, "sim-ns/frob/x"),
+        (Operation::Query, "frob"),
+        (Operation::Insert, "sim-ns/event/e"),
+        (Operation::Update, "default/nodestatus/sim-1"),
+    ] {
+        assert!(
+            world
+                .ask(Peer::Go, operation, resource, Content::text("x"))
+                .await
+                .is_empty(),
+            "{resource}"
+        );
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_node_never_stays_without_its_role() {
+    let world = world().await;
+    let node = Content::json(
+        &json!({"metadata": {"name": "sim-1", "labels": {"node-role.kubernetes.io/edge": "", "x": "1"}}}),
+    );
+    world.api.refuse("PATCH /api/v1/nodes/sim-1", 403, "Forbidden");
+    let answers = world
+        .ask(Peer::Go, Operation::Insert, "null/node/sim-1", node.clone())
+        .await;
+    assert!(
+        answers[0].content.get().contains(r#""reason":"Forbidden""#),
+        "{}",
+        answers[0].content.get()
+    );
+    // Kubelet tries again, and is told that the Node exists: by then it has its labels.
+    let answers = world
+        .ask(Peer::Go, Operation::Insert, "null/node/sim-1", node.clone())
+        .await;
+    assert!(answers[0].content.get().contains(r#""reason":"AlreadyExists""#));
+    let stored = world.api.get("/api/v1/nodes/sim-1").expect("node");
+    assert_eq!(
+        stored["metadata"]["labels"],
+        json!({"node-role.kubernetes.io/edge": "", "x": "1"})
+    );
+    assert_eq!(stored["metadata"]["annotations"]["cloudcore"], "192.0.2.2");
+    world.api.refuse("PATCH /api/v1/nodes/other", 500, "InternalError");
+    world.api.refuse("PATCH /api/v1/nodes/other", 409, "Conflict");
+    let answers = world.ask(Peer::Go, Operation::Insert, "null/node/other", node).await;
+    assert!(
+        answers[0].content.get().ends_with(r#""Err":null}"#),
+        "{}",
+        answers[0].content.get()
+    );
+    world.end().await;
+}
+
+#[tokio::test]
+async fn deletions_of_another_pod_succeed_and_failures_are_told() {
+    let world = world().await;
+    let path = "/api/v1/namespaces/ns/pods/p";
+    world.api.put(
+        path,
+        json!({"metadata": {"name": "p", "namespace": "ns", "uid": "new"}}),
+    );
+    let delete = |uid: &str| Content::json(&json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}));
+    let answers = world.ask(Peer::Go, Operation::Delete, "ns/pod/p", delete("old")).await;
+    assert_eq!(answers[0].content.get(), "\"OK\"");
+    assert!(world.api.get(path).is_some());
+    world.api.refuse(&format!("DELETE {path}"), 403, "Forbidden");
+    let answers = world.ask(Peer::Go, Operation::Delete, "ns/pod/p", delete("new")).await;
+    assert!(answers[0].content.get().starts_with(r#"{"ErrStatus":"#));
+    let answers = world.ask(Peer::Go, Operation::Delete, "ns/pod/p", delete("new")).await;
+    assert_eq!(answers[0].content.get(), "\"OK\"");
+    assert!(world.api.get(path).is_none());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_inventory_is_not_answered_before_the_node_is_known() {
+    tokio::time::timeout(Duration::from_secs(60), async {
+        let world = world().await;
+        tokio::time::pause();
+        let empty = Content::json(&proto::inventory::Digest::default());
+        let answers = world.ask(Peer::Ours, Operation::Query, "inventory/sync", empty).await;
+        assert!(
+            answers[0].content.get().contains("ServiceUnavailable"),
+            "{}",
+            answers[0].content.get()
+        );
+        world.end().await;
+    })
+    .await
+    .expect("in time");
+}
