@@ -1,1 +1,108 @@
-//! Tests.
+use std::time::Duration;
+
+use proto::{Content, Group, Message, Operation, Route, Source};
+
+use super::*;
+use crate::cloudhub::tests::fakes::Fake;
+use crate::cloudhub::tests::settings;
+
+fn message(operation: Operation, resource: &str, content: &str) -> Message {
+    let route = Route::parse(&Group::Meta, resource);
+    let content = Content::from_json_text(content.to_owned()).unwrap();
+    Message::new(Source::Edged, Group::Meta, operation, route, content)
+}
+
+fn authorizer(change: impl FnOnce(&mut Settings)) -> (Authorizer, Arc<Fake>) {
+    let fake = Arc::new(Fake::default());
+    fake.pods.lock().insert("default/mine".into(), "edge-1".into());
+    fake.pods.lock().insert("default/other".into(), "edge-2".into());
+    let mut settings = settings(std::path::Path::new("/"));
+    change(&mut settings);
+    (Authorizer::new(&settings, fake.clone(), fake.clone()), fake)
+}
+
+const MIRROR: &str = r#"{"metadata":{"name":"m-edge-1","namespace":"default","annotations":{"kubernetes.io/config.mirror":"x"}},"spec":{"nodeName":"edge-1","containers":[{"name":"c"}]}}"#;
+
+#[tokio::test]
+async fn a_node_writes_what_is_its_own() {
+    let (authorizer, fake) = authorizer(|_| {});
+    let node = NodeName::from("edge-1");
+    let with_secret = MIRROR.replace(
+        r#"{"name":"c"}"#,
+        r#"{"name":"c","envFrom":[{"secretRef":{"name":"s"}}]}"#,
+    );
+    let with_account = MIRROR.replace(r#""nodeName""#, r#""serviceAccountName":"default","nodeName""#);
+    let elsewhere = MIRROR.replace(r#""nodeName":"edge-1""#, r#""nodeName":"edge-2""#);
+    let plain = MIRROR.replace("kubernetes.io/config.mirror", "x");
+    for (operation, resource, content, allowed) in [
+        (Operation::Insert, "null/node/edge-1", "null", true),
+        (Operation::Patch, "default/nodepatch/edge-1", "null", true),
+        (Operation::Update, "default/nodestatus/edge-1", "null", true),
+        (Operation::Patch, "null/nodepatch/edge-2", "null", false),
+        (Operation::Update, "kube-node-lease/lease/edge-1", "null", true),
+        (Operation::Update, "kube-node-lease/lease/edge-2", "null", false),
+        (Operation::Update, "kube-system/lease/edge-1", "null", false),
+        (Operation::Patch, "default/podpatch/mine", "null", true),
+        (Operation::Patch, "default/podpatch/other", "null", false),
+        (Operation::Patch, "default/podpatch/unknown", "null", true),
+        (Operation::Update, "default/podstatus", "null", true),
+        (Operation::Delete, "default/pod/other", "null", false),
+        (Operation::Insert, "default/event/e", "null", true),
+        (Operation::Insert, "default/pod/m-edge-1", MIRROR, true),
+        (Operation::Insert, "default/pod/another", MIRROR, false),
+        (Operation::Insert, "default/pod/m-edge-1", &with_secret, false),
+        (Operation::Insert, "default/pod/m-edge-1", &with_account, false),
+        (Operation::Insert, "default/pod/m-edge-1", &elsewhere, false),
+        (Operation::Insert, "default/pod/m-edge-1", &plain, false),
+        (Operation::Query, "default/deployment/d", "null", false),
+        (Operation::from("Delta"), "a/b/c/d", "null", false),
+    ] {
+        let verdict = authorizer
+            .authorize(&node, &message(operation.clone(), resource, content))
+            .await;
+        assert_eq!(verdict.is_ok(), allowed, "{operation} {resource}: {verdict:?}");
+    }
+    assert!(fake.reviews.lock().is_empty(), "{:?}", fake.reviews.lock());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_reads_is_asked_and_remembered() {
+    let (authorizer, fake) = authorizer(|_| {});
+    let node = NodeName::from("edge-1");
+    let ask = async |resource: &str| {
+        authorizer
+            .authorize(&node, &message(Operation::Query, resource, "null"))
+            .await
+    };
+    for _ in 0..3 {
+        assert!(ask("default/secret/allowed").await.is_ok());
+        assert!(ask("default/secret/hidden").await.is_err());
+    }
+    assert!(ask("default/serviceaccounttoken/allowed").await.is_ok());
+    assert!(ask("default/volumeattachment/allowed").await.is_ok());
+    assert_eq!(
+        *fake.reviews.lock(),
+        [
+            "edge-1: get secrets default allowed",
+            "edge-1: get secrets default hidden",
+            "edge-1: create serviceaccounts/token default allowed",
+            "edge-1: get volumeattachments allowed",
+        ]
+    );
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert!(ask("default/secret/allowed").await.is_ok());
+    assert!(ask("default/secret/hidden").await.is_err());
+    assert_eq!(fake.reviews.lock().len(), 5, "a refusal is asked about again soon");
+}
+
+#[tokio::test]
+async fn debug_and_off_let_everything_pass() {
+    let forbidden = message(Operation::Patch, "null/nodepatch/edge-2", "null");
+    for change in [
+        |settings: &mut Settings| settings.authorization = false,
+        |settings: &mut Settings| settings.authorization_debug = true,
+    ] {
+        let (authorizer, _) = authorizer(change);
+        assert!(authorizer.authorize(&"edge-1".into(), &forbidden).await.is_ok());
+    }
+}

@@ -103,6 +103,10 @@ struct Flight {
     cycles: u32,
     due: Option<Instant>,
     resting: bool,
+    /// Copies that were sent and acknowledgements that came. A Go edge acknowledges each copy, and may still be busy with one when
+    /// another is acknowledged: it would store that after what is newer.
+    copies: u32,
+    acks: u32,
 }
 
 impl Outbox {
@@ -245,7 +249,7 @@ impl Outbox {
     }
 
     /// An acknowledgement came. Returns what is to be recorded; unknown ids are ignored.
-    pub(super) fn on_ack(&mut self, id: &MsgId) -> Option<Delivered> {
+    pub(super) fn on_ack(&mut self, now: Instant, id: &MsgId) -> Option<Delivered> {
         if let Some(answer) = self.forget_answer(id) {
             self.metrics.acked(Class::Answer);
             let object = answer.object?;
@@ -255,8 +259,8 @@ impl Outbox {
                 deleted: false,
             });
         }
-        if let Some(uid) = self.sent.remove(id) {
-            return self.ack_object(id, &uid);
+        if let Some(uid) = self.sent.get(id).cloned() {
+            return self.ack_object(now, id, uid);
         }
         let position = self.late.iter().position(|(late, ..)| late == id)?;
         let (_, object, version, rank) = self.late.remove(position)?;
@@ -338,10 +342,11 @@ impl Outbox {
             return self.send_answer(id, now);
         }
         let flight = self.slots.get_mut(self.sent.get(id)?)?.flight.as_mut()?;
-        if flight.message.id != *id || flight.resting || flight.due.is_some() {
+        if flight.message.id != *id || flight.resting || flight.acks > 0 || flight.due.is_some() {
             return None;
         }
         flight.sends += 1;
+        flight.copies += 1;
         flight.due = Some(now + RESEND);
         self.timers.insert((now + RESEND, id.clone()));
         self.metrics.retried(Class::State);
@@ -375,6 +380,8 @@ impl Outbox {
                     cycles: 0,
                     due: None,
                     resting: true,
+                    copies: 0,
+                    acks: 0,
                 }
             }
         };
@@ -384,6 +391,7 @@ impl Outbox {
         }
         self.timers.insert((now + RESEND, flight.message.id.clone()));
         flight.sends = 1;
+        flight.copies += 1;
         flight.resting = false;
         self.unacked += 1;
         Some(flight.message.encode())
@@ -416,7 +424,9 @@ impl Outbox {
         let Some(slot) = self.slots.get_mut(&uid) else { return };
         let Some(flight) = slot.flight.as_mut() else { return };
         flight.due = None;
-        if flight.resting {
+        if flight.acks > 0 {
+            self.settle(&id, uid);
+        } else if flight.resting {
             self.queue(uid);
         } else if slot.waiting.is_some() {
             self.supersede(&uid);
@@ -435,30 +445,49 @@ impl Outbox {
         }
     }
 
-    fn ack_object(&mut self, id: &MsgId, uid: &Uid) -> Option<Delivered> {
-        let slot = self.slots.get_mut(uid)?;
-        let flight = slot.flight.take_if(|flight| flight.message.id == *id)?;
-        if !flight.resting {
+    fn ack_object(&mut self, now: Instant, id: &MsgId, uid: Uid) -> Option<Delivered> {
+        let slot = self.slots.get_mut(&uid)?;
+        let object = slot.object.clone();
+        let flight = slot.flight.as_mut().filter(|flight| flight.message.id == *id)?;
+        flight.acks += 1;
+        let is_first = flight.acks == 1;
+        if is_first && !flight.resting {
             self.unacked = self.unacked.saturating_sub(1);
         }
-        if let Some(due) = flight.due {
-            self.timers.remove(&(due, id.clone()));
+        flight.resting = false;
+        let deleted = flight.state.rank == Rank::Deleted;
+        let delivered = is_first.then(|| Delivered {
+            object,
+            version: flight.message.version.clone(),
+            deleted,
+        });
+        if flight.acks >= flight.copies {
+            if let Some(due) = flight.due {
+                self.timers.remove(&(due, id.clone()));
+            }
+            self.settle(id, uid.clone());
+        } else if flight.due.is_none() {
+            flight.due = Some(now + RESEND);
+            self.timers.insert((now + RESEND, id.clone()));
         }
+        let delivered = delivered?;
         self.metrics.acked(Class::State);
         // Older messages of the object say nothing any more: their acknowledgement must not take the record back.
-        self.late.retain(|(_, object, ..)| object.uid != *uid);
-        let object = slot.object.clone();
+        self.late.retain(|(_, object, ..)| object.uid != uid);
+        Some(delivered)
+    }
+
+    /// The acknowledged message is out of the way of what waits.
+    fn settle(&mut self, id: &MsgId, uid: Uid) {
+        self.sent.remove(id);
+        let Some(slot) = self.slots.get_mut(&uid) else { return };
+        slot.flight = None;
         if slot.waiting.is_some() {
-            self.queue(uid.clone());
+            self.queue(uid);
         } else {
-            self.slots.remove(uid);
+            self.slots.remove(&uid);
             self.shrink();
         }
-        Some(Delivered {
-            object,
-            version: flight.message.version,
-            deleted: flight.state.rank == Rank::Deleted,
-        })
     }
 
     fn forget_answer(&mut self, id: &MsgId) -> Option<Answer> {

@@ -88,7 +88,7 @@ impl Session {
     }
 
     fn on_ack(&self, id: &MsgId) -> Option<Delivered> {
-        self.state.lock().outbox.on_ack(id)
+        self.state.lock().outbox.on_ack(Instant::now(), id)
     }
 
     /// Lets the outbox see the time; says when it wants to see it next, or why the session is to end.

@@ -1,7 +1,7 @@
 //! The hub over real sockets, with a cluster in memory and edges made by hand.
 
-mod edge;
-mod fakes;
+pub(in crate::cloudhub) mod edge;
+pub(in crate::cloudhub) mod fakes;
 mod sessions;
 
 pub(in crate::cloudhub) use fakes::settings;
