@@ -173,7 +173,7 @@ impl Outbox {
                 .waiting
                 .as_ref()
                 .map(|waiting| waiting.state)
-                .or(slot.flight.as_ref().map(|f| f.state));
+                .or_else(|| slot.flight.as_ref().map(|flight| flight.state));
             if stored.is_some_and(|stored| !replaces(state, stored)) {
                 self.metrics.dropped(Class::State);
                 return;
@@ -302,16 +302,7 @@ impl Outbox {
         match class {
             Class::Notice => self.notices.front().map(|(since, _)| *since),
             Class::Answer => self.answers.values().map(|answer| answer.since).min(),
-            Class::State => self
-                .slots
-                .values()
-                .filter_map(|slot| {
-                    slot.flight
-                        .as_ref()
-                        .map(|flight| flight.since)
-                        .or(slot.waiting.as_ref().map(|w| w.since))
-                })
-                .min(),
+            Class::State => self.slots.values().filter_map(Slot::since).min(),
         }
     }
 
@@ -512,6 +503,18 @@ impl Outbox {
                 self.again = VecDeque::new();
             }
         }
+    }
+}
+
+impl Slot {
+    /// Since when the object waits; not while it is only settling.
+    fn since(&self) -> Option<Instant> {
+        let flight = self
+            .flight
+            .as_ref()
+            .filter(|flight| flight.acks == 0)
+            .map(|flight| flight.since);
+        flight.or_else(|| self.waiting.as_ref().map(|waiting| waiting.since))
     }
 }
 

@@ -115,6 +115,7 @@ async fn upgrade(shared: &Arc<Shared>, mut tls: Tls, peer: SocketAddr) -> Option
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let name = certificate.and_then(|certificate| CertificateName::of_certificate(certificate));
     let mut session = None;
+    #[expect(clippy::result_large_err, reason = "the type is that of the WebSocket library")]
     let decide = |request: &Request, mut response: Response| {
         let admitted = admission(shared.settings.legacy_certificates, request.headers(), name.as_ref())
             .and_then(|(node, features, legacy)| shared.admit(node, features, legacy).map_err(Refusal::from));

@@ -75,9 +75,8 @@ async fn edge(
             format!("failed to sign certs for edgenode {node}, err: {reason}"),
         )
     };
-    let body = match axum::body::to_bytes(request.into_body(), MAX_REQUEST).await {
-        Ok(body) => body,
-        Err(_) => return failed("fail to read file when signing the cert, err: http: request body too large".into()),
+    let Ok(body) = axum::body::to_bytes(request.into_body(), MAX_REQUEST).await else {
+        return failed("fail to read file when signing the cert, err: http: request body too large".into());
     };
     match certificate::issue(&server.shared, &node, headers.get("ExtKeyUsages"), &body) {
         Ok(der) => {
