@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use proto::{Namespace, Object, ObjectName, ObjectPath, Uid};
 use tokio::sync::{broadcast, watch};
 
-use crate::metamanager::{PodSet, RequestError};
+use crate::metamanager::{MetaManager, PodSet, RequestError, TokenKey};
 use crate::uplink::Link;
 
 /// The answer to a question.
@@ -51,4 +52,50 @@ pub trait Api: Send + Sync + fmt::Debug {
     fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>>;
     /// Removes a pod from the API, guarded by its uid.
     fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()>;
+}
+
+impl Api for MetaManager {
+    fn pods(&self) -> watch::Receiver<Arc<PodSet>> {
+        Self::pods(self)
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        Self::link(self)
+    }
+
+    fn changes(&self) -> broadcast::Receiver<ObjectPath> {
+        Self::changes(self)
+    }
+
+    fn object<'a>(&'a self, path: &'a ObjectPath) -> Reply<'a, Object> {
+        Self::object(self, path).boxed()
+    }
+
+    fn token<'a>(&'a self, question: &'a TokenQuestion) -> Reply<'a, TokenRequest> {
+        let key = TokenKey {
+            namespace: question.namespace.clone(),
+            service_account: question.service_account.clone(),
+            audiences: question.audiences.clone(),
+            expiration_seconds: question.expiration_seconds,
+            pod_name: question.pod.clone(),
+            pod_uid: question.uid.clone(),
+        };
+        async move { Self::token(self, &key).await }.boxed()
+    }
+
+    fn node(&self) -> Reply<'_, Option<Object>> {
+        Self::node(self).boxed()
+    }
+
+    fn patch_pod_status<'a>(&'a self, namespace: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object> {
+        async move { Self::patch_pod_status(self, &namespace.into(), &name.into(), patch).await }.boxed()
+    }
+
+    fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>> {
+        async move { Self::pod_patch(self, &namespace.into(), &name.into()).await }.boxed()
+    }
+
+    fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()> {
+        async move { Self::delete_pod(self, &namespace.into(), &name.into(), uid, grace).await }.boxed()
+    }
 }

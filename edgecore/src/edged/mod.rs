@@ -14,14 +14,135 @@
 pub mod api;
 pub mod cgroups;
 pub mod context;
+mod gc;
+mod health;
 pub mod hooks;
 mod http_get;
+mod images;
 pub mod node;
+mod pleg;
+mod pods;
 pub mod podspec;
 pub mod probes;
 pub mod quantity;
 pub mod runtime;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod volumes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Tasks;
+use jiff::Timestamp;
+use proto::Uid;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::metamanager::{MetaManager, RunningPod};
+use api::Api;
+use context::{NodeFacts, Settings};
+use images::Images;
+use node::RuntimeState;
+use pods::{Clock, Parts, PodManager, Shared};
+use runtime::{LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
+use status::StatusManager;
+
+/// The handle: what other modules may know of the runtime.
+#[derive(Clone, Debug)]
+pub struct Edged {
+    runtime: Arc<dyn Runtime>,
+    state: watch::Receiver<RuntimeState>,
+    listed: watch::Receiver<Option<Instant>>,
+}
+
+impl Edged {
+    /// What the runtime says of itself.
+    pub fn runtime_state(&self) -> watch::Receiver<RuntimeState> {
+        self.state.clone()
+    }
+
+    /// The runtime, for streams and logs.
+    pub fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    /// Whether the state of containers was listed within the last three minutes.
+    pub fn is_listing(&self) -> bool {
+        self.listed.borrow().is_some_and(|at| at.elapsed() < UNHEALTHY)
+    }
+}
+
+/// Without a list of containers for this long edged is not healthy.
+const UNHEALTHY: Duration = Duration::from_secs(180);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Puts the parts together and starts them.
+fn assemble(
+    runtime: Arc<dyn Runtime>,
+    parts: Arc<dyn Parts>,
+    api: Arc<dyn Api>,
+    settings: Arc<Settings>,
+    node: watch::Receiver<Arc<NodeFacts>>,
+    clock: Clock,
+    tasks: &Tasks,
+) -> Edged {
+    let (state_sender, state) = watch::channel(RuntimeState::default());
+    let (network_sender, network_ready) = watch::channel(None);
+    let (name_sender, runtime_name) = watch::channel("containerd".to_owned());
+    let (listed_sender, listed) = watch::channel(None);
+    tasks.spawn("edged-health", health::run(runtime.clone(), state_sender, network_sender, name_sender));
+    let shared = Arc::new(Shared {
+        runtime: runtime.clone(),
+        parts,
+        api: api.clone(),
+        images: Images::new(runtime.clone(), &settings),
+        statuses: StatusManager::start(api.clone(), tasks),
+        settings: settings.clone(),
+        node,
+        network_ready,
+        runtime_name,
+        clock,
+    });
+    tasks.spawn("edged-gc", gc::run(runtime.clone(), api, settings));
+    let manager = PodManager::new(shared, tasks);
+    tasks.spawn("edged-pleg", pleg::run(runtime.clone(), manager.waker(), listed_sender));
+    tasks.spawn("edged-pods", manager.run());
+    Edged { runtime, state, listed }
+}
+
+/// Tells MetaManager which pods run, so that a database that lost its rows gets them back.
+async fn adopt(runtime: Arc<dyn Runtime>, meta: MetaManager) {
+    let sandboxes = loop {
+        match runtime.list_sandboxes(None).await {
+            Ok(sandboxes) => break sandboxes,
+            Err(error) => debug!(%error, "waiting for the runtime"),
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let mut running: Vec<RunningPod> = sandboxes
+        .iter()
+        .filter(|sandbox| sandbox.state == proto::cri::PodSandboxState::SandboxReady as i32)
+        .filter_map(|sandbox| {
+            let label = |key: &str| sandbox.labels.get(key);
+            Some(RunningPod {
+                namespace: label(LABEL_POD_NAMESPACE)?.as_str().into(),
+                name: label(LABEL_POD_NAME)?.as_str().into(),
+                uid: Uid::new(label(LABEL_POD_UID)?),
+            })
+        })
+        .collect();
+    running.dedup();
+    info!(pods = running.len(), "pods found running");
+    meta.adopt(running).await;
+}
+
+/// The time of day.
+fn wall_clock() -> Clock {
+    Arc::new(Timestamp::now)
+}
 
 // The parts' interfaces, beside the types in `context`:
 //

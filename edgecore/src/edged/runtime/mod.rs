@@ -3,7 +3,10 @@
 //! Owns the connection. Nothing is decided here. Every call has a limit of time; what the runtime does not implement is an error of
 //! its own kind ([`RuntimeError::is_unimplemented`]), so that callers can do without.
 
+mod client;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,9 +14,19 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use proto::cri;
+use proto::{Uid, cri};
 
+pub use client::Client;
 pub use error::RuntimeError;
+
+/// Label with the uid of the pod, on sandboxes and containers.
+pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+/// Label with the name of the pod.
+pub const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
+/// Label with the namespace of the pod.
+pub const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// Label with the name of the container.
+pub const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// The answer of a runtime.
 pub type Call<'a, T> = BoxFuture<'a, Result<T, RuntimeError>>;
@@ -79,8 +92,8 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Tells the network of pods.
     fn update_runtime_config(&self, pod_cidr: &str) -> Call<'_, ()>;
 
-    /// All sandboxes.
-    fn list_sandboxes(&self) -> Call<'_, Vec<cri::PodSandbox>>;
+    /// The sandboxes, of one pod or of all.
+    fn list_sandboxes<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::PodSandbox>>;
     /// Details of one.
     fn sandbox_status<'a>(&'a self, id: &'a SandboxId) -> Call<'a, cri::PodSandboxStatus>;
     /// Creates and starts one. `handler` is empty but for runtime classes.
@@ -90,8 +103,8 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Removes one and what is in it; succeeds when it is gone.
     fn remove_sandbox<'a>(&'a self, id: &'a SandboxId) -> Call<'a, ()>;
 
-    /// All containers.
-    fn list_containers(&self) -> Call<'_, Vec<cri::Container>>;
+    /// The containers, of one pod or of all.
+    fn list_containers<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::Container>>;
     /// Details of one.
     fn container_status<'a>(&'a self, id: &'a ContainerId) -> Call<'a, cri::ContainerStatus>;
     /// Creates one.

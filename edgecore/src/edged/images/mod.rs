@@ -1,0 +1,245 @@
+//! Images of containers: present, to be pulled, or refused.
+//!
+//! Owns the turns of pulls. Reads nothing but what it is given. How long a pod waits after a failed pull is the pod's own state
+//! ([`PullDelays`]). Behaviour: spec 05 §6 row 6.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container;
+use proto::cri;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::edged::context::{ResolvedImage, Settings};
+use crate::edged::runtime::{Runtime, RuntimeError};
+
+/// Why a container has no image: `waiting.reason` and `waiting.message`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageError {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    /// When to try again, where that is known.
+    pub(crate) retry_at: Option<Instant>,
+}
+
+/// Failed pulls of a pod, by image.
+#[derive(Debug, Default)]
+pub(crate) struct PullDelays(BTreeMap<String, Failed>);
+
+#[derive(Debug)]
+struct Failed {
+    until: Instant,
+    delay: Duration,
+    error: String,
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Images {
+    runtime: Arc<dyn Runtime>,
+    turns: Arc<Semaphore>,
+}
+
+impl Images {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, settings: &Settings) -> Self {
+        let turns = if settings.serialize_image_pulls {
+            1
+        } else {
+            settings.max_parallel_image_pulls.unwrap_or(Semaphore::MAX_PERMITS).max(1)
+        };
+        Self { runtime, turns: Arc::new(Semaphore::new(turns)) }
+    }
+
+    /// The container's image, pulled if its policy says so. `credentials` are tried in order, then none.
+    pub(crate) async fn ensure(
+        &self,
+        container: &Container,
+        credentials: Vec<cri::AuthConfig>,
+        sandbox: &cri::PodSandboxConfig,
+        delays: &mut PullDelays,
+    ) -> Result<ResolvedImage, ImageError> {
+        let named = container.image.as_deref().unwrap_or_default();
+        let Some(name) = with_tag(named) else {
+            let message = format!(
+                "Failed to apply default image tag \"{named}\": couldn't parse image name \"{named}\": invalid reference format"
+            );
+            return Err(ImageError { reason: "InvalidImageName", message, retry_at: None });
+        };
+        let policy = policy(container, &name);
+        let present = self.runtime.image_status(&name).await.map_err(|error| ImageError {
+            reason: "ImageInspectError",
+            message: format!("Failed to inspect image \"{named}\": {error}"),
+            retry_at: None,
+        })?;
+        match (policy, present) {
+            (Policy::Never | Policy::IfNotPresent, Some(image)) => return Ok(resolved(name, image)),
+            (Policy::Never, None) => {
+                let message =
+                    format!("Container image \"{named}\" is not present with pull policy of Never");
+                return Err(ImageError { reason: "ErrImageNeverPull", message, retry_at: None });
+            }
+            (Policy::Always, _) | (Policy::IfNotPresent, None) => {}
+        }
+        if let Some(failed) = delays.0.get(named).filter(|failed| Instant::now() < failed.until) {
+            return Err(ImageError {
+                reason: "ImagePullBackOff",
+                message: format!("Back-off pulling image \"{named}\": ErrImagePull: {}", failed.error),
+                retry_at: Some(failed.until),
+            });
+        }
+        match self.pull(&name, credentials, sandbox).await {
+            Ok(id) => {
+                delays.0.remove(named);
+                let image = self.runtime.image_status(&id).await.ok().flatten();
+                Ok(image.map_or_else(|| ResolvedImage { name: name.clone(), id, ..Default::default() }, |image| {
+                    resolved(name.clone(), image)
+                }))
+            }
+            Err(error) => {
+                let text = error.message.clone();
+                warn!(image = named, error = %error, "image not pulled");
+                Err(ImageError {
+                    reason: "ErrImagePull",
+                    retry_at: Some(delays.failed(named, &text)),
+                    message: text,
+                })
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        name: &str,
+        credentials: Vec<cri::AuthConfig>,
+        sandbox: &cri::PodSandboxConfig,
+    ) -> Result<String, RuntimeError> {
+        let _turn = self.turns.acquire().await;
+        let started = Instant::now();
+        let mut first_error = None;
+        for auth in credentials.into_iter().map(Some).chain([None]) {
+            match self.runtime.pull_image(name, auth, Some(sandbox.clone())).await {
+                Ok(id) => {
+                    info!(image = name, seconds = started.elapsed().as_secs_f32(), "image pulled");
+                    return Ok(id);
+                }
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| RuntimeError {
+            call: "PullImage",
+            subject: name.to_owned(),
+            code: tonic::Code::Unknown,
+            message: "no attempt was made".into(),
+        }))
+    }
+}
+
+impl PullDelays {
+    /// Notes a failed pull; returns when the next one may start.
+    fn failed(&mut self, image: &str, error: &str) -> Instant {
+        let now = Instant::now();
+        let delay = self.0.get(image).map_or(FIRST_DELAY, |failed| (failed.delay * 2).min(LONGEST_DELAY));
+        let until = now + delay;
+        self.0.insert(image.to_owned(), Failed { until, delay, error: error.to_owned() });
+        until
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+fn policy(container: &Container, name: &str) -> Policy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => Policy::Always,
+        Some("Never") => Policy::Never,
+        Some("IfNotPresent") => Policy::IfNotPresent,
+        _ if name.ends_with(":latest") => Policy::Always,
+        _ => Policy::IfNotPresent,
+    }
+}
+
+fn resolved(name: String, image: cri::Image) -> ResolvedImage {
+    ResolvedImage { name, id: image.id, uid: image.uid.map(|uid| uid.value), username: image.username }
+}
+
+/// The name with a tag, as the runtime is to see it.
+fn with_tag(image: &str) -> Option<String> {
+    let tagless = normalize(image)?.ends_with(":latest") && !image.ends_with(":latest");
+    Some(if tagless { format!("{image}:latest") } else { image.to_owned() })
+}
+
+/// The image's full name: with its registry, and with a tag or digest. `None` for what is no image name.
+pub(crate) fn normalize(image: &str) -> Option<String> {
+    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    if digest.is_some_and(|d| !d.contains(':') || d.split(':').any(str::is_empty)) {
+        return None;
+    }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (path, tag) = match name.get(last..).and_then(|end| end.rfind(':')) {
+        Some(colon) => (name.get(..last + colon)?, name.get(last + colon + 1..)),
+        None => (name, None),
+    };
+    let tag_fits = |tag: &str| {
+        !tag.is_empty()
+            && tag.len() <= 128
+            && !tag.starts_with(['.', '-'])
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    if tag.is_some_and(|tag| !tag_fits(tag)) {
+        return None;
+    }
+    let (registry, path) = match path.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
+        Some(_) => ("docker.io", path.to_owned()),
+        None => ("docker.io", format!("library/{path}")),
+    };
+    let part_fits = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    if !path.split('/').all(part_fits) || path.len() > 255 {
+        return None;
+    }
+    let mut full = format!("{registry}/{path}");
+    match (tag, digest) {
+        (None, None) => full.push_str(":latest"),
+        (tag, digest) => {
+            full.extend(tag.into_iter().flat_map(|tag| [":", tag]));
+            full.extend(digest.into_iter().flat_map(|digest| ["@", digest]));
+        }
+    }
+    Some(full)
+}
+
+const FIRST_DELAY: Duration = Duration::from_secs(10);
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::normalize;
+
+    #[test]
+    fn image_names_get_a_registry_and_a_tag() {
+        let full = |image| normalize(image);
+        assert_eq!(full("busybox").as_deref(), Some("docker.io/library/busybox:latest"));
+        assert_eq!(full("docker.io/library/busybox:1.36").as_deref(), Some("docker.io/library/busybox:1.36"));
+        assert_eq!(full("kubeedge/pause:3.6").as_deref(), Some("docker.io/kubeedge/pause:3.6"));
+        assert_eq!(full("localhost:5000/a/b").as_deref(), Some("localhost:5000/a/b:latest"));
+        assert_eq!(full("registry.k8s.io/pause@sha256:ab").as_deref(), Some("registry.k8s.io/pause@sha256:ab"));
+        assert_eq!(full(""), None);
+        assert_eq!(full("UPPER"), None);
+        assert_eq!(full("a:b:c d"), None);
+        assert_eq!(full("foo//bar"), None);
+    }
+}

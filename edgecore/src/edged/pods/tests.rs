@@ -1,0 +1,352 @@
+//! Pods in the tests' time, on a runtime in memory.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::edged::context::{Finding, ProbeEvent};
+use crate::edged::runtime::fake::Life;
+use crate::edged::testing::{World, pod};
+use crate::uplink::Link;
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+async fn pass(n: u64) {
+    tokio::time::sleep(seconds(n)).await;
+}
+
+fn condition(world: &World, uid: &str, kind: &str) -> String {
+    let conditions = world.api.pod(uid).status.and_then(|s| s.conditions).unwrap_or_default();
+    conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.clone()).unwrap_or_default()
+}
+
+fn container(world: &World, uid: &str, name: &str) -> Value {
+    let status = world.api.stored(uid)["status"].clone();
+    let lists = ["containerStatuses", "initContainerStatuses"].map(|list| status[list].clone());
+    let all: Vec<Value> = lists.iter().filter_map(Value::as_array).flatten().cloned().collect();
+    all.into_iter().find(|c| c["name"] == name).unwrap_or_default()
+}
+
+/// Whether a status with that reason ever went out: the next one may follow at once.
+fn was_sent(world: &World, reason: &str) -> bool {
+    let reason = Value::from(reason);
+    let waits = |patch: &Value| patch["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == reason;
+    world.api.patches().iter().any(waits)
+}
+
+fn running(world: &World, name: &str) -> Option<u32> {
+    world.runtime.running().into_iter().find(|(n, _)| n == name).map(|(_, restarts)| restarts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_runs_is_reported_once_and_stays_quiet() {
+    let world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    let status = world.api.pod("u1").status.expect("a status");
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(status.host_ip.as_deref(), Some("192.0.2.7"));
+    assert!(status.pod_ip.is_some_and(|ip| ip.starts_with("10.0.0.")));
+    let order: Vec<String> = status.conditions.into_iter().flatten().map(|c| c.type_).collect();
+    assert_eq!(order, ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]);
+    let sent = world.api.patches().len();
+    assert!(sent <= 3, "{:#?}", world.api.patches());
+    pass(600).await;
+    assert_eq!(world.api.patches().len(), sent, "nothing changed, so nothing is sent");
+    assert_eq!(world.runtime.calls(), ["run 0", "start main"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_waits_longer_each_time_and_edged_may_restart_meanwhile() {
+    let mut world = World::new();
+    world.runtime.lives("main", &[Life::Ends(seconds(1), 1)]);
+    world.api.put(&pod("u1", "Always"));
+    world.until("first crash loop", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "CrashLoopBackOff").await;
+    let main = container(&world, "u1", "main");
+    assert_eq!(main["restartCount"], 1, "{main:#}");
+    assert_eq!(
+        main["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=main pod=web_default(u1)"
+    );
+    assert_eq!(main["lastState"]["terminated"]["exitCode"], 1);
+    assert_eq!(world.api.phase("u1"), "Running");
+    world.restart().await;
+    pass(5).await;
+    assert_eq!(container(&world, "u1", "main")["restartCount"], 1, "the delay survives a restart");
+    let says = |w: &World, delay: &str| {
+        let message = container(w, "u1", "main")["state"]["waiting"]["message"].clone();
+        message.as_str().is_some_and(|m| m.starts_with(&format!("back-off {delay} ")))
+    };
+    for delay in ["20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"] {
+        world.until(delay, |w| says(w, delay)).await;
+        pass(12).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_ran_for_ten_minutes_starts_from_the_beginning() {
+    let world = World::new();
+    let crash = Life::Ends(seconds(1), 1);
+    world.runtime.lives("main", &[crash, crash, crash, Life::Ends(seconds(700), 1), crash]);
+    world.api.put(&pod("u1", "Always"));
+    world.until("the long life", |w| running(w, "main") == Some(3)).await;
+    world.until("the next life", |w| container(w, "u1", "main")["restartCount"] == 4).await;
+    world.until("the shortest delay again", |w| {
+        container(w, "u1", "main")["state"]["waiting"]["message"].as_str().is_some_and(|m| m.contains("back-off 10s"))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn edged_restarts_without_touching_a_container() {
+    let mut world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    let sent = world.api.patches().len();
+    world.runtime.clear_calls();
+    world.api.set_link(Link::Down);
+    world.restart().await;
+    pass(200).await;
+    assert!(world.runtime.calls().is_empty(), "{:?}", world.runtime.calls());
+    assert_eq!(world.api.patches().len(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_cut_the_pod_gets_a_new_sandbox() {
+    let mut world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.stop().await;
+    world.api.set_link(Link::Down);
+    world.runtime.power_cut();
+    world.start();
+    let _ = &mut world;
+    world.until("runs again", |w| running(w, "main") == Some(1)).await;
+    assert_eq!(world.runtime.sandbox_attempts().last(), Some(&1));
+    world.api.set_link(Link::Up(2));
+    world.until("reported", |w| container(w, "u1", "main")["restartCount"] == 1).await;
+    assert_eq!(world.api.phase("u1"), "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_job_is_not_run_again() {
+    let mut world = World::new();
+    world.runtime.lives("main", &[Life::Ends(seconds(5), 0)]);
+    world.api.put(&pod("u1", "OnFailure"));
+    world.until("succeeded", |w| w.api.phase("u1") == "Succeeded").await;
+    let ready = world.api.pod("u1").status.and_then(|s| s.conditions).into_iter().flatten().find(|c| c.type_ == "Ready");
+    assert_eq!(ready.and_then(|c| c.reason).as_deref(), Some("PodCompleted"));
+    world.runtime.forget_ended();
+    world.runtime.power_cut();
+    world.runtime.clear_calls();
+    world.restart().await;
+    pass(300).await;
+    assert_eq!(world.api.phase("u1"), "Succeeded");
+    assert!(!world.runtime.calls().iter().any(|call| call.starts_with("start") || call.starts_with("run")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_container_ends_a_pod_that_never_restarts() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Ends(seconds(5), 3)]);
+    world.api.put(&pod("u1", "Never"));
+    world.until("failed", |w| w.api.phase("u1") == "Failed").await;
+    assert_eq!(container(&world, "u1", "main")["state"]["terminated"]["exitCode"], 3);
+    assert_eq!(world.runtime.calls().iter().filter(|c| c.starts_with("start")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_ends_with_grace_and_leaves_the_api_once() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Stubborn]);
+    let mut wanted = pod("u1", "Always");
+    wanted["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 3}}});
+    world.api.put(&wanted);
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.runtime.clear_calls();
+    world.api.edit("u1", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(10);
+    });
+    world.until("gone from the API", |w| w.api.deleted() == ["u1"]).await;
+    let calls = world.runtime.calls();
+    assert!(calls[0] == "stop main 7" || calls[0] == "stop main 6", "3 of 10 s went to the hook: {calls:?}");
+    assert!(calls.contains(&"stop sandbox".to_owned()));
+    world.until("nothing left", |w| w.runtime.is_empty()).await;
+    assert_eq!(world.parts.unmounted.lock().len(), 1);
+    let last = world.api.patches().into_iter().filter(|p| p["status"].get("phase").is_some()).next_back();
+    assert_eq!(last.expect("a phase")["status"]["phase"], "Failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_row_is_gone_is_killed_and_its_successor_runs() {
+    let world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.remove("u1");
+    world.api.put(&pod("u2", "Always"));
+    world.until("successor", |w| condition(w, "u2", "Ready") == "True").await;
+    world.until("one left", |w| w.runtime.sandbox_attempts().len() == 1).await;
+    assert!(world.runtime.calls().contains(&"stop main 30".to_owned()));
+    assert!(world.api.deleted().is_empty(), "the API does not have the old one any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_before_the_set_of_pods_is_ready() {
+    let mut world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.stop().await;
+    world.api.set_ready(false);
+    world.api.remove("u1");
+    world.start();
+    pass(300).await;
+    assert_eq!(running(&world, "main"), Some(0));
+    world.api.set_ready(true);
+    world.until("the stranger is gone", |w| w.runtime.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_run_in_order_and_again_after_a_failure() {
+    let world = World::new();
+    let mut wanted = pod("u1", "Always");
+    let image = wanted["spec"]["containers"][0]["image"].clone();
+    wanted["spec"]["initContainers"] = json!([
+        {"name": "one", "image": image}, {"name": "two", "image": image},
+    ]);
+    world.runtime.lives("one", &[Life::Ends(seconds(2), 1), Life::Ends(seconds(2), 0)]);
+    world.runtime.lives("two", &[Life::Ends(seconds(2), 0)]);
+    world.api.put(&wanted);
+    world.until("first init", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "PodInitializing").await;
+    assert_eq!(world.api.phase("u1"), "Pending");
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    assert_eq!(world.runtime.calls(), ["run 0", "start one", "start one", "start two", "start main"]);
+    assert_eq!(container(&world, "u1", "one")["restartCount"], 1);
+    assert_eq!(container(&world, "u1", "one")["ready"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_init_container_fails_a_pod_that_never_restarts() {
+    let world = World::new();
+    let mut wanted = pod("u1", "Never");
+    wanted["spec"]["initContainers"] = json!([{"name": "one", "image": wanted["spec"]["containers"][0]["image"]}]);
+    world.runtime.lives("one", &[Life::Ends(seconds(2), 1)]);
+    world.api.put(&wanted);
+    world.until("failed", |w| w.api.phase("u1") == "Failed").await;
+    assert!(!world.runtime.calls().contains(&"start main".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sidecars_start_first_come_back_and_do_not_keep_a_job_alive() {
+    let world = World::new();
+    let mut wanted = pod("u1", "Never");
+    let image = wanted["spec"]["containers"][0]["image"].clone();
+    wanted["spec"]["initContainers"] = json!([{"name": "side", "image": image, "restartPolicy": "Always"}]);
+    world.runtime.lives("side", &[Life::Ends(seconds(3), 1), Life::Runs]);
+    world.runtime.lives("main", &[Life::Ends(seconds(60), 0)]);
+    world.api.put(&wanted);
+    world.until("succeeded", |w| w.api.phase("u1") == "Succeeded").await;
+    let calls = world.runtime.calls();
+    assert_eq!(calls[..3], ["run 0", "start side", "start main"]);
+    assert_eq!(calls.iter().filter(|c| *c == "start side").count(), 2);
+    assert!(world.runtime.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_decide_readiness_and_kill() {
+    let world = World::new();
+    let mut wanted = pod("u1", "Always");
+    wanted["spec"]["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 80}});
+    wanted["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80}});
+    world.api.put(&wanted);
+    world.until("running", |w| w.api.phase("u1") == "Running").await;
+    assert_eq!(condition(&world, "u1", "Ready"), "False");
+    let (id, findings) = world.parts.probe("main").expect("probes run");
+    let event = |finding| ProbeEvent { container: "main".into(), id: id.clone(), finding };
+    findings.send(event(Finding::Ready(true))).await.expect("the worker listens");
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    findings
+        .send(event(Finding::Kill { probe: "liveness", grace_seconds: Some(5) }))
+        .await
+        .expect("the worker listens");
+    world.until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1).await;
+    assert!(world.runtime.calls().iter().any(|c| c == "stop main 5" || c == "stop main 4"), "{:?}", world.runtime.calls());
+    assert_eq!(condition(&world, "u1", "Ready"), "False", "the new one was not probed yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_pulled_is_tried_ever_more_rarely() {
+    let world = World::new();
+    world.runtime.fail_pull("registry.test/nothing:1", "not found");
+    let mut wanted = pod("u1", "Always");
+    wanted["spec"]["containers"][0]["image"] = json!("registry.test/nothing:1");
+    world.api.put(&wanted);
+    let reason = |w: &World| container(w, "u1", "main")["state"]["waiting"]["reason"].clone();
+    world.until("the error", |w| was_sent(w, "ErrImagePull")).await;
+    world.until("the back-off", |w| reason(w) == "ImagePullBackOff").await;
+    pass(1800).await;
+    assert!((6..=11).contains(&world.runtime.pulls()), "{} pulls", world.runtime.pulls());
+    assert_eq!(world.api.phase("u1"), "Pending");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_a_container_from_starting_is_said() {
+    let world = World::new();
+    let mut never = pod("u1", "Always");
+    never["spec"]["containers"][0]["image"] = json!("registry.test/absent:1");
+    never["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    world.api.put(&never);
+    world.until("never", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "ErrImageNeverPull").await;
+    let mut bad = pod("u2", "Always");
+    bad["spec"]["containers"][0]["image"] = json!("NOT AN IMAGE");
+    world.api.put(&bad);
+    world.until("bad", |w| container(w, "u2", "main")["state"]["waiting"]["reason"] == "InvalidImageName").await;
+    world.runtime.fail_start("main", "exec: no such file");
+    world.api.put(&pod("u3", "Always"));
+    world.until("start", |w| was_sent(w, "RunContainerError")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_and_network_hold_a_pod_back() {
+    let world = World::new();
+    *world.parts.mount_error.lock() = Some("configmap \"settings\" not found".into());
+    world.api.put(&pod("u1", "Always"));
+    pass(100).await;
+    assert!(world.runtime.calls().is_empty());
+    assert_eq!(container(&world, "u1", "main")["state"]["waiting"]["reason"], "ContainerCreating");
+    world.runtime.set_network_ready(false);
+    pass(10).await;
+    *world.parts.mount_error.lock() = None;
+    pass(100).await;
+    assert!(world.runtime.calls().is_empty());
+    world.runtime.set_network_ready(true);
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_go_out_after_a_reconnect_and_only_the_newest() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Ends(seconds(1), 1)]);
+    world.api.set_link(Link::Down);
+    world.api.put(&pod("u1", "Always"));
+    pass(120).await;
+    assert!(world.api.patches().is_empty());
+    world.api.set_link(Link::Up(2));
+    world.until("sent", |w| !w.api.patches().is_empty()).await;
+    pass(1).await;
+    let patches = world.api.patches();
+    assert_eq!(patches.len(), 1, "{patches:#?}");
+    assert!(patches[0]["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_restarts_the_container() {
+    let world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.edit("u1", |pod| pod["spec"]["containers"][0]["image"] = json!("docker.io/library/busybox:1.37"));
+    world.until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1).await;
+    assert_eq!(container(&world, "u1", "main")["image"], "docker.io/library/busybox:1.37");
+}

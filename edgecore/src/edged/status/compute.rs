@@ -1,0 +1,158 @@
+//! A pod's status from its spec, what the runtime has, what probes found and what was said before.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, HostIP, Pod, PodCondition, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::conditions::{self, Condition};
+use super::containers::{self, STATUS_UNKNOWN};
+use super::phase::{self, is_terminal};
+use crate::edged::pods::decide::{self, Findings};
+use crate::edged::pods::observed::Observed;
+use crate::edged::runtime::ContainerId;
+
+/// What a status is made of.
+pub(crate) struct Input<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) observed: &'a Observed,
+    /// What was said last; the API's status at first.
+    pub(crate) old: &'a PodStatus,
+    pub(crate) findings: &'a BTreeMap<ContainerId, Findings>,
+    /// Why containers do not start, by name: reason and message.
+    pub(crate) reasons: &'a BTreeMap<String, (String, String)>,
+    /// All containers were stopped for good.
+    pub(crate) stopped: bool,
+    /// The name before container ids, `containerd` for example.
+    pub(crate) runtime_name: &'a str,
+    pub(crate) host_ips: &'a [IpAddr],
+    pub(crate) qos_class: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+/// Computes.
+pub(crate) fn pod_status(input: &Input<'_>) -> PodStatus {
+    let pod = input.pod;
+    let api = pod.status.as_ref();
+    let mut status = PodStatus {
+        qos_class: Some(input.qos_class.to_owned()),
+        container_statuses: Some(containers::statuses(input, containers::List::Main)),
+        init_container_statuses: some(containers::statuses(input, containers::List::Init)),
+        ephemeral_container_statuses: some(containers::statuses(input, containers::List::Ephemeral)),
+        resource_claim_statuses: api.and_then(|s| s.resource_claim_statuses.clone()),
+        nominated_node_name: api.and_then(|s| s.nominated_node_name.clone()),
+        ..PodStatus::default()
+    };
+    set_addresses(input, &mut status);
+    set_phase(input, &mut status);
+    set_conditions(input, &mut status);
+    status.start_time = input
+        .old
+        .start_time
+        .clone()
+        .or_else(|| api.and_then(|s| s.start_time.clone()))
+        .or_else(|| Some(Time(seconds(input.now))));
+    status
+}
+
+/// The last status of a pod whose containers and volumes are gone: whatever is not known to have ended well has failed.
+pub(crate) fn terminated(pod: &Pod, status: &PodStatus, now: Timestamp) -> PodStatus {
+    let mut last = status.clone();
+    let lost = || {
+        let message = "The container could not be located when the pod was terminated".to_owned();
+        Some(ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                reason: Some(STATUS_UNKNOWN.to_owned()),
+                message: Some(message),
+                exit_code: 137,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    };
+    let ended = |state: &Option<ContainerState>| state.as_ref().is_some_and(|s| s.terminated.is_some());
+    if phase::was_initialized(pod) {
+        for container in last.container_statuses.iter_mut().flatten().filter(|c| !ended(&c.state)) {
+            container.state = lost();
+        }
+    }
+    if let Some(inits) = &mut last.init_container_statuses {
+        let waiting = |state: &Option<ContainerState>| state.as_ref().is_none_or(|s| s.waiting.is_some());
+        let begun = inits.iter().rposition(|c| !waiting(&c.state) || ended(&c.last_state)).map_or(1, |i| i + 1);
+        for container in inits.iter_mut().take(begun).filter(|c| !ended(&c.state)) {
+            container.state = lost();
+        }
+    }
+    if !is_terminal(last.phase.as_deref()) {
+        last.phase = Some("Failed".into());
+    }
+    conditions::close(&mut last, now);
+    last
+}
+
+fn set_addresses(input: &Input<'_>, status: &mut PodStatus) {
+    let texts: Vec<String> = input.observed.ips().iter().map(ToString::to_string).collect();
+    if let Some(first) = input.host_ips.first() {
+        status.host_ip = Some(first.to_string());
+        status.host_ips = Some(input.host_ips.iter().take(2).map(|ip| HostIP { ip: ip.to_string() }).collect());
+    }
+    let texts = if decide::is_host_network(input.pod) {
+        input.host_ips.iter().take(2).map(ToString::to_string).collect()
+    } else {
+        texts
+    };
+    status.pod_ip = texts.first().cloned();
+    status.pod_ips = some(texts.into_iter().map(|ip| PodIP { ip }).collect());
+}
+
+fn set_phase(input: &Input<'_>, status: &mut PodStatus) {
+    let api = input.pod.status.as_ref();
+    let api_phase = api.and_then(|s| s.phase.as_deref());
+    let old_phase = input.old.phase.as_deref();
+    let computed = phase::phase(input.pod, status, input.stopped);
+    // A terminal phase never changes, whatever the runtime forgot.
+    let phase = if is_terminal(api_phase) {
+        api_phase.unwrap_or(computed)
+    } else if is_terminal(old_phase) {
+        old_phase.unwrap_or(computed)
+    } else {
+        computed
+    };
+    if Some(phase) == old_phase {
+        let or_api = |old: &Option<String>, api: Option<&String>| old.clone().or_else(|| api.cloned());
+        status.reason = or_api(&input.old.reason, api.and_then(|s| s.reason.as_ref()));
+        status.message = or_api(&input.old.message, api.and_then(|s| s.message.as_ref()));
+    }
+    status.phase = Some(phase.to_owned());
+}
+
+fn set_conditions(input: &Input<'_>, status: &mut PodStatus) {
+    let pod = input.pod;
+    let foreign = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let mut all: Vec<PodCondition> =
+        foreign.iter().filter(|c| !conditions::is_ours(&c.type_)).cloned().collect();
+    let ready_to_start = decide::needs_sandbox(pod, input.observed).is_none();
+    let containers_ready = conditions::containers_ready(pod, status);
+    let ours = [
+        Condition::plain("PodReadyToStartContainers", ready_to_start),
+        conditions::initialized(pod, status),
+        conditions::ready(pod, &all, &containers_ready),
+        containers_ready,
+        Condition::plain("PodScheduled", true),
+    ];
+    let old = input.old.conditions.as_deref().unwrap_or_default();
+    let api = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    all.extend(ours.into_iter().map(|c| c.dated(if old.is_empty() { api } else { old }, input.now)));
+    status.conditions = Some(all);
+}
+
+/// The API keeps whole seconds.
+pub(super) fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}

@@ -1,0 +1,118 @@
+//! The strategic merge patch that leads from one pod status to another.
+
+use k8s_openapi::api::core::v1::PodStatus;
+use proto::{Object, Uid};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// Lists of a pod's status that are merged by a key; all other lists are replaced whole.
+const MERGED: [(&str, &str); 3] = [("conditions", "type"), ("podIPs", "ip"), ("hostIPs", "ip")];
+
+/// Fields that are removed when they are absent from the new status: those that a kubelet sets.
+const OURS: [&str; 12] = [
+    "phase",
+    "reason",
+    "message",
+    "podIP",
+    "podIPs",
+    "hostIP",
+    "hostIPs",
+    "conditions",
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+    "startTime",
+];
+
+/// The status in an object, without nulls.
+pub(super) fn status_of(object: &Object) -> Map<String, Value> {
+    #[derive(Deserialize)]
+    struct View {
+        status: Option<Map<String, Value>>,
+    }
+    let mut status = object.view::<View>().ok().and_then(|view| view.status).unwrap_or_default();
+    status.values_mut().for_each(strip);
+    status.retain(|_, value| !value.is_null());
+    status
+}
+
+/// The patch, or nothing when there is nothing to change. The uid guards against a pod that was made again.
+pub(super) fn patch(uid: &Uid, old: &Map<String, Value>, new: &PodStatus) -> Option<String> {
+    let Ok(Value::Object(mut new)) = serde_json::to_value(new) else { return None };
+    new.values_mut().for_each(strip);
+    new.retain(|_, value| !value.is_null());
+    let mut status = Map::new();
+    for (key, value) in &new {
+        if old.get(key) == Some(value) {
+            continue;
+        }
+        let merged = MERGED.iter().find(|(name, _)| name == key);
+        match (merged, old.get(key).and_then(Value::as_array), value.as_array()) {
+            (Some((_, by)), before, Some(after)) => {
+                merge_list(&mut status, key, by, before.map_or(&[], Vec::as_slice), after);
+            }
+            _ => {
+                status.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    for key in OURS {
+        if old.contains_key(key) && !new.contains_key(key) {
+            status.insert(key.to_owned(), Value::Null);
+        }
+    }
+    if status.is_empty() {
+        return None;
+    }
+    Some(json!({"metadata": {"uid": uid}, "status": status}).to_string())
+}
+
+fn merge_list(patch: &mut Map<String, Value>, key: &str, by: &str, before: &[Value], after: &[Value]) {
+    let find = |list: &[Value], id: &Value| list.iter().find(|item| item.get(by) == Some(id)).cloned();
+    let order: Vec<Value> = after.iter().filter_map(|item| item.get(by)).map(|id| json!({ (by): id })).collect();
+    let mut items = Vec::new();
+    for item in after {
+        let Some(id) = item.get(by) else { continue };
+        match find(before, id) {
+            Some(same) if same == *item => {}
+            Some(Value::Object(old)) => items.push(difference(by, &old, item)),
+            _ => items.push(item.clone()),
+        }
+    }
+    for item in before {
+        let Some(id) = item.get(by) else { continue };
+        if find(after, id).is_none() {
+            items.push(json!({"$patch": "delete", (by): id}));
+        }
+    }
+    patch.insert(format!("$setElementOrder/{key}"), Value::Array(order));
+    if !items.is_empty() {
+        patch.insert(key.to_owned(), Value::Array(items));
+    }
+}
+
+fn difference(by: &str, old: &Map<String, Value>, new: &Value) -> Value {
+    let Value::Object(new) = new else { return new.clone() };
+    let mut changed: Map<String, Value> =
+        new.iter().filter(|(key, value)| *key == by || old.get(*key) != Some(value)).map(clone).collect();
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        changed.insert(key.clone(), Value::Null);
+    }
+    Value::Object(changed)
+}
+
+fn clone((key, value): (&String, &Value)) -> (String, Value) {
+    (key.clone(), value.clone())
+}
+
+/// Nulls and absent fields are the same.
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(strip);
+            map.retain(|_, value| !value.is_null());
+        }
+        Value::Array(list) => list.iter_mut().for_each(strip),
+        _ => {}
+    }
+}

@@ -1,0 +1,64 @@
+//! The patch between two statuses.
+
+use k8s_openapi::api::core::v1::PodStatus;
+use proto::{Object, Uid};
+use serde_json::{Value, json};
+
+use super::patch::{patch, status_of};
+
+fn status(value: &Value) -> PodStatus {
+    serde_json::from_value(value.clone()).expect("a status")
+}
+
+fn object(status: &Value) -> Object {
+    Object::parse(&json!({"metadata": {"name": "web", "uid": "u"}, "status": status}).to_string()).expect("an object")
+}
+
+#[test]
+fn nothing_changed_means_no_patch() {
+    let old = json!({
+        "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+        "conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}],
+        "newerField": {"a": 1},
+    });
+    let new = json!({
+        "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    });
+    assert_eq!(patch(&Uid::new("u"), &status_of(&object(&old)), &status(&new)), None);
+}
+
+#[test]
+fn lists_are_merged_by_their_key_and_other_fields_stay() {
+    let old = json!({
+        "phase": "Pending", "reason": "Old",
+        "conditions": [
+            {"type": "Mine", "status": "True"}, {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
+        ],
+        "podIPs": [{"ip": "10.0.0.1"}],
+        "newerField": 1,
+    });
+    let new = json!({
+        "phase": "Running",
+        "conditions": [
+            {"type": "Mine", "status": "True"}, {"type": "Ready", "status": "True"},
+        ],
+        "podIPs": [{"ip": "10.0.0.2"}],
+    });
+    let text = patch(&Uid::new("u"), &status_of(&object(&old)), &status(&new)).expect("a patch");
+    let patch: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        patch,
+        json!({
+            "metadata": {"uid": "u"},
+            "status": {
+                "phase": "Running",
+                "reason": null,
+                "$setElementOrder/conditions": [{"type": "Mine"}, {"type": "Ready"}],
+                "conditions": [{"type": "Ready", "status": "True", "reason": null}],
+                "$setElementOrder/podIPs": [{"ip": "10.0.0.2"}],
+                "podIPs": [{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}],
+            }
+        })
+    );
+}

@@ -1,0 +1,458 @@
+//! A node in memory for tests: a fake runtime, an API that applies patches, nothing around containers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Tasks;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
+use proto::{Object, ObjectPath, Status, Uid, cri};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::api::{Api, Reply, TokenQuestion};
+use super::context::{
+    ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
+};
+use super::pods::{Parts, ProbeGuard};
+use super::runtime::fake::Fake;
+use super::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
+use crate::metamanager::{DesiredPod, PodSet, RequestError};
+use crate::uplink::{AskError, Link};
+
+/// The API and MetaManager in one.
+#[derive(Debug)]
+pub(crate) struct FakeApi {
+    pods: watch::Sender<Arc<PodSet>>,
+    link: watch::Sender<Link>,
+    changes: broadcast::Sender<ObjectPath>,
+    sent: Mutex<Sent>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    version: u64,
+    patches: Vec<Value>,
+    deleted: Vec<String>,
+}
+
+impl FakeApi {
+    fn new() -> Self {
+        let pods = watch::channel(Arc::new(PodSet { ready: true, pods: BTreeMap::new() })).0;
+        let link = watch::channel(Link::Up(1)).0;
+        Self { pods, link, changes: broadcast::channel(16).0, sent: Mutex::default() }
+    }
+
+    /// Stores a pod as the cloud sends it.
+    pub(crate) fn put(&self, pod: &Value) {
+        let mut pod = pod.clone();
+        self.sent.lock().version += 1;
+        pod["metadata"]["resourceVersion"] = json!(self.sent.lock().version.to_string());
+        let object = Object::parse(&pod.to_string()).expect("an object");
+        let view: Pod = object.view().expect("a pod");
+        self.pods.send_modify(|set| {
+            let mut next = (**set).clone();
+            next.pods.insert(object.uid(), Arc::new(DesiredPod { pod: view, object }));
+            *set = Arc::new(next);
+        });
+    }
+
+    /// Removes its row.
+    pub(crate) fn remove(&self, uid: &str) {
+        self.pods.send_modify(|set| {
+            let mut next = (**set).clone();
+            next.pods.remove(&Uid::new(uid));
+            *set = Arc::new(next);
+        });
+    }
+
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.pods.send_modify(|set| *set = Arc::new(PodSet { ready, pods: set.pods.clone() }));
+    }
+
+    pub(crate) fn set_link(&self, link: Link) {
+        self.link.send_replace(link);
+    }
+
+    /// Changes what is stored of a pod.
+    pub(crate) fn edit(&self, uid: &str, edit: impl FnOnce(&mut Value)) {
+        let mut value = self.stored(uid);
+        edit(&mut value);
+        self.put(&value);
+    }
+
+    pub(crate) fn stored(&self, uid: &str) -> Value {
+        let set = self.pods.borrow();
+        let pod = set.pods.get(&Uid::new(uid)).expect("the pod is stored");
+        pod.object.view().expect("JSON")
+    }
+
+    /// The typed pod as the API has it.
+    pub(crate) fn pod(&self, uid: &str) -> Pod {
+        serde_json::from_value(self.stored(uid)).expect("a pod")
+    }
+
+    pub(crate) fn phase(&self, uid: &str) -> String {
+        self.pod(uid).status.and_then(|s| s.phase).unwrap_or_default()
+    }
+
+    pub(crate) fn patches(&self) -> Vec<Value> {
+        self.sent.lock().patches.clone()
+    }
+
+    pub(crate) fn deleted(&self) -> Vec<String> {
+        self.sent.lock().deleted.clone()
+    }
+}
+
+impl Api for FakeApi {
+    fn pods(&self) -> watch::Receiver<Arc<PodSet>> {
+        self.pods.subscribe()
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    fn changes(&self) -> broadcast::Receiver<ObjectPath> {
+        self.changes.subscribe()
+    }
+
+    fn object<'a>(&'a self, path: &'a ObjectPath) -> Reply<'a, Object> {
+        let error = RequestError::Refused(Box::new(Status::not_found("", path.kind.as_str(), path.name_str())));
+        futures::future::ready(Err(error)).boxed()
+    }
+
+    fn token<'a>(&'a self, _: &'a TokenQuestion) -> Reply<'a, TokenRequest> {
+        futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed()
+    }
+
+    fn node(&self) -> Reply<'_, Option<Object>> {
+        futures::future::ready(Ok(None)).boxed()
+    }
+
+    fn patch_pod_status<'a>(&'a self, _: &'a str, _: &'a str, patch: &'a str) -> Reply<'a, Object> {
+        if !self.link.borrow().is_up() {
+            return futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed();
+        }
+        let patch: Value = serde_json::from_str(patch).expect("a patch is JSON");
+        let uid = patch["metadata"]["uid"].as_str().expect("a patch has a uid").to_owned();
+        self.sent.lock().patches.push(patch.clone());
+        if !self.pods.borrow().pods.contains_key(&Uid::new(&uid)) {
+            let error = RequestError::Refused(Box::new(Status::not_found("", "pods", "gone")));
+            return futures::future::ready(Err(error)).boxed();
+        }
+        self.edit(&uid, |pod| apply(&mut pod["status"], &patch["status"]));
+        let object = self.pods.borrow().pods[&Uid::new(&uid)].object.clone();
+        futures::future::ready(Ok(object)).boxed()
+    }
+
+    fn pod_patch<'a>(&'a self, _: &'a str, _: &'a str) -> Reply<'a, Option<String>> {
+        futures::future::ready(Ok(None)).boxed()
+    }
+
+    fn delete_pod<'a>(&'a self, _: &'a str, _: &'a str, uid: &'a Uid, _: i64) -> Reply<'a, ()> {
+        if !self.link.borrow().is_up() {
+            return futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed();
+        }
+        self.sent.lock().deleted.push(uid.to_string());
+        self.remove(uid.as_str());
+        futures::future::ready(Ok(())).boxed()
+    }
+}
+
+/// Strategic merge, as far as a pod's status needs it.
+pub(crate) fn apply(old: &mut Value, patch: &Value) {
+    if !old.is_object() {
+        *old = json!({});
+    }
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        let by = match key.as_str() {
+            "conditions" => Some("type"),
+            "podIPs" | "hostIPs" => Some("ip"),
+            _ => None,
+        };
+        if key.starts_with('$') {
+            continue;
+        }
+        match (by, value) {
+            (_, Value::Null) => {
+                old.as_object_mut().expect("an object").remove(key);
+            }
+            (Some(by), Value::Array(items)) => {
+                let list = old.as_object_mut().expect("an object").entry(key.clone()).or_insert(json!([]));
+                let list = list.as_array_mut().expect("a list");
+                for item in items {
+                    let place = list.iter().position(|have| have[by] == item[by]);
+                    match (item.get("$patch").is_some(), place) {
+                        (true, Some(place)) => {
+                            list.remove(place);
+                        }
+                        (true, None) => {}
+                        (false, Some(place)) => merge(&mut list[place], item),
+                        (false, None) => list.push(item.clone()),
+                    }
+                }
+            }
+            _ => old[key] = value.clone(),
+        }
+    }
+}
+
+fn merge(old: &mut Value, new: &Value) {
+    for (key, value) in new.as_object().into_iter().flatten() {
+        if value.is_null() {
+            old.as_object_mut().expect("an object").remove(key);
+        } else {
+            old[key] = value.clone();
+        }
+    }
+}
+
+/// Nothing around containers; probes are sent by the test.
+#[derive(Debug, Default)]
+pub(crate) struct FakeParts {
+    probes: Mutex<Vec<(String, ContainerId, mpsc::Sender<ProbeEvent>)>>,
+    pub(crate) mount_error: Mutex<Option<String>>,
+    pub(crate) unmounted: Mutex<Vec<Uid>>,
+}
+
+impl FakeParts {
+    /// The newest container of that name and where its probes report.
+    pub(crate) fn probe(&self, container: &str) -> Option<(ContainerId, mpsc::Sender<ProbeEvent>)> {
+        let probes = self.probes.lock();
+        probes.iter().rev().find(|(name, _, _)| name == container).map(|(_, id, sender)| (id.clone(), sender.clone()))
+    }
+}
+
+fn labels(ctx: &PodContext) -> std::collections::HashMap<String, String> {
+    [
+        (LABEL_POD_UID.to_owned(), ctx.uid().to_string()),
+        (LABEL_POD_NAME.to_owned(), ctx.name().to_owned()),
+        (LABEL_POD_NAMESPACE.to_owned(), ctx.namespace().to_owned()),
+    ]
+    .into()
+}
+
+impl Parts for FakeParts {
+    fn sandbox_config<'a>(
+        &'a self,
+        ctx: &'a PodContext,
+        attempt: u32,
+    ) -> BoxFuture<'a, Result<cri::PodSandboxConfig, SpecError>> {
+        let metadata = Some(cri::PodSandboxMetadata {
+            name: ctx.name().to_owned(),
+            uid: ctx.uid().to_string(),
+            namespace: ctx.namespace().to_owned(),
+            attempt,
+        });
+        let config = cri::PodSandboxConfig { metadata, labels: labels(ctx), ..Default::default() };
+        futures::future::ready(Ok(config)).boxed()
+    }
+
+    fn container_config<'a>(
+        &'a self,
+        ctx: &'a PodContext,
+        container: ContainerRef<'a>,
+        restart_count: u32,
+        _: &'a ResolvedImage,
+        _: &'a [IpAddr],
+        _: &'a MountedVolumes,
+    ) -> BoxFuture<'a, Result<cri::ContainerConfig, SpecError>> {
+        let container = container.container;
+        let mut labels = labels(ctx);
+        labels.insert(LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
+        let annotations = [
+            ("io.kubernetes.container.hash".to_owned(), self.container_hash(container)),
+            ("io.kubernetes.container.restartCount".to_owned(), restart_count.to_string()),
+        ];
+        let image = container.image.clone().unwrap_or_default();
+        let config = cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: restart_count }),
+            image: Some(cri::ImageSpec { image, ..Default::default() }),
+            labels,
+            annotations: annotations.into(),
+            ..Default::default()
+        };
+        futures::future::ready(Ok(config)).boxed()
+    }
+
+    fn container_hash(&self, container: &Container) -> String {
+        super::podspec::container_hash(container)
+    }
+
+    fn qos_class(&self, _: &PodContext) -> String {
+        "BestEffort".to_owned()
+    }
+
+    fn credentials<'a>(&'a self, _: &'a PodContext, _: &'a str) -> BoxFuture<'a, Vec<cri::AuthConfig>> {
+        futures::future::ready(Vec::new()).boxed()
+    }
+
+    fn termination_message(&self, _: &Container, _: &cri::ContainerStatus, _: usize) -> String {
+        String::new()
+    }
+
+    fn create_cgroup<'a>(&'a self, _: &'a PodContext) -> BoxFuture<'a, Result<(), String>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn remove_cgroup<'a>(&'a self, _: &'a Uid) -> BoxFuture<'a, Result<(), String>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn mount<'a>(&'a self, _: &'a PodContext) -> BoxFuture<'a, Result<MountedVolumes, VolumeError>> {
+        let error = self.mount_error.lock().clone();
+        let mounted = error.map_or_else(
+            || Ok(MountedVolumes::default()),
+            |message| Err(VolumeError { volume: "data".into(), message }),
+        );
+        futures::future::ready(mounted).boxed()
+    }
+
+    fn refresh<'a>(&'a self, _: &'a PodContext) -> BoxFuture<'a, Result<(), VolumeError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn unmount<'a>(&'a self, uid: &'a Uid) -> BoxFuture<'a, Result<(), VolumeError>> {
+        self.unmounted.lock().push(uid.clone());
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn orphans(&self) -> BoxFuture<'_, Vec<Uid>> {
+        futures::future::ready(Vec::new()).boxed()
+    }
+
+    fn start_probes(
+        &self,
+        _: &PodContext,
+        container: ContainerRef<'_>,
+        id: &ContainerId,
+        _: i64,
+        _: Option<IpAddr>,
+        findings: mpsc::Sender<ProbeEvent>,
+    ) -> ProbeGuard {
+        self.probes.lock().push((container.container.name.clone(), id.clone(), findings));
+        Box::new(())
+    }
+
+    fn post_start<'a>(
+        &'a self,
+        _: &'a PodContext,
+        _: &'a Container,
+        _: &'a ContainerId,
+        _: Option<IpAddr>,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn pre_stop<'a>(
+        &'a self,
+        _: &'a PodContext,
+        _: &'a Container,
+        _: &'a ContainerId,
+        _: Option<IpAddr>,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        tokio::time::sleep(Duration::from_secs(3)).map(Ok).boxed()
+    }
+
+    fn link_log<'a>(&'a self, _: &'a PodContext, _: &'a str, _: u32, _: &'a ContainerId) -> BoxFuture<'a, ()> {
+        futures::future::ready(()).boxed()
+    }
+
+    fn remove_logs<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Uid) -> BoxFuture<'a, ()> {
+        futures::future::ready(()).boxed()
+    }
+
+    fn last_log_number(&self, _: &PodContext, _: &str) -> Option<u32> {
+        None
+    }
+}
+
+/// A node with everything in it.
+pub(crate) struct World {
+    pub(crate) runtime: Arc<Fake>,
+    pub(crate) api: Arc<FakeApi>,
+    pub(crate) parts: Arc<FakeParts>,
+    tasks: Tasks,
+}
+
+pub(crate) const IMAGE: &str = "docker.io/library/busybox:1.36";
+
+impl World {
+    /// With one image, and edged started.
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            runtime: Arc::new(Fake::new(&[IMAGE])),
+            api: Arc::new(FakeApi::new()),
+            parts: Arc::default(),
+            tasks: Tasks::new(),
+        };
+        world.start();
+        world
+    }
+
+    /// As after `kill -9`: nothing of edged's memory is left.
+    pub(crate) async fn restart(&mut self) {
+        self.tasks.stop(Duration::from_secs(1)).await;
+        self.start();
+    }
+
+    /// Lets time pass while edged does not run.
+    pub(crate) async fn stop(&self) {
+        self.tasks.stop(Duration::from_secs(1)).await;
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.tasks = Tasks::new();
+        let facts = NodeFacts {
+            name: "edge1".into(),
+            ips: vec!["192.0.2.7".parse().expect("an address")],
+            cpu_millis: 2000,
+            memory_bytes: 1 << 32,
+            allocatable_cpu_millis: 2000,
+            allocatable_memory_bytes: 1 << 32,
+            allocatable_disk_bytes: 1 << 36,
+            cgroups: super::cgroups::CgroupFacts::default(),
+        };
+        let (sender, node) = watch::channel(Arc::new(facts));
+        let runtime = self.runtime.clone();
+        let clock_source = self.runtime.clone();
+        let clock: super::pods::Clock = Arc::new(move || {
+            let _keep = &sender;
+            Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time")
+        });
+        super::assemble(runtime, self.parts.clone(), self.api.clone(), Arc::new(Settings::default()), node, clock, &self.tasks);
+    }
+
+    /// Waits until something holds; a test that waits for more than an hour has failed.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..36_000 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("never: {what}\nruntime: {:?}\nlast patches: {:#?}", self.runtime.calls(), self.api.patches().iter().rev().take(3).collect::<Vec<_>>());
+    }
+}
+
+/// A pod with one container `main`.
+pub(crate) fn pod(uid: &str, restart_policy: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "default", "name": "web", "uid": uid},
+        "spec": {
+            "nodeName": "edge1", "restartPolicy": restart_policy, "terminationGracePeriodSeconds": 30,
+            "containers": [{"name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent"}]
+        },
+        "status": {"phase": "Pending", "qosClass": "BestEffort"}
+    })
+}
