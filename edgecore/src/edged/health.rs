@@ -28,7 +28,11 @@ pub(super) async fn run(
         let reached = version.is_some();
         if *state.borrow() != now {
             if now.reason.is_empty() {
-                info!(runtime = now.name, version = now.version, "the container runtime is ready");
+                info!(
+                    runtime = now.name,
+                    version = now.version,
+                    "the container runtime is ready"
+                );
             } else {
                 warn!(reason = now.reason, "the container runtime is not ready");
             }
@@ -64,10 +68,7 @@ async fn look(runtime: &dyn Runtime, version: &mut Option<cri::VersionResponse>)
     }
 }
 
-async fn ask(
-    runtime: &dyn Runtime,
-    version: &mut Option<cri::VersionResponse>,
-) -> Result<RuntimeState, RuntimeError> {
+async fn ask(runtime: &dyn Runtime, version: &mut Option<cri::VersionResponse>) -> Result<RuntimeState, RuntimeError> {
     let known = match version {
         Some(known) => known.clone(),
         None => version.insert(runtime.version().await?).clone(),

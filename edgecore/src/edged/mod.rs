@@ -93,7 +93,10 @@ fn assemble(
     let (network_sender, network_ready) = watch::channel(None);
     let (name_sender, runtime_name) = watch::channel("containerd".to_owned());
     let (listed_sender, listed) = watch::channel(None);
-    tasks.spawn("edged-health", health::run(runtime.clone(), state_sender, network_sender, name_sender));
+    tasks.spawn(
+        "edged-health",
+        health::run(runtime.clone(), state_sender, network_sender, name_sender),
+    );
     let shared = Arc::new(Shared {
         runtime: runtime.clone(),
         parts,

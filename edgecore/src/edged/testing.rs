@@ -44,9 +44,18 @@ struct Sent {
 
 impl FakeApi {
     fn new() -> Self {
-        let pods = watch::channel(Arc::new(PodSet { ready: true, pods: BTreeMap::new() })).0;
+        let pods = watch::channel(Arc::new(PodSet {
+            ready: true,
+            pods: BTreeMap::new(),
+        }))
+        .0;
         let link = watch::channel(Link::Up(1)).0;
-        Self { pods, link, changes: broadcast::channel(16).0, sent: Mutex::default() }
+        Self {
+            pods,
+            link,
+            changes: broadcast::channel(16).0,
+            sent: Mutex::default(),
+        }
     }
 
     /// Stores a pod as the cloud sends it.
@@ -58,7 +67,8 @@ impl FakeApi {
         let view: Pod = object.view().expect("a pod");
         self.pods.send_modify(|set| {
             let mut next = (**set).clone();
-            next.pods.insert(object.uid(), Arc::new(DesiredPod { pod: view, object }));
+            next.pods
+                .insert(object.uid(), Arc::new(DesiredPod { pod: view, object }));
             *set = Arc::new(next);
         });
     }
@@ -73,7 +83,12 @@ impl FakeApi {
     }
 
     pub(crate) fn set_ready(&self, ready: bool) {
-        self.pods.send_modify(|set| *set = Arc::new(PodSet { ready, pods: set.pods.clone() }));
+        self.pods.send_modify(|set| {
+            *set = Arc::new(PodSet {
+                ready,
+                pods: set.pods.clone(),
+            })
+        });
     }
 
     pub(crate) fn set_link(&self, link: Link) {
@@ -186,7 +201,11 @@ pub(crate) fn apply(old: &mut Value, patch: &Value) {
                 old.as_object_mut().expect("an object").remove(key);
             }
             (Some(by), Value::Array(items)) => {
-                let list = old.as_object_mut().expect("an object").entry(key.clone()).or_insert(json!([]));
+                let list = old
+                    .as_object_mut()
+                    .expect("an object")
+                    .entry(key.clone())
+                    .or_insert(json!([]));
                 let list = list.as_array_mut().expect("a list");
                 for item in items {
                     let place = list.iter().position(|have| have[by] == item[by]);
@@ -227,7 +246,11 @@ impl FakeParts {
     /// The newest container of that name and where its probes report.
     pub(crate) fn probe(&self, container: &str) -> Option<(ContainerId, mpsc::Sender<ProbeEvent>)> {
         let probes = self.probes.lock();
-        probes.iter().rev().find(|(name, _, _)| name == container).map(|(_, id, sender)| (id.clone(), sender.clone()))
+        probes
+            .iter()
+            .rev()
+            .find(|(name, _, _)| name == container)
+            .map(|(_, id, sender)| (id.clone(), sender.clone()))
     }
 }
 
@@ -252,7 +275,11 @@ impl Parts for FakeParts {
             namespace: ctx.namespace().to_owned(),
             attempt,
         });
-        let config = cri::PodSandboxConfig { metadata, labels: labels(ctx), ..Default::default() };
+        let config = cri::PodSandboxConfig {
+            metadata,
+            labels: labels(ctx),
+            ..Default::default()
+        };
         futures::future::ready(Ok(config)).boxed()
     }
 
@@ -269,13 +296,25 @@ impl Parts for FakeParts {
         let mut labels = labels(ctx);
         labels.insert(LABEL_CONTAINER_NAME.to_owned(), container.name.clone());
         let annotations = [
-            ("io.kubernetes.container.hash".to_owned(), self.container_hash(container)),
-            ("io.kubernetes.container.restartCount".to_owned(), restart_count.to_string()),
+            (
+                "io.kubernetes.container.hash".to_owned(),
+                self.container_hash(container),
+            ),
+            (
+                "io.kubernetes.container.restartCount".to_owned(),
+                restart_count.to_string(),
+            ),
         ];
         let image = container.image.clone().unwrap_or_default();
         let config = cri::ContainerConfig {
-            metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: restart_count }),
-            image: Some(cri::ImageSpec { image, ..Default::default() }),
+            metadata: Some(cri::ContainerMetadata {
+                name: container.name.clone(),
+                attempt: restart_count,
+            }),
+            image: Some(cri::ImageSpec {
+                image,
+                ..Default::default()
+            }),
             labels,
             annotations: annotations.into(),
             ..Default::default()
@@ -311,7 +350,12 @@ impl Parts for FakeParts {
         let error = self.mount_error.lock().clone();
         let mounted = error.map_or_else(
             || Ok(MountedVolumes::default()),
-            |message| Err(VolumeError { volume: "data".into(), message }),
+            |message| {
+                Err(VolumeError {
+                    volume: "data".into(),
+                    message,
+                })
+            },
         );
         futures::future::ready(mounted).boxed()
     }
@@ -338,7 +382,9 @@ impl Parts for FakeParts {
         _: Option<IpAddr>,
         findings: mpsc::Sender<ProbeEvent>,
     ) -> ProbeGuard {
-        self.probes.lock().push((container.container.name.clone(), id.clone(), findings));
+        self.probes
+            .lock()
+            .push((container.container.name.clone(), id.clone(), findings));
         Box::new(())
     }
 
@@ -429,7 +475,15 @@ impl World {
             let _keep = &sender;
             Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time")
         });
-        super::assemble(runtime, self.parts.clone(), self.api.clone(), Arc::new(Settings::default()), node, clock, &self.tasks);
+        super::assemble(
+            runtime,
+            self.parts.clone(),
+            self.api.clone(),
+            Arc::new(Settings::default()),
+            node,
+            clock,
+            &self.tasks,
+        );
     }
 
     /// Waits until something holds; a test that waits for more than an hour has failed.
@@ -440,7 +494,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("never: {what}\nruntime: {:?}\nlast patches: {:#?}", self.runtime.calls(), self.api.patches().iter().rev().take(3).collect::<Vec<_>>());
+        panic!(
+            "never: {what}\nruntime: {:?}\nlast patches: {:#?}",
+            self.runtime.calls(),
+            self.api.patches().iter().rev().take(3).collect::<Vec<_>>()
+        );
     }
 }
 

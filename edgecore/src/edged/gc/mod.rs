@@ -50,16 +50,16 @@ pub(super) async fn run(runtime: Arc<dyn Runtime>, api: Arc<dyn Api>, settings: 
 }
 
 /// Removes dead containers beyond `keep` of each name, and sandboxes without containers that are neither ready nor their pod's newest.
-async fn containers(
-    runtime: &dyn Runtime,
-    keep: usize,
-    is_known: impl Fn(&Uid) -> bool,
-) -> Result<(), RuntimeError> {
+async fn containers(runtime: &dyn Runtime, keep: usize, is_known: impl Fn(&Uid) -> bool) -> Result<(), RuntimeError> {
     let mut by_name: BTreeMap<(Uid, String), Vec<cri::Container>> = BTreeMap::new();
     let mut all = runtime.list_containers(None).await?;
     all.retain(|c| c.labels.contains_key(LABEL_POD_UID));
     for container in &all {
-        let uid = container.labels.get(LABEL_POD_UID).map(Uid::new).unwrap_or_else(|| Uid::new(""));
+        let uid = container
+            .labels
+            .get(LABEL_POD_UID)
+            .map(Uid::new)
+            .unwrap_or_else(|| Uid::new(""));
         let name = container.labels.get(LABEL_CONTAINER_NAME).cloned().unwrap_or_default();
         if is_known(&uid) {
             by_name.entry((uid, name)).or_default().push(container.clone());
@@ -69,7 +69,9 @@ async fn containers(
     for group in by_name.values_mut() {
         group.sort_by_key(|c| std::cmp::Reverse(c.created_at));
         let running = cri::ContainerState::ContainerRunning as i32;
-        let dead = group.iter().filter(|c| c.state == cri::ContainerState::ContainerExited as i32);
+        let dead = group
+            .iter()
+            .filter(|c| c.state == cri::ContainerState::ContainerExited as i32);
         // The newest one tells the state of its container, so it is never removed while it is the only one.
         let kept = keep.max(usize::from(!group.iter().any(|c| c.state == running)));
         for container in dead.skip(kept) {

@@ -48,9 +48,15 @@ impl Images {
         let turns = if settings.serialize_image_pulls {
             1
         } else {
-            settings.max_parallel_image_pulls.unwrap_or(Semaphore::MAX_PERMITS).max(1)
+            settings
+                .max_parallel_image_pulls
+                .unwrap_or(Semaphore::MAX_PERMITS)
+                .max(1)
         };
-        Self { runtime, turns: Arc::new(Semaphore::new(turns)) }
+        Self {
+            runtime,
+            turns: Arc::new(Semaphore::new(turns)),
+        }
     }
 
     /// The container's image, pulled if its policy says so. `credentials` are tried in order, then none.
@@ -66,7 +72,11 @@ impl Images {
             let message = format!(
                 "Failed to apply default image tag \"{named}\": couldn't parse image name \"{named}\": invalid reference format"
             );
-            return Err(ImageError { reason: "InvalidImageName", message, retry_at: None });
+            return Err(ImageError {
+                reason: "InvalidImageName",
+                message,
+                retry_at: None,
+            });
         };
         let policy = policy(container, &name);
         let present = self.runtime.image_status(&name).await.map_err(|error| ImageError {
@@ -77,9 +87,12 @@ impl Images {
         match (policy, present) {
             (Policy::Never | Policy::IfNotPresent, Some(image)) => return Ok(resolved(name, image)),
             (Policy::Never, None) => {
-                let message =
-                    format!("Container image \"{named}\" is not present with pull policy of Never");
-                return Err(ImageError { reason: "ErrImageNeverPull", message, retry_at: None });
+                let message = format!("Container image \"{named}\" is not present with pull policy of Never");
+                return Err(ImageError {
+                    reason: "ErrImageNeverPull",
+                    message,
+                    retry_at: None,
+                });
             }
             (Policy::Always, _) | (Policy::IfNotPresent, None) => {}
         }
@@ -94,9 +107,14 @@ impl Images {
             Ok(id) => {
                 delays.0.remove(named);
                 let image = self.runtime.image_status(&id).await.ok().flatten();
-                Ok(image.map_or_else(|| ResolvedImage { name: name.clone(), id, ..Default::default() }, |image| {
-                    resolved(name.clone(), image)
-                }))
+                Ok(image.map_or_else(
+                    || ResolvedImage {
+                        name: name.clone(),
+                        id,
+                        ..Default::default()
+                    },
+                    |image| resolved(name.clone(), image),
+                ))
             }
             Err(error) => {
                 let text = error.message.clone();
@@ -143,9 +161,19 @@ impl PullDelays {
     /// Notes a failed pull; returns when the next one may start.
     fn failed(&mut self, image: &str, error: &str) -> Instant {
         let now = Instant::now();
-        let delay = self.0.get(image).map_or(FIRST_DELAY, |failed| (failed.delay * 2).min(LONGEST_DELAY));
+        let delay = self
+            .0
+            .get(image)
+            .map_or(FIRST_DELAY, |failed| (failed.delay * 2).min(LONGEST_DELAY));
         let until = now + delay;
-        self.0.insert(image.to_owned(), Failed { until, delay, error: error.to_owned() });
+        self.0.insert(
+            image.to_owned(),
+            Failed {
+                until,
+                delay,
+                error: error.to_owned(),
+            },
+        );
         until
     }
 }
@@ -168,18 +196,29 @@ fn policy(container: &Container, name: &str) -> Policy {
 }
 
 fn resolved(name: String, image: cri::Image) -> ResolvedImage {
-    ResolvedImage { name, id: image.id, uid: image.uid.map(|uid| uid.value), username: image.username }
+    ResolvedImage {
+        name,
+        id: image.id,
+        uid: image.uid.map(|uid| uid.value),
+        username: image.username,
+    }
 }
 
 /// The name with a tag, as the runtime is to see it.
 fn with_tag(image: &str) -> Option<String> {
     let tagless = normalize(image)?.ends_with(":latest") && !image.ends_with(":latest");
-    Some(if tagless { format!("{image}:latest") } else { image.to_owned() })
+    Some(if tagless {
+        format!("{image}:latest")
+    } else {
+        image.to_owned()
+    })
 }
 
 /// The image's full name: with its registry, and with a tag or digest. `None` for what is no image name.
 pub(crate) fn normalize(image: &str) -> Option<String> {
-    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let (name, digest) = image
+        .split_once('@')
+        .map_or((image, None), |(name, digest)| (name, Some(digest)));
     if digest.is_some_and(|d| !d.contains(':') || d.split(':').any(str::is_empty)) {
         return None;
     }
@@ -204,7 +243,9 @@ pub(crate) fn normalize(image: &str) -> Option<String> {
     };
     let part_fits = |part: &str| {
         !part.is_empty()
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+            && part
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
             && part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
@@ -233,10 +274,19 @@ mod tests {
     fn image_names_get_a_registry_and_a_tag() {
         let full = |image| normalize(image);
         assert_eq!(full("busybox").as_deref(), Some("docker.io/library/busybox:latest"));
-        assert_eq!(full("docker.io/library/busybox:1.36").as_deref(), Some("docker.io/library/busybox:1.36"));
-        assert_eq!(full("kubeedge/pause:3.6").as_deref(), Some("docker.io/kubeedge/pause:3.6"));
+        assert_eq!(
+            full("docker.io/library/busybox:1.36").as_deref(),
+            Some("docker.io/library/busybox:1.36")
+        );
+        assert_eq!(
+            full("kubeedge/pause:3.6").as_deref(),
+            Some("docker.io/kubeedge/pause:3.6")
+        );
         assert_eq!(full("localhost:5000/a/b").as_deref(), Some("localhost:5000/a/b:latest"));
-        assert_eq!(full("registry.k8s.io/pause@sha256:ab").as_deref(), Some("registry.k8s.io/pause@sha256:ab"));
+        assert_eq!(
+            full("registry.k8s.io/pause@sha256:ab").as_deref(),
+            Some("registry.k8s.io/pause@sha256:ab")
+        );
         assert_eq!(full(""), None);
         assert_eq!(full("UPPER"), None);
         assert_eq!(full("a:b:c d"), None);

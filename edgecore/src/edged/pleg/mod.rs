@@ -85,7 +85,10 @@ async fn follow(events: &mut Events, waker: &Waker) -> bool {
         };
         match event {
             Some(Ok(event)) => {
-                let uid = event.pod_sandbox_status.and_then(|s| s.metadata).map(|m| Uid::from(m.uid));
+                let uid = event
+                    .pod_sandbox_status
+                    .and_then(|s| s.metadata)
+                    .map(|m| Uid::from(m.uid));
                 match uid.filter(|uid| !uid.is_empty()) {
                     Some(uid) => waker.wake(&uid),
                     None => return true,

@@ -24,24 +24,35 @@ pub(super) enum Restart {
 
 /// Decides by the last container that ended, if there was one.
 pub(super) fn restart(last: Option<&ContainerRecord>, now: i64) -> Restart {
-    let Some(last) = last else { return Restart::Now { next_delay: 0 } };
+    let Some(last) = last else {
+        return Restart::Now { next_delay: 0 };
+    };
     let ran = last.finished_at.saturating_sub(last.started_at);
     if last.started_at > 0 && ran >= FORGIVEN * SECOND {
         return Restart::Now { next_delay: FIRST };
     }
-    let delay = last.restart_delay.unwrap_or_else(|| estimated(last.restart_count)).min(LONGEST);
-    let until = last.finished_at.saturating_add(i64::try_from(delay).unwrap_or(0) * SECOND);
+    let delay = last
+        .restart_delay
+        .unwrap_or_else(|| estimated(last.restart_count))
+        .min(LONGEST);
+    let until = last
+        .finished_at
+        .saturating_add(i64::try_from(delay).unwrap_or(0) * SECOND);
     // A clock that was set back must not hold a container for longer than its delay.
     if now < until && now >= last.finished_at.saturating_sub(LONGEST_I64 * SECOND) {
         return Restart::Wait { until, delay };
     }
-    Restart::Now { next_delay: if delay == 0 { FIRST } else { (delay * 2).min(LONGEST) } }
+    Restart::Now {
+        next_delay: if delay == 0 { FIRST } else { (delay * 2).min(LONGEST) },
+    }
 }
 
 fn estimated(restarts: u32) -> u64 {
     match restarts {
         0 => 0,
-        n => FIRST.saturating_mul(1u64.checked_shl(n - 1).unwrap_or(u64::MAX)).min(LONGEST),
+        n => FIRST
+            .saturating_mul(1u64.checked_shl(n - 1).unwrap_or(u64::MAX))
+            .min(LONGEST),
     }
 }
 

@@ -76,17 +76,25 @@ pub(crate) fn is_host_network(pod: &Pod) -> bool {
 
 /// The pod's init containers.
 pub(crate) fn init_containers(pod: &Pod) -> &[Container] {
-    pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.init_containers.as_deref())
+        .unwrap_or_default()
 }
 
 /// The pod's main containers.
 pub(crate) fn main_containers(pod: &Pod) -> &[Container] {
-    pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default()
 }
 
 /// Whether a new sandbox is needed, with its attempt.
 pub(crate) fn needs_sandbox(pod: &Pod, observed: &Observed) -> Option<u32> {
-    let Some(newest) = observed.sandboxes.first() else { return Some(0) };
+    let Some(newest) = observed.sandboxes.first() else {
+        return Some(0);
+    };
     let ready = observed.sandboxes.iter().filter(|s| s.ready).count();
     let host = is_host_network(pod);
     let moved = newest.host_network.is_some_and(|h| h != host);
@@ -121,7 +129,10 @@ pub(super) fn decide(facts: &Facts<'_>) -> Plan {
 }
 
 fn with_new_sandbox(pod: &Pod, observed: &Observed, attempt: u32) -> Plan {
-    let mut plan = Plan { kill_pod: true, ..Plan::default() };
+    let mut plan = Plan {
+        kill_pod: true,
+        ..Plan::default()
+    };
     let policy = RestartPolicy::of(pod);
     if policy == RestartPolicy::Never && attempt != 0 && !observed.containers.is_empty() {
         return plan;
@@ -146,8 +157,13 @@ fn with_new_sandbox(pod: &Pod, observed: &Observed, attempt: u32) -> Plan {
 
 fn in_sandbox(facts: &Facts<'_>) -> Plan {
     let (pod, observed) = (facts.pod, facts.observed);
-    let Some(sandbox) = observed.sandboxes.first().map(|s| s.id.clone()) else { return Plan::default() };
-    let mut plan = Plan { sandbox: Some(sandbox.clone()), ..Plan::default() };
+    let Some(sandbox) = observed.sandboxes.first().map(|s| s.id.clone()) else {
+        return Plan::default();
+    };
+    let mut plan = Plan {
+        sandbox: Some(sandbox.clone()),
+        ..Plan::default()
+    };
     for (index, container) in ephemeral_names(pod).enumerate() {
         if observed.latest(container).is_none() {
             plan.start.push((ContainerKind::Ephemeral, index));
@@ -167,7 +183,9 @@ fn decide_init(facts: &Facts<'_>, sandbox: &SandboxId, plan: &mut Plan) -> bool 
     if inits.is_empty() {
         return true;
     }
-    let mut initialized = main_containers(pod).iter().any(|c| observed.latest_in(sandbox, &c.name).is_some());
+    let mut initialized = main_containers(pod)
+        .iter()
+        .any(|c| observed.latest_in(sandbox, &c.name).is_some());
     let mut later_started = initialized;
     let mut start = BTreeSet::new();
     let policy = RestartPolicy::of(pod);
@@ -222,7 +240,11 @@ fn decide_init(facts: &Facts<'_>, sandbox: &SandboxId, plan: &mut Plan) -> bool 
             }
             Life::Exited | Life::Unknown => {
                 if policy == RestartPolicy::Never && !sidecar {
-                    *plan = Plan { kill_pod: true, sandbox: plan.sandbox.take(), ..Plan::default() };
+                    *plan = Plan {
+                        kill_pod: true,
+                        sandbox: plan.sandbox.take(),
+                        ..Plan::default()
+                    };
                     return false;
                 }
                 if record.life == Life::Unknown {
@@ -237,7 +259,11 @@ fn decide_init(facts: &Facts<'_>, sandbox: &SandboxId, plan: &mut Plan) -> bool 
     if !later_started {
         start.insert(0);
     }
-    plan.start.extend(start.into_iter().filter_map(|i| inits.get(i).map(|c| (kind_of_init(c), i))));
+    plan.start.extend(
+        start
+            .into_iter()
+            .filter_map(|i| inits.get(i).map(|c| (kind_of_init(c), i))),
+    );
     initialized
 }
 
@@ -263,13 +289,18 @@ fn decide_main(facts: &Facts<'_>, plan: &mut Plan) {
             (format!("Container {} definition changed", container.name), None, true)
         } else if let Some((probe, grace)) = findings.kill {
             let again = RestartPolicy::of(pod) != RestartPolicy::Never;
-            (format!("Container {} failed {probe} probe", container.name), grace, again)
+            (
+                format!("Container {} failed {probe} probe", container.name),
+                grace,
+                again,
+            )
         } else {
             kept += 1;
             continue;
         };
         if restart {
-            plan.kill.push((running.id.clone(), format!("{why}, will be restarted"), grace));
+            plan.kill
+                .push((running.id.clone(), format!("{why}, will be restarted"), grace));
             plan.start.push((ContainerKind::Main, index));
             started += 1;
         } else {
@@ -304,10 +335,18 @@ fn succeeded(record: &ContainerRecord) -> bool {
 }
 
 fn kind_of_init(container: &Container) -> ContainerKind {
-    if is_sidecar(container) { ContainerKind::Sidecar } else { ContainerKind::Init }
+    if is_sidecar(container) {
+        ContainerKind::Sidecar
+    } else {
+        ContainerKind::Init
+    }
 }
 
 fn ephemeral_names(pod: &Pod) -> impl Iterator<Item = &str> {
-    let containers = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let containers = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ephemeral_containers.as_deref())
+        .unwrap_or_default();
     containers.iter().map(|c| c.name.as_str())
 }

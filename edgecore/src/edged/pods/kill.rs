@@ -34,14 +34,27 @@ pub(super) async fn kill_pod(
     let deadline = Instant::now() + grace;
     let running: Vec<&ContainerRecord> = observed.running().collect();
     let sidecars: Vec<&str> = ctx.map_or_else(Vec::new, |ctx| {
-        init_containers(&ctx.pod).iter().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect()
+        init_containers(&ctx.pod)
+            .iter()
+            .filter(|c| is_sidecar(c))
+            .map(|c| c.name.as_str())
+            .collect()
     });
     // How many containers of a later place are left: a container ends when none is. Main containers are the last place.
-    let place = |name: &str| sidecars.iter().position(|sidecar| *sidecar == name).unwrap_or(sidecars.len());
+    let place = |name: &str| {
+        sidecars
+            .iter()
+            .position(|sidecar| *sidecar == name)
+            .unwrap_or(sidecars.len())
+    };
     let (done, _) = watch::channel(Vec::<usize>::new());
     let stops = running.iter().map(|record| {
         let own = place(&record.name);
-        let later: Vec<usize> = running.iter().map(|other| place(&other.name)).filter(|other| *other > own).collect();
+        let later: Vec<usize> = running
+            .iter()
+            .map(|other| place(&other.name))
+            .filter(|other| *other > own)
+            .collect();
         let mut ended = done.subscribe();
         let done = done.clone();
         async move {
@@ -77,7 +90,10 @@ pub(super) async fn kill_container(
 ) -> Result<(), RuntimeError> {
     let left = || deadline.saturating_duration_since(Instant::now());
     if let Some((ctx, container)) = ctx.and_then(|ctx| Some((ctx, spec_of(ctx, &record.name)?))) {
-        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        let hook = container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
         if hook.is_some() && !left().is_zero() {
             let ran = tokio::time::timeout(left(), parts.pre_stop(ctx, &container, &record.id, ip, left())).await;
             match ran {
@@ -97,18 +113,30 @@ pub(super) async fn kill_container(
 pub(super) fn pod_grace(ctx: &PodContext) -> Duration {
     let meta = &ctx.pod.metadata;
     let deletion = meta.deletion_timestamp.as_ref().and(meta.deletion_grace_period_seconds);
-    let spec = ctx.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let spec = ctx
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds);
     let seconds = deletion.or(spec).unwrap_or(30).max(1);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(1))
 }
 
 /// The grace time of a pod that is only known by its containers.
 pub(super) fn orphan_grace(observed: &Observed) -> Duration {
-    observed.containers.iter().find_map(|c| c.pod_grace).map_or(DEFAULT_GRACE, Duration::from_secs)
+    observed
+        .containers
+        .iter()
+        .find_map(|c| c.pod_grace)
+        .map_or(DEFAULT_GRACE, Duration::from_secs)
 }
 
 /// A container's spec by its name.
 pub(super) fn spec_of(ctx: &PodContext, name: &str) -> Option<Container> {
     let lists = main_containers(&ctx.pod).iter().chain(init_containers(&ctx.pod));
-    lists.filter(|c| c.name == name).cloned().chain(ephemeral_containers(&ctx.pod)).find(|c| c.name == name)
+    lists
+        .filter(|c| c.name == name)
+        .cloned()
+        .chain(ephemeral_containers(&ctx.pod))
+        .find(|c| c.name == name)
 }

@@ -72,7 +72,10 @@ impl PodManager {
     }
 
     pub(crate) fn waker(&self) -> Waker {
-        Waker { workers: self.workers.clone(), strangers: self.strangers.clone() }
+        Waker {
+            workers: self.workers.clone(),
+            strangers: self.strangers.clone(),
+        }
     }
 
     /// Follows the set of pods until the process stops.
@@ -189,7 +192,12 @@ impl PodManager {
     async fn uids_in_runtime(&self) -> Result<Vec<Uid>, RuntimeError> {
         let runtime = &self.shared.runtime;
         let (sandboxes, containers) = futures::try_join!(runtime.list_sandboxes(None), runtime.list_containers(None))?;
-        let labels = sandboxes.into_iter().map(|s| s.labels).chain(containers.into_iter().map(|c| c.labels));
-        Ok(labels.filter_map(|labels| labels.get(LABEL_POD_UID).map(Uid::new)).collect())
+        let labels = sandboxes
+            .into_iter()
+            .map(|s| s.labels)
+            .chain(containers.into_iter().map(|c| c.labels));
+        Ok(labels
+            .filter_map(|labels| labels.get(LABEL_POD_UID).map(Uid::new))
+            .collect())
     }
 }

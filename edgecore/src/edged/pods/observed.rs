@@ -88,21 +88,22 @@ impl Observed {
 
     /// Containers that run, or may run.
     pub(crate) fn running(&self) -> impl Iterator<Item = &ContainerRecord> {
-        self.containers.iter().filter(|c| matches!(c.life, Life::Running | Life::Unknown))
+        self.containers
+            .iter()
+            .filter(|c| matches!(c.life, Life::Running | Life::Unknown))
     }
 
     /// The newest sandbox's addresses, if it is ready.
     pub(crate) fn ips(&self) -> &[IpAddr] {
-        self.sandboxes.first().filter(|s| s.ready).map_or(&[], |s| s.ips.as_slice())
+        self.sandboxes
+            .first()
+            .filter(|s| s.ready)
+            .map_or(&[], |s| s.ips.as_slice())
     }
 }
 
 /// Asks the runtime about one pod. What cannot change any more is taken from `previous`.
-pub(crate) async fn observe(
-    runtime: &dyn Runtime,
-    uid: &Uid,
-    previous: &Observed,
-) -> Result<Observed, RuntimeError> {
+pub(crate) async fn observe(runtime: &dyn Runtime, uid: &Uid, previous: &Observed) -> Result<Observed, RuntimeError> {
     let (sandboxes, containers) =
         futures::try_join!(runtime.list_sandboxes(Some(uid)), runtime.list_containers(Some(uid)))?;
     let mut seen = Observed::default();
@@ -125,28 +126,37 @@ pub(crate) async fn observe(
             Err(error) => return Err(error),
         }
     }
-    seen.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
-    seen.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
+    seen.sandboxes
+        .sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
+    seen.containers
+        .sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
     Ok(seen)
 }
 
-async fn sandbox(
-    runtime: &dyn Runtime,
-    listed: cri::PodSandbox,
-    previous: &Observed,
-) -> Result<Sandbox, RuntimeError> {
+async fn sandbox(runtime: &dyn Runtime, listed: cri::PodSandbox, previous: &Observed) -> Result<Sandbox, RuntimeError> {
     let id = SandboxId::new(&listed.id);
     let ready = listed.state == cri::PodSandboxState::SandboxReady as i32;
-    if let Some(known) = previous.sandboxes.iter().find(|known| known.id == id && known.ready == ready) {
+    if let Some(known) = previous
+        .sandboxes
+        .iter()
+        .find(|known| known.id == id && known.ready == ready)
+    {
         return Ok(known.clone());
     }
     let status = runtime.sandbox_status(&id).await?;
-    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+    let options = status
+        .linux
+        .and_then(|linux| linux.namespaces)
+        .and_then(|namespaces| namespaces.options);
     let mut ips = Vec::new();
     let network_known = status.network.is_some();
     if let Some(network) = status.network {
         let more = network.additional_ips.into_iter().map(|ip| ip.ip);
-        ips.extend(std::iter::once(network.ip).chain(more).filter_map(|ip| ip.parse::<IpAddr>().ok()));
+        ips.extend(
+            std::iter::once(network.ip)
+                .chain(more)
+                .filter_map(|ip| ip.parse::<IpAddr>().ok()),
+        );
     }
     Ok(Sandbox {
         id,
@@ -167,7 +177,10 @@ fn record(listed: cri::Container, status: cri::ContainerStatus) -> ContainerReco
         _ => Life::Unknown,
     };
     let number = |key: &str| status.annotations.get(key).and_then(|text| text.parse().ok());
-    let restarts = status.annotations.get(ANNOTATION_RESTARTS).and_then(|text| text.parse().ok());
+    let restarts = status
+        .annotations
+        .get(ANNOTATION_RESTARTS)
+        .and_then(|text| text.parse().ok());
     ContainerRecord {
         id: ContainerId::new(&listed.id),
         sandbox: SandboxId::new(&listed.pod_sandbox_id),
@@ -196,5 +209,9 @@ fn record(listed: cri::Container, status: cri::ContainerStatus) -> ContainerReco
 }
 
 fn requested(spec: &cri::ImageSpec) -> String {
-    if spec.user_specified_image.is_empty() { spec.image.clone() } else { spec.user_specified_image.clone() }
+    if spec.user_specified_image.is_empty() {
+        spec.image.clone()
+    } else {
+        spec.user_specified_image.clone()
+    }
 }

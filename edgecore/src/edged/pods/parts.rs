@@ -77,7 +77,13 @@ pub(crate) trait Parts: Send + Sync + fmt::Debug {
         limit: Duration,
     ) -> BoxFuture<'a, Result<(), String>>;
     /// Links the container's log into the folder of all logs.
-    fn link_log<'a>(&'a self, ctx: &'a PodContext, container: &'a str, restart_count: u32, id: &'a ContainerId) -> BoxFuture<'a, ()>;
+    fn link_log<'a>(
+        &'a self,
+        ctx: &'a PodContext,
+        container: &'a str,
+        restart_count: u32,
+        id: &'a ContainerId,
+    ) -> BoxFuture<'a, ()>;
     /// Removes the pod's logs and their links.
     fn remove_logs<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid) -> BoxFuture<'a, ()>;
     /// The number of the newest log of a container, where the runtime forgot its containers.

@@ -25,7 +25,11 @@ pub(super) struct NotStarted {
 
 impl NotStarted {
     fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into(), retry: Retry::Error }
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+            retry: Retry::Error,
+        }
     }
 }
 
@@ -76,7 +80,9 @@ impl Worker {
             .container_config(&ctx, container_ref, restarts, &image, &place.ips, volumes)
             .await
             .map_err(|error| NotStarted::new(error.reason, error.message))?;
-        config.annotations.insert(ANNOTATION_RESTART_DELAY.to_owned(), next_delay.to_string());
+        config
+            .annotations
+            .insert(ANNOTATION_RESTART_DELAY.to_owned(), next_delay.to_string());
         let runtime = &shared.runtime;
         let id = runtime
             .create_container(&place.id, config, place.config.clone())
@@ -87,7 +93,10 @@ impl Worker {
         }
         info!(pod = %self.key(), container = container.name, %id, restarts, "container started");
         shared.parts.link_log(&ctx, &container.name, restarts, &id).await;
-        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let hook = container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.post_start.as_ref());
         if hook.is_some() {
             let ip = place.ips.first().copied();
             if let Err(error) = shared.parts.post_start(&ctx, container, &id, ip).await {
@@ -103,7 +112,10 @@ impl Worker {
     }
 
     fn mind_backoff(&self, container: &Container, observed: &Observed) -> Result<u64, NotStarted> {
-        let last = observed.containers.iter().find(|c| c.name == container.name && c.life == Life::Exited);
+        let last = observed
+            .containers
+            .iter()
+            .find(|c| c.name == container.name && c.life == Life::Exited);
         let now = self.now_nanos();
         match restart(last, now) {
             Restart::Now { next_delay } => Ok(next_delay),
@@ -123,7 +135,10 @@ impl Worker {
         if let Some(last) = observed.latest(&container.name) {
             return last.restart_count.saturating_add(1);
         }
-        self.shared.parts.last_log_number(self.ctx(), &container.name).map_or(0, |n| n.saturating_add(1))
+        self.shared
+            .parts
+            .last_log_number(self.ctx(), &container.name)
+            .map_or(0, |n| n.saturating_add(1))
     }
 }
 

@@ -19,7 +19,11 @@ async fn pass(n: u64) {
 
 fn condition(world: &World, uid: &str, kind: &str) -> String {
     let conditions = world.api.pod(uid).status.and_then(|s| s.conditions).unwrap_or_default();
-    conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.clone()).unwrap_or_default()
+    conditions
+        .iter()
+        .find(|c| c.type_ == kind)
+        .map(|c| c.status.clone())
+        .unwrap_or_default()
 }
 
 fn container(world: &World, uid: &str, name: &str) -> Value {
@@ -37,7 +41,12 @@ fn was_sent(world: &World, reason: &str) -> bool {
 }
 
 fn running(world: &World, name: &str) -> Option<u32> {
-    world.runtime.running().into_iter().find(|(n, _)| n == name).map(|(_, restarts)| restarts)
+    world
+        .runtime
+        .running()
+        .into_iter()
+        .find(|(n, _)| n == name)
+        .map(|(_, restarts)| restarts)
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,7 +59,16 @@ async fn a_pod_runs_is_reported_once_and_stays_quiet() {
     assert_eq!(status.host_ip.as_deref(), Some("192.0.2.7"));
     assert!(status.pod_ip.is_some_and(|ip| ip.starts_with("10.0.0.")));
     let order: Vec<String> = status.conditions.into_iter().flatten().map(|c| c.type_).collect();
-    assert_eq!(order, ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]);
+    assert_eq!(
+        order,
+        [
+            "PodReadyToStartContainers",
+            "Initialized",
+            "Ready",
+            "ContainersReady",
+            "PodScheduled"
+        ]
+    );
     let sent = world.api.patches().len();
     assert!(sent <= 3, "{:#?}", world.api.patches());
     pass(600).await;
@@ -63,7 +81,11 @@ async fn a_crashing_container_waits_longer_each_time_and_edged_may_restart_meanw
     let mut world = World::new();
     world.runtime.lives("main", &[Life::Ends(seconds(1), 1)]);
     world.api.put(&pod("u1", "Always"));
-    world.until("first crash loop", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "CrashLoopBackOff").await;
+    world
+        .until("first crash loop", |w| {
+            container(w, "u1", "main")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
     let main = container(&world, "u1", "main");
     assert_eq!(main["restartCount"], 1, "{main:#}");
     assert_eq!(
@@ -74,10 +96,16 @@ async fn a_crashing_container_waits_longer_each_time_and_edged_may_restart_meanw
     assert_eq!(world.api.phase("u1"), "Running");
     world.restart().await;
     pass(5).await;
-    assert_eq!(container(&world, "u1", "main")["restartCount"], 1, "the delay survives a restart");
+    assert_eq!(
+        container(&world, "u1", "main")["restartCount"],
+        1,
+        "the delay survives a restart"
+    );
     let says = |w: &World, delay: &str| {
         let message = container(w, "u1", "main")["state"]["waiting"]["message"].clone();
-        message.as_str().is_some_and(|m| m.starts_with(&format!("back-off {delay} ")))
+        message
+            .as_str()
+            .is_some_and(|m| m.starts_with(&format!("back-off {delay} ")))
     };
     for delay in ["20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"] {
         world.until(delay, |w| says(w, delay)).await;
@@ -89,14 +117,21 @@ async fn a_crashing_container_waits_longer_each_time_and_edged_may_restart_meanw
 async fn a_container_that_ran_for_ten_minutes_starts_from_the_beginning() {
     let world = World::new();
     let crash = Life::Ends(seconds(1), 1);
-    world.runtime.lives("main", &[crash, crash, crash, Life::Ends(seconds(700), 1), crash]);
+    world
+        .runtime
+        .lives("main", &[crash, crash, crash, Life::Ends(seconds(700), 1), crash]);
     world.api.put(&pod("u1", "Always"));
     world.until("the long life", |w| running(w, "main") == Some(3)).await;
-    world.until("the next life", |w| container(w, "u1", "main")["restartCount"] == 4).await;
-    world.until("the shortest delay again", |w| {
-        container(w, "u1", "main")["state"]["waiting"]["message"].as_str().is_some_and(|m| m.contains("back-off 10s"))
-    })
-    .await;
+    world
+        .until("the next life", |w| container(w, "u1", "main")["restartCount"] == 4)
+        .await;
+    world
+        .until("the shortest delay again", |w| {
+            container(w, "u1", "main")["state"]["waiting"]["message"]
+                .as_str()
+                .is_some_and(|m| m.contains("back-off 10s"))
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +161,9 @@ async fn after_a_power_cut_the_pod_gets_a_new_sandbox() {
     world.until("runs again", |w| running(w, "main") == Some(1)).await;
     assert_eq!(world.runtime.sandbox_attempts().last(), Some(&1));
     world.api.set_link(Link::Up(2));
-    world.until("reported", |w| container(w, "u1", "main")["restartCount"] == 1).await;
+    world
+        .until("reported", |w| container(w, "u1", "main")["restartCount"] == 1)
+        .await;
     assert_eq!(world.api.phase("u1"), "Running");
 }
 
@@ -136,7 +173,14 @@ async fn a_finished_job_is_not_run_again() {
     world.runtime.lives("main", &[Life::Ends(seconds(5), 0)]);
     world.api.put(&pod("u1", "OnFailure"));
     world.until("succeeded", |w| w.api.phase("u1") == "Succeeded").await;
-    let ready = world.api.pod("u1").status.and_then(|s| s.conditions).into_iter().flatten().find(|c| c.type_ == "Ready");
+    let ready = world
+        .api
+        .pod("u1")
+        .status
+        .and_then(|s| s.conditions)
+        .into_iter()
+        .flatten()
+        .find(|c| c.type_ == "Ready");
     assert_eq!(ready.and_then(|c| c.reason).as_deref(), Some("PodCompleted"));
     world.runtime.forget_ended();
     world.runtime.power_cut();
@@ -144,7 +188,13 @@ async fn a_finished_job_is_not_run_again() {
     world.restart().await;
     pass(300).await;
     assert_eq!(world.api.phase("u1"), "Succeeded");
-    assert!(!world.runtime.calls().iter().any(|call| call.starts_with("start") || call.starts_with("run")));
+    assert!(
+        !world
+            .runtime
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("start") || call.starts_with("run"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +204,10 @@ async fn a_failed_container_ends_a_pod_that_never_restarts() {
     world.api.put(&pod("u1", "Never"));
     world.until("failed", |w| w.api.phase("u1") == "Failed").await;
     assert_eq!(container(&world, "u1", "main")["state"]["terminated"]["exitCode"], 3);
-    assert_eq!(world.runtime.calls().iter().filter(|c| c.starts_with("start")).count(), 1);
+    assert_eq!(
+        world.runtime.calls().iter().filter(|c| c.starts_with("start")).count(),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,11 +225,19 @@ async fn a_deleted_pod_ends_with_grace_and_leaves_the_api_once() {
     });
     world.until("gone from the API", |w| w.api.deleted() == ["u1"]).await;
     let calls = world.runtime.calls();
-    assert!(calls[0] == "stop main 7" || calls[0] == "stop main 6", "3 of 10 s went to the hook: {calls:?}");
+    assert!(
+        calls[0] == "stop main 7" || calls[0] == "stop main 6",
+        "3 of 10 s went to the hook: {calls:?}"
+    );
     assert!(calls.contains(&"stop sandbox".to_owned()));
     world.until("nothing left", |w| w.runtime.is_empty()).await;
     assert_eq!(world.parts.unmounted.lock().len(), 1);
-    let last = world.api.patches().into_iter().filter(|p| p["status"].get("phase").is_some()).next_back();
+    let last = world
+        .api
+        .patches()
+        .into_iter()
+        .filter(|p| p["status"].get("phase").is_some())
+        .next_back();
     assert_eq!(last.expect("a phase")["status"]["phase"], "Failed");
 }
 
@@ -187,10 +248,17 @@ async fn a_pod_whose_row_is_gone_is_killed_and_its_successor_runs() {
     world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
     world.api.remove("u1");
     world.api.put(&pod("u2", "Always"));
-    world.until("successor", |w| condition(w, "u2", "Ready") == "True").await;
-    world.until("one left", |w| w.runtime.sandbox_attempts().len() == 1).await;
+    world
+        .until("successor", |w| condition(w, "u2", "Ready") == "True")
+        .await;
+    world
+        .until("one left", |w| w.runtime.sandbox_attempts().len() == 1)
+        .await;
     assert!(world.runtime.calls().contains(&"stop main 30".to_owned()));
-    assert!(world.api.deleted().is_empty(), "the API does not have the old one any more");
+    assert!(
+        world.api.deleted().is_empty(),
+        "the API does not have the old one any more"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,13 +284,22 @@ async fn init_containers_run_in_order_and_again_after_a_failure() {
     wanted["spec"]["initContainers"] = json!([
         {"name": "one", "image": image}, {"name": "two", "image": image},
     ]);
-    world.runtime.lives("one", &[Life::Ends(seconds(2), 1), Life::Ends(seconds(2), 0)]);
+    world
+        .runtime
+        .lives("one", &[Life::Ends(seconds(2), 1), Life::Ends(seconds(2), 0)]);
     world.runtime.lives("two", &[Life::Ends(seconds(2), 0)]);
     world.api.put(&wanted);
-    world.until("first init", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "PodInitializing").await;
+    world
+        .until("first init", |w| {
+            container(w, "u1", "main")["state"]["waiting"]["reason"] == "PodInitializing"
+        })
+        .await;
     assert_eq!(world.api.phase("u1"), "Pending");
     world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
-    assert_eq!(world.runtime.calls(), ["run 0", "start one", "start one", "start two", "start main"]);
+    assert_eq!(
+        world.runtime.calls(),
+        ["run 0", "start one", "start one", "start two", "start main"]
+    );
     assert_eq!(container(&world, "u1", "one")["restartCount"], 1);
     assert_eq!(container(&world, "u1", "one")["ready"], true);
 }
@@ -264,16 +341,40 @@ async fn probes_decide_readiness_and_kill() {
     world.until("running", |w| w.api.phase("u1") == "Running").await;
     assert_eq!(condition(&world, "u1", "Ready"), "False");
     let (id, findings) = world.parts.probe("main").expect("probes run");
-    let event = |finding| ProbeEvent { container: "main".into(), id: id.clone(), finding };
-    findings.send(event(Finding::Ready(true))).await.expect("the worker listens");
-    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    let event = |finding| ProbeEvent {
+        container: "main".into(),
+        id: id.clone(),
+        finding,
+    };
     findings
-        .send(event(Finding::Kill { probe: "liveness", grace_seconds: Some(5) }))
+        .send(event(Finding::Ready(true)))
         .await
         .expect("the worker listens");
-    world.until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1).await;
-    assert!(world.runtime.calls().iter().any(|c| c == "stop main 5" || c == "stop main 4"), "{:?}", world.runtime.calls());
-    assert_eq!(condition(&world, "u1", "Ready"), "False", "the new one was not probed yet");
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    findings
+        .send(event(Finding::Kill {
+            probe: "liveness",
+            grace_seconds: Some(5),
+        }))
+        .await
+        .expect("the worker listens");
+    world
+        .until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1)
+        .await;
+    assert!(
+        world
+            .runtime
+            .calls()
+            .iter()
+            .any(|c| c == "stop main 5" || c == "stop main 4"),
+        "{:?}",
+        world.runtime.calls()
+    );
+    assert_eq!(
+        condition(&world, "u1", "Ready"),
+        "False",
+        "the new one was not probed yet"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,7 +388,11 @@ async fn an_image_that_cannot_be_pulled_is_tried_ever_more_rarely() {
     world.until("the error", |w| was_sent(w, "ErrImagePull")).await;
     world.until("the back-off", |w| reason(w) == "ImagePullBackOff").await;
     pass(1800).await;
-    assert!((6..=11).contains(&world.runtime.pulls()), "{} pulls", world.runtime.pulls());
+    assert!(
+        (6..=11).contains(&world.runtime.pulls()),
+        "{} pulls",
+        world.runtime.pulls()
+    );
     assert_eq!(world.api.phase("u1"), "Pending");
 }
 
@@ -298,11 +403,19 @@ async fn what_keeps_a_container_from_starting_is_said() {
     never["spec"]["containers"][0]["image"] = json!("registry.test/absent:1");
     never["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
     world.api.put(&never);
-    world.until("never", |w| container(w, "u1", "main")["state"]["waiting"]["reason"] == "ErrImageNeverPull").await;
+    world
+        .until("never", |w| {
+            container(w, "u1", "main")["state"]["waiting"]["reason"] == "ErrImageNeverPull"
+        })
+        .await;
     let mut bad = pod("u2", "Always");
     bad["spec"]["containers"][0]["image"] = json!("NOT AN IMAGE");
     world.api.put(&bad);
-    world.until("bad", |w| container(w, "u2", "main")["state"]["waiting"]["reason"] == "InvalidImageName").await;
+    world
+        .until("bad", |w| {
+            container(w, "u2", "main")["state"]["waiting"]["reason"] == "InvalidImageName"
+        })
+        .await;
     world.runtime.fail_start("main", "exec: no such file");
     world.api.put(&pod("u3", "Always"));
     world.until("start", |w| was_sent(w, "RunContainerError")).await;
@@ -315,7 +428,10 @@ async fn volumes_and_network_hold_a_pod_back() {
     world.api.put(&pod("u1", "Always"));
     pass(100).await;
     assert!(world.runtime.calls().is_empty());
-    assert_eq!(container(&world, "u1", "main")["state"]["waiting"]["reason"], "ContainerCreating");
+    assert_eq!(
+        container(&world, "u1", "main")["state"]["waiting"]["reason"],
+        "ContainerCreating"
+    );
     world.runtime.set_network_ready(false);
     pass(10).await;
     *world.parts.mount_error.lock() = None;
@@ -346,7 +462,14 @@ async fn another_image_restarts_the_container() {
     let world = World::new();
     world.api.put(&pod("u1", "Always"));
     world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
-    world.api.edit("u1", |pod| pod["spec"]["containers"][0]["image"] = json!("docker.io/library/busybox:1.37"));
-    world.until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1).await;
-    assert_eq!(container(&world, "u1", "main")["image"], "docker.io/library/busybox:1.37");
+    world.api.edit("u1", |pod| {
+        pod["spec"]["containers"][0]["image"] = json!("docker.io/library/busybox:1.37")
+    });
+    world
+        .until("restarted", |w| container(w, "u1", "main")["restartCount"] == 1)
+        .await;
+    assert_eq!(
+        container(&world, "u1", "main")["image"],
+        "docker.io/library/busybox:1.37"
+    );
 }

@@ -21,7 +21,9 @@ use super::observed::{Life, Observed, observe};
 use super::parts::{Parts, ProbeGuard};
 use super::start::{NotStarted, Place};
 use crate::edged::api::Api;
-use crate::edged::context::{ContainerKind, ContainerRef, Finding, MountedVolumes, NodeFacts, PodContext, ProbeEvent, Settings};
+use crate::edged::context::{
+    ContainerKind, ContainerRef, Finding, MountedVolumes, NodeFacts, PodContext, ProbeEvent, Settings,
+};
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
 use crate::edged::status::{Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated};
@@ -171,7 +173,10 @@ impl Worker {
 
     /// `namespace/name`, for logs.
     pub(super) fn key(&self) -> String {
-        self.ctx.as_ref().map_or_else(|| format!("uid {}", self.uid), |ctx| format!("{}/{}", ctx.namespace(), ctx.name()))
+        self.ctx.as_ref().map_or_else(
+            || format!("uid {}", self.uid),
+            |ctx| format!("{}/{}", ctx.namespace(), ctx.name()),
+        )
     }
 
     /// As kubelet writes it in messages.
@@ -223,12 +228,18 @@ impl Worker {
         let mut seen = observe(&*self.shared.runtime, &self.uid, &self.observed).await?;
         if let Some(ctx) = &self.ctx {
             for record in &mut seen.containers {
-                let known = self.observed.by_id(&record.id).is_some_and(|known| known.life == Life::Exited);
+                let known = self
+                    .observed
+                    .by_id(&record.id)
+                    .is_some_and(|known| known.life == Life::Exited);
                 if record.life != Life::Exited || known {
                     continue;
                 }
                 if let Some(container) = kill::spec_of(ctx, &record.name) {
-                    let message = self.shared.parts.termination_message(&container, &record.status, MESSAGES);
+                    let message = self
+                        .shared
+                        .parts
+                        .termination_message(&container, &record.status, MESSAGES);
                     if !message.is_empty() {
                         record.message = message;
                     }
@@ -243,7 +254,12 @@ impl Worker {
     /// Starts probes of containers that run, ends those of containers that do not.
     fn mind_probes(&mut self) {
         let Some(ctx) = self.ctx.clone() else { return };
-        let running: Vec<_> = self.observed.containers.iter().filter(|c| c.life == Life::Running).collect();
+        let running: Vec<_> = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.life == Life::Running)
+            .collect();
         self.probes.retain(|id, _| running.iter().any(|c| c.id == *id));
         self.findings.retain(|id, _| running.iter().any(|c| c.id == *id));
         if self.stage != Stage::Running {
@@ -254,12 +270,16 @@ impl Worker {
             if self.findings.contains_key(&record.id) && self.probes.contains_key(&record.id) {
                 continue;
             }
-            let Some((kind, container)) = probed(&ctx.pod, &record.name) else { continue };
+            let Some((kind, container)) = probed(&ctx.pod, &record.name) else {
+                continue;
+            };
             // A container that was ready before edgecore stopped stays so until a probe says otherwise.
             let before = self.status.as_ref().or(ctx.pod.status.as_ref()).and_then(|status| {
                 let lists = [&status.container_statuses, &status.init_container_statuses];
                 lists.into_iter().flatten().flatten().find(|c| {
-                    c.container_id.as_deref().is_some_and(|id| id.ends_with(record.id.as_str()))
+                    c.container_id
+                        .as_deref()
+                        .is_some_and(|id| id.ends_with(record.id.as_str()))
                 })
             });
             self.findings.entry(record.id.clone()).or_insert_with(|| Findings {
@@ -297,11 +317,19 @@ impl Worker {
             qos_class: &self.shared.parts.qos_class(&ctx),
             now,
         });
-        let mut sent = if finished { terminated(&ctx.pod, &status, now) } else { status.clone() };
+        let mut sent = if finished {
+            terminated(&ctx.pod, &status, now)
+        } else {
+            status.clone()
+        };
         // No pod is reported as ended while one of its containers may run.
         let api_phase = ctx.pod.status.as_ref().and_then(|s| s.phase.as_deref());
         if is_terminal(sent.phase.as_deref()) && !is_terminal(api_phase) && self.observed.running().next().is_some() {
-            sent.phase = old.phase.clone().filter(|phase| !is_terminal(Some(phase))).or_else(|| Some("Running".into()));
+            sent.phase = old
+                .phase
+                .clone()
+                .filter(|phase| !is_terminal(Some(phase)))
+                .or_else(|| Some("Running".into()));
             sent.reason.clone_from(&old.reason);
             sent.message.clone_from(&old.message);
         }
@@ -369,12 +397,25 @@ impl Worker {
         }
         for (id, reason, grace) in &plan.kill {
             info!(pod = %self.key(), %id, reason, "container is killed");
-            let Some(record) = self.observed.by_id(id).cloned() else { continue };
-            let grace = grace.and_then(|g| u64::try_from(g).ok()).map_or_else(|| kill::pod_grace(&ctx), Duration::from_secs);
+            let Some(record) = self.observed.by_id(id).cloned() else {
+                continue;
+            };
+            let grace = grace
+                .and_then(|g| u64::try_from(g).ok())
+                .map_or_else(|| kill::pod_grace(&ctx), Duration::from_secs);
             let ip = pod_ip(&ctx, &self.observed);
             let shared = self.shared.clone();
             let deadline = Instant::now() + grace;
-            kill::kill_container(&shared.runtime, &shared.parts, Some(&ctx), &record, deadline, ip, async {}).await?;
+            kill::kill_container(
+                &shared.runtime,
+                &shared.parts,
+                Some(&ctx),
+                &record,
+                deadline,
+                ip,
+                async {},
+            )
+            .await?;
             self.findings.remove(id);
         }
         if plan.kill_pod || !plan.kill.is_empty() {
@@ -410,7 +451,12 @@ impl Worker {
         };
         let id = match (plan.create_sandbox, plan.sandbox) {
             (Some(_), _) | (None, None) => {
-                let handler = ctx.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()).unwrap_or_default();
+                let handler = ctx
+                    .pod
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.runtime_class_name.clone())
+                    .unwrap_or_default();
                 let id = self.shared.runtime.run_sandbox(config.clone(), handler).await?;
                 info!(pod = %self.key(), uid = %self.uid, sandbox = %id, attempt, "sandbox started");
                 self.look().await?;
@@ -419,19 +465,29 @@ impl Worker {
             }
             (None, Some(id)) => id,
         };
-        let ips = if decide::is_host_network(&ctx.pod) { ctx.node.ips.clone() } else { self.observed.ips().to_vec() };
+        let ips = if decide::is_host_network(&ctx.pod) {
+            ctx.node.ips.clone()
+        } else {
+            self.observed.ips().to_vec()
+        };
         let place = Place { id, config, ips };
         let observed = self.observed.clone();
         let mut retry = None;
         let mut started = false;
         for (kind, index) in plan.start {
-            let Some(container) = self.container_at(kind, index) else { continue };
+            let Some(container) = self.container_at(kind, index) else {
+                continue;
+            };
             match self.start_container(kind, &container, &place, volumes, &observed).await {
                 Ok(()) => {
                     self.reasons.remove(&container.name);
                     started = true;
                 }
-                Err(NotStarted { reason, message, retry: when }) => {
+                Err(NotStarted {
+                    reason,
+                    message,
+                    retry: when,
+                }) => {
                     if reason != "CrashLoopBackOff" && reason != "ImagePullBackOff" {
                         warn!(pod = %self.key(), container = container.name, reason, message, "container not started");
                     }
@@ -490,7 +546,9 @@ impl Worker {
         if ctx.is_some() && !gone {
             self.report(false, false).await;
         }
-        let grace = ctx.as_ref().map_or_else(|| kill::orphan_grace(&self.observed), kill::pod_grace);
+        let grace = ctx
+            .as_ref()
+            .map_or_else(|| kill::orphan_grace(&self.observed), kill::pod_grace);
         let anything = self.observed.running().next().is_some() || self.observed.sandboxes.iter().any(|s| s.ready);
         if anything {
             info!(pod = %self.key(), uid = %self.uid, grace = grace.as_secs(), gone, "pod ends");
@@ -550,7 +608,10 @@ impl Worker {
             self.shared.runtime.remove_sandbox(&sandbox.id).await?;
         }
         if let Some(ctx) = &self.ctx {
-            self.shared.parts.remove_logs(ctx.namespace(), ctx.name(), &self.uid).await;
+            self.shared
+                .parts
+                .remove_logs(ctx.namespace(), ctx.name(), &self.uid)
+                .await;
         }
         info!(pod = %self.key(), uid = %self.uid, "pod is gone");
         Ok(Outcome::Done)
@@ -575,13 +636,22 @@ impl Worker {
 
     /// Until something happens, but not for ever.
     fn rest(&self) -> Outcome {
-        Outcome::Wait(Instant::now() + self.shared.settings.sync_frequency.mul_f64(random_unit().mul_add(0.5, 1.0)))
+        Outcome::Wait(
+            Instant::now()
+                + self
+                    .shared
+                    .settings
+                    .sync_frequency
+                    .mul_f64(random_unit().mul_add(0.5, 1.0)),
+        )
     }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("runtime", &self.runtime).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
     }
 }
 
@@ -616,7 +686,11 @@ fn sooner(a: Option<Instant>, b: Instant) -> Option<Instant> {
 }
 
 fn pod_ip(ctx: &PodContext, observed: &Observed) -> Option<IpAddr> {
-    if decide::is_host_network(&ctx.pod) { ctx.node.ips.first().copied() } else { observed.ips().first().copied() }
+    if decide::is_host_network(&ctx.pod) {
+        ctx.node.ips.first().copied()
+    } else {
+        observed.ips().first().copied()
+    }
 }
 
 /// The container of that name, if it is of a kind that is probed.
@@ -624,9 +698,15 @@ fn probed<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, &'a k8s_openap
     if ephemeral_containers(pod).iter().any(|c| c.name == name) {
         return None;
     }
-    let main = main_containers(pod).iter().find(|c| c.name == name).map(|c| (ContainerKind::Main, c));
+    let main = main_containers(pod)
+        .iter()
+        .find(|c| c.name == name)
+        .map(|c| (ContainerKind::Main, c));
     main.or_else(|| {
         let sidecars = init_containers(pod).iter().filter(|c| decide::is_sidecar(c));
-        sidecars.filter(|c| c.name == name).map(|c| (ContainerKind::Sidecar, c)).next()
+        sidecars
+            .filter(|c| c.name == name)
+            .map(|c| (ContainerKind::Sidecar, c))
+            .next()
     })
 }

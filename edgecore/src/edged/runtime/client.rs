@@ -30,7 +30,11 @@ impl Client {
     /// A client of the runtime at `runtime` with images at `images`; calls that do not wait by nature end after `timeout`.
     pub fn new(runtime: &Path, images: &Path, timeout: Duration) -> Self {
         let runtime_channel = channel(runtime);
-        let images_channel = if images == runtime { runtime_channel.clone() } else { channel(images) };
+        let images_channel = if images == runtime {
+            runtime_channel.clone()
+        } else {
+            channel(images)
+        };
         Self {
             socket: runtime.to_owned(),
             timeout,
@@ -61,19 +65,31 @@ impl Client {
 
     fn error(&self, call: &'static str, subject: &str, status: &Status) -> RuntimeError {
         let message = if status.code() == Code::Unavailable {
-            format!("the container runtime at {} cannot be reached: {}", self.socket.display(), status.message())
+            format!(
+                "the container runtime at {} cannot be reached: {}",
+                self.socket.display(),
+                status.message()
+            )
         } else {
             status.message().to_owned()
         };
-        RuntimeError { call, subject: subject.to_owned(), code: status.code(), message }
+        RuntimeError {
+            call,
+            subject: subject.to_owned(),
+            code: status.code(),
+            message,
+        }
     }
 }
 
 impl Runtime for Client {
     fn version(&self) -> Call<'_, cri::VersionResponse> {
         async move {
-            let request = cri::VersionRequest { version: "0.1.0".into() };
-            self.call("Version", "", self.timeout, self.runtime.clone().version(request)).await
+            let request = cri::VersionRequest {
+                version: "0.1.0".into(),
+            };
+            self.call("Version", "", self.timeout, self.runtime.clone().version(request))
+                .await
         }
         .boxed()
     }
@@ -81,7 +97,8 @@ impl Runtime for Client {
     fn status(&self) -> Call<'_, cri::StatusResponse> {
         async move {
             let request = cri::StatusRequest { verbose: false };
-            self.call("Status", "", self.timeout, self.runtime.clone().status(request)).await
+            self.call("Status", "", self.timeout, self.runtime.clone().status(request))
+                .await
         }
         .boxed()
     }
@@ -89,28 +106,53 @@ impl Runtime for Client {
     fn runtime_config(&self) -> Call<'_, cri::RuntimeConfigResponse> {
         async move {
             let request = cri::RuntimeConfigRequest {};
-            self.call("RuntimeConfig", "", self.timeout, self.runtime.clone().runtime_config(request)).await
+            self.call(
+                "RuntimeConfig",
+                "",
+                self.timeout,
+                self.runtime.clone().runtime_config(request),
+            )
+            .await
         }
         .boxed()
     }
 
     fn update_runtime_config(&self, pod_cidr: &str) -> Call<'_, ()> {
-        let network_config = Some(cri::NetworkConfig { pod_cidr: pod_cidr.to_owned() });
+        let network_config = Some(cri::NetworkConfig {
+            pod_cidr: pod_cidr.to_owned(),
+        });
         async move {
-            let request =
-                cri::UpdateRuntimeConfigRequest { runtime_config: Some(cri::RuntimeConfig { network_config }) };
+            let request = cri::UpdateRuntimeConfigRequest {
+                runtime_config: Some(cri::RuntimeConfig { network_config }),
+            };
             let mut client = self.runtime.clone();
-            self.call("UpdateRuntimeConfig", "", self.timeout, client.update_runtime_config(request)).await.map(drop)
+            self.call(
+                "UpdateRuntimeConfig",
+                "",
+                self.timeout,
+                client.update_runtime_config(request),
+            )
+            .await
+            .map(drop)
         }
         .boxed()
     }
 
     fn list_sandboxes<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::PodSandbox>> {
         async move {
-            let filter = pod.map(|uid| cri::PodSandboxFilter { label_selector: by_uid(uid), ..Default::default() });
+            let filter = pod.map(|uid| cri::PodSandboxFilter {
+                label_selector: by_uid(uid),
+                ..Default::default()
+            });
             let request = cri::ListPodSandboxRequest { filter };
-            let answer =
-                self.call("ListPodSandbox", "", self.timeout, self.runtime.clone().list_pod_sandbox(request)).await?;
+            let answer = self
+                .call(
+                    "ListPodSandbox",
+                    "",
+                    self.timeout,
+                    self.runtime.clone().list_pod_sandbox(request),
+                )
+                .await?;
             Ok(answer.items)
         }
         .boxed()
@@ -118,9 +160,17 @@ impl Runtime for Client {
 
     fn sandbox_status<'a>(&'a self, id: &'a SandboxId) -> Call<'a, cri::PodSandboxStatus> {
         async move {
-            let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: false };
+            let request = cri::PodSandboxStatusRequest {
+                pod_sandbox_id: id.to_string(),
+                verbose: false,
+            };
             let answer = self
-                .call("PodSandboxStatus", id.as_str(), self.timeout, self.runtime.clone().pod_sandbox_status(request))
+                .call(
+                    "PodSandboxStatus",
+                    id.as_str(),
+                    self.timeout,
+                    self.runtime.clone().pod_sandbox_status(request),
+                )
                 .await?;
             answer.status.ok_or_else(|| empty("PodSandboxStatus", id.as_str()))
         }
@@ -129,11 +179,23 @@ impl Runtime for Client {
 
     fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: String) -> Call<'_, SandboxId> {
         async move {
-            let name = config.metadata.as_ref().map(|m| format!("{}/{}", m.namespace, m.name)).unwrap_or_default();
-            let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
+            let name = config
+                .metadata
+                .as_ref()
+                .map(|m| format!("{}/{}", m.namespace, m.name))
+                .unwrap_or_default();
+            let request = cri::RunPodSandboxRequest {
+                config: Some(config),
+                runtime_handler: handler,
+            };
             // The network may take its time.
             let answer = self
-                .call("RunPodSandbox", &name, self.timeout * 2, self.runtime.clone().run_pod_sandbox(request))
+                .call(
+                    "RunPodSandbox",
+                    &name,
+                    self.timeout * 2,
+                    self.runtime.clone().run_pod_sandbox(request),
+                )
                 .await?;
             Ok(SandboxId::new(answer.pod_sandbox_id))
         }
@@ -142,7 +204,9 @@ impl Runtime for Client {
 
     fn stop_sandbox<'a>(&'a self, id: &'a SandboxId) -> Call<'a, ()> {
         async move {
-            let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_string() };
+            let request = cri::StopPodSandboxRequest {
+                pod_sandbox_id: id.to_string(),
+            };
             let mut client = self.runtime.clone();
             let answer = client.stop_pod_sandbox(request);
             gone_is_fine(self.call("StopPodSandbox", id.as_str(), self.timeout, answer).await)
@@ -152,7 +216,9 @@ impl Runtime for Client {
 
     fn remove_sandbox<'a>(&'a self, id: &'a SandboxId) -> Call<'a, ()> {
         async move {
-            let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_string() };
+            let request = cri::RemovePodSandboxRequest {
+                pod_sandbox_id: id.to_string(),
+            };
             let mut client = self.runtime.clone();
             let answer = client.remove_pod_sandbox(request);
             gone_is_fine(self.call("RemovePodSandbox", id.as_str(), self.timeout, answer).await)
@@ -162,10 +228,19 @@ impl Runtime for Client {
 
     fn list_containers<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::Container>> {
         async move {
-            let filter = pod.map(|uid| cri::ContainerFilter { label_selector: by_uid(uid), ..Default::default() });
+            let filter = pod.map(|uid| cri::ContainerFilter {
+                label_selector: by_uid(uid),
+                ..Default::default()
+            });
             let request = cri::ListContainersRequest { filter };
-            let answer =
-                self.call("ListContainers", "", self.timeout, self.runtime.clone().list_containers(request)).await?;
+            let answer = self
+                .call(
+                    "ListContainers",
+                    "",
+                    self.timeout,
+                    self.runtime.clone().list_containers(request),
+                )
+                .await?;
             Ok(answer.containers)
         }
         .boxed()
@@ -173,9 +248,17 @@ impl Runtime for Client {
 
     fn container_status<'a>(&'a self, id: &'a ContainerId) -> Call<'a, cri::ContainerStatus> {
         async move {
-            let request = cri::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
+            let request = cri::ContainerStatusRequest {
+                container_id: id.to_string(),
+                verbose: false,
+            };
             let answer = self
-                .call("ContainerStatus", id.as_str(), self.timeout, self.runtime.clone().container_status(request))
+                .call(
+                    "ContainerStatus",
+                    id.as_str(),
+                    self.timeout,
+                    self.runtime.clone().container_status(request),
+                )
                 .await?;
             answer.status.ok_or_else(|| empty("ContainerStatus", id.as_str()))
         }
@@ -196,7 +279,12 @@ impl Runtime for Client {
                 sandbox_config: Some(sandbox_config),
             };
             let answer = self
-                .call("CreateContainer", &name, self.timeout, self.runtime.clone().create_container(request))
+                .call(
+                    "CreateContainer",
+                    &name,
+                    self.timeout,
+                    self.runtime.clone().create_container(request),
+                )
                 .await?;
             Ok(ContainerId::new(answer.container_id))
         }
@@ -205,10 +293,14 @@ impl Runtime for Client {
 
     fn start_container<'a>(&'a self, id: &'a ContainerId) -> Call<'a, ()> {
         async move {
-            let request = cri::StartContainerRequest { container_id: id.to_string() };
+            let request = cri::StartContainerRequest {
+                container_id: id.to_string(),
+            };
             let mut client = self.runtime.clone();
             let answer = client.start_container(request);
-            self.call("StartContainer", id.as_str(), self.timeout, answer).await.map(drop)
+            self.call("StartContainer", id.as_str(), self.timeout, answer)
+                .await
+                .map(drop)
         }
         .boxed()
     }
@@ -216,17 +308,25 @@ impl Runtime for Client {
     fn stop_container<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> Call<'a, ()> {
         async move {
             let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-            let request = cri::StopContainerRequest { container_id: id.to_string(), timeout };
+            let request = cri::StopContainerRequest {
+                container_id: id.to_string(),
+                timeout,
+            };
             let mut client = self.runtime.clone();
             let answer = client.stop_container(request);
-            gone_is_fine(self.call("StopContainer", id.as_str(), self.timeout + grace, answer).await)
+            gone_is_fine(
+                self.call("StopContainer", id.as_str(), self.timeout + grace, answer)
+                    .await,
+            )
         }
         .boxed()
     }
 
     fn remove_container<'a>(&'a self, id: &'a ContainerId) -> Call<'a, ()> {
         async move {
-            let request = cri::RemoveContainerRequest { container_id: id.to_string() };
+            let request = cri::RemoveContainerRequest {
+                container_id: id.to_string(),
+            };
             let mut client = self.runtime.clone();
             let answer = client.remove_container(request);
             gone_is_fine(self.call("RemoveContainer", id.as_str(), self.timeout, answer).await)
@@ -236,10 +336,14 @@ impl Runtime for Client {
 
     fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> Call<'a, ()> {
         async move {
-            let request = cri::ReopenContainerLogRequest { container_id: id.to_string() };
+            let request = cri::ReopenContainerLogRequest {
+                container_id: id.to_string(),
+            };
             let mut client = self.runtime.clone();
             let answer = client.reopen_container_log(request);
-            self.call("ReopenContainerLog", id.as_str(), self.timeout, answer).await.map(drop)
+            self.call("ReopenContainerLog", id.as_str(), self.timeout, answer)
+                .await
+                .map(drop)
         }
         .boxed()
     }
@@ -254,9 +358,14 @@ impl Runtime for Client {
                 timeout: i64::try_from(seconds).unwrap_or(i64::MAX),
             };
             let limit = if seconds == 0 { NO_LIMIT } else { timeout + self.timeout };
-            let answer =
-                self.call("ExecSync", id.as_str(), limit, self.runtime.clone().exec_sync(request)).await?;
-            Ok(ExecOutput { stdout: answer.stdout, stderr: answer.stderr, exit_code: answer.exit_code })
+            let answer = self
+                .call("ExecSync", id.as_str(), limit, self.runtime.clone().exec_sync(request))
+                .await?;
+            Ok(ExecOutput {
+                stdout: answer.stdout,
+                stderr: answer.stderr,
+                exit_code: answer.exit_code,
+            })
         }
         .boxed()
     }
@@ -264,7 +373,9 @@ impl Runtime for Client {
     fn exec(&self, request: cri::ExecRequest) -> Call<'_, String> {
         async move {
             let subject = request.container_id.clone();
-            let answer = self.call("Exec", &subject, self.timeout, self.runtime.clone().exec(request)).await?;
+            let answer = self
+                .call("Exec", &subject, self.timeout, self.runtime.clone().exec(request))
+                .await?;
             Ok(answer.url)
         }
         .boxed()
@@ -273,7 +384,9 @@ impl Runtime for Client {
     fn attach(&self, request: cri::AttachRequest) -> Call<'_, String> {
         async move {
             let subject = request.container_id.clone();
-            let answer = self.call("Attach", &subject, self.timeout, self.runtime.clone().attach(request)).await?;
+            let answer = self
+                .call("Attach", &subject, self.timeout, self.runtime.clone().attach(request))
+                .await?;
             Ok(answer.url)
         }
         .boxed()
@@ -282,8 +395,14 @@ impl Runtime for Client {
     fn port_forward(&self, request: cri::PortForwardRequest) -> Call<'_, String> {
         async move {
             let subject = request.pod_sandbox_id.clone();
-            let answer =
-                self.call("PortForward", &subject, self.timeout, self.runtime.clone().port_forward(request)).await?;
+            let answer = self
+                .call(
+                    "PortForward",
+                    &subject,
+                    self.timeout,
+                    self.runtime.clone().port_forward(request),
+                )
+                .await?;
             Ok(answer.url)
         }
         .boxed()
@@ -316,7 +435,9 @@ impl Runtime for Client {
             let answer = client.get_container_events(request);
             let stream = self.call("GetContainerEvents", "", self.timeout, answer).await?;
             let client = self.clone();
-            Ok(stream.map_err(move |status| client.error("GetContainerEvents", "", &status)).boxed())
+            Ok(stream
+                .map_err(move |status| client.error("GetContainerEvents", "", &status))
+                .boxed())
         }
         .boxed()
     }
@@ -333,7 +454,10 @@ impl Runtime for Client {
 
     fn image_status<'a>(&'a self, image: &'a str) -> Call<'a, Option<cri::Image>> {
         async move {
-            let request = cri::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
+            let request = cri::ImageStatusRequest {
+                image: Some(image_spec(image)),
+                verbose: false,
+            };
             let mut client = self.images.clone();
             let answer = client.image_status(request);
             Ok(self.call("ImageStatus", image, self.timeout, answer).await?.image)
@@ -348,7 +472,11 @@ impl Runtime for Client {
         sandbox_config: Option<cri::PodSandboxConfig>,
     ) -> Call<'a, String> {
         async move {
-            let request = cri::PullImageRequest { image: Some(image_spec(image)), auth, sandbox_config };
+            let request = cri::PullImageRequest {
+                image: Some(image_spec(image)),
+                auth,
+                sandbox_config,
+            };
             let mut client = self.images.clone();
             let answer = client.pull_image(request);
             Ok(self.call("PullImage", image, NO_LIMIT, answer).await?.image_ref)
@@ -358,7 +486,9 @@ impl Runtime for Client {
 
     fn remove_image<'a>(&'a self, image: &'a str) -> Call<'a, ()> {
         async move {
-            let request = cri::RemoveImageRequest { image: Some(image_spec(image)) };
+            let request = cri::RemoveImageRequest {
+                image: Some(image_spec(image)),
+            };
             let mut client = self.images.clone();
             let answer = client.remove_image(request);
             gone_is_fine(self.call("RemoveImage", image, self.timeout, answer).await)
@@ -378,7 +508,9 @@ impl Runtime for Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -396,7 +528,10 @@ fn by_uid(uid: &Uid) -> std::collections::HashMap<String, String> {
 }
 
 fn image_spec(image: &str) -> cri::ImageSpec {
-    cri::ImageSpec { image: image.to_owned(), ..Default::default() }
+    cri::ImageSpec {
+        image: image.to_owned(),
+        ..Default::default()
+    }
 }
 
 fn empty(call: &'static str, subject: &str) -> RuntimeError {

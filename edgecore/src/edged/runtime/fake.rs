@@ -75,11 +75,17 @@ impl Fake {
     }
 
     pub(crate) fn fail_pull(&self, image: &str, error: &str) {
-        self.state.lock().failing_pulls.insert(image.to_owned(), error.to_owned());
+        self.state
+            .lock()
+            .failing_pulls
+            .insert(image.to_owned(), error.to_owned());
     }
 
     pub(crate) fn fail_start(&self, container: &str, error: &str) {
-        self.state.lock().failing_starts.insert(container.to_owned(), error.to_owned());
+        self.state
+            .lock()
+            .failing_starts
+            .insert(container.to_owned(), error.to_owned());
     }
 
     /// The calls so far that change something, by name and subject.
@@ -118,7 +124,10 @@ impl Fake {
     pub(crate) fn running(&self) -> Vec<(String, u32)> {
         let mut state = self.state.lock();
         state.settle();
-        let running = state.containers.iter().filter(|c| c.started.is_some() && c.ended.is_none());
+        let running = state
+            .containers
+            .iter()
+            .filter(|c| c.started.is_some() && c.ended.is_none());
         let metadata = running.filter_map(|c| c.status.metadata.clone());
         metadata.map(|m| (m.name, m.attempt)).collect()
     }
@@ -129,7 +138,13 @@ impl Fake {
     }
 
     pub(crate) fn sandbox_attempts(&self) -> Vec<u32> {
-        self.state.lock().sandboxes.iter().filter_map(|(s, _, _)| s.metadata.as_ref()).map(|m| m.attempt).collect()
+        self.state
+            .lock()
+            .sandboxes
+            .iter()
+            .filter_map(|(s, _, _)| s.metadata.as_ref())
+            .map(|m| m.attempt)
+            .collect()
     }
 
     pub(crate) fn set_network_ready(&self, ready: bool) {
@@ -154,7 +169,11 @@ impl State {
 
     fn add_image(&mut self, name: &str) {
         let id = format!("sha256:{name}");
-        let image = cri::Image { id: id.clone(), repo_tags: vec![name.to_owned()], ..Default::default() };
+        let image = cri::Image {
+            id: id.clone(),
+            repo_tags: vec![name.to_owned()],
+            ..Default::default()
+        };
         self.images.insert(name.to_owned(), image);
     }
 
@@ -189,7 +208,12 @@ impl State {
 }
 
 fn error(call: &'static str, subject: &str, code: Code, message: &str) -> RuntimeError {
-    RuntimeError { call, subject: subject.to_owned(), code, message: message.to_owned() }
+    RuntimeError {
+        call,
+        subject: subject.to_owned(),
+        code,
+        message: message.to_owned(),
+    }
 }
 
 fn done<'a, T: Send + 'a>(answer: Result<T, RuntimeError>) -> Call<'a, T> {
@@ -202,15 +226,25 @@ fn unimplemented<'a, T: Send + 'a>(call: &'static str) -> Call<'a, T> {
 
 impl Runtime for Fake {
     fn version(&self) -> Call<'_, cri::VersionResponse> {
-        done(Ok(cri::VersionResponse { runtime_name: "fake".into(), ..Default::default() }))
+        done(Ok(cri::VersionResponse {
+            runtime_name: "fake".into(),
+            ..Default::default()
+        }))
     }
 
     fn status(&self) -> Call<'_, cri::StatusResponse> {
         let network = self.state.lock().network_ready.unwrap_or(true);
-        let condition = |kind: &str, status| cri::RuntimeCondition { r#type: kind.into(), status, ..Default::default() };
+        let condition = |kind: &str, status| cri::RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            ..Default::default()
+        };
         let conditions = vec![condition("RuntimeReady", true), condition("NetworkReady", network)];
         let status = Some(cri::RuntimeStatus { conditions });
-        done(Ok(cri::StatusResponse { status, ..Default::default() }))
+        done(Ok(cri::StatusResponse {
+            status,
+            ..Default::default()
+        }))
     }
 
     fn runtime_config(&self) -> Call<'_, cri::RuntimeConfigResponse> {
@@ -223,27 +257,47 @@ impl Runtime for Fake {
 
     fn list_sandboxes<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::PodSandbox>> {
         let state = self.state.lock();
-        let of = |s: &cri::PodSandbox| pod.is_none_or(|uid| s.labels.get(LABEL_POD_UID).is_some_and(|l| l == uid.as_str()));
-        done(Ok(state.sandboxes.iter().map(|(s, _, _)| s.clone()).filter(of).collect()))
+        let of =
+            |s: &cri::PodSandbox| pod.is_none_or(|uid| s.labels.get(LABEL_POD_UID).is_some_and(|l| l == uid.as_str()));
+        done(Ok(state
+            .sandboxes
+            .iter()
+            .map(|(s, _, _)| s.clone())
+            .filter(of)
+            .collect()))
     }
 
     fn sandbox_status<'a>(&'a self, id: &'a SandboxId) -> Call<'a, cri::PodSandboxStatus> {
         let state = self.state.lock();
-        let found = state.sandboxes.iter().find(|(s, _, _)| s.id == id.as_str()).map(|(s, ip, host)| {
-            let network = if *host { cri::NamespaceMode::Node } else { cri::NamespaceMode::Pod } as i32;
-            let options = Some(cri::NamespaceOption { network, ..Default::default() });
-            let namespaces = Some(cri::Namespace { options });
-            cri::PodSandboxStatus {
-                id: s.id.clone(),
-                metadata: s.metadata.clone(),
-                state: s.state,
-                created_at: s.created_at,
-                network: Some(cri::PodSandboxNetworkStatus { ip: ip.clone(), ..Default::default() }),
-                linux: Some(cri::LinuxPodSandboxStatus { namespaces }),
-                labels: s.labels.clone(),
-                ..Default::default()
-            }
-        });
+        let found = state
+            .sandboxes
+            .iter()
+            .find(|(s, _, _)| s.id == id.as_str())
+            .map(|(s, ip, host)| {
+                let network = if *host {
+                    cri::NamespaceMode::Node
+                } else {
+                    cri::NamespaceMode::Pod
+                } as i32;
+                let options = Some(cri::NamespaceOption {
+                    network,
+                    ..Default::default()
+                });
+                let namespaces = Some(cri::Namespace { options });
+                cri::PodSandboxStatus {
+                    id: s.id.clone(),
+                    metadata: s.metadata.clone(),
+                    state: s.state,
+                    created_at: s.created_at,
+                    network: Some(cri::PodSandboxNetworkStatus {
+                        ip: ip.clone(),
+                        ..Default::default()
+                    }),
+                    linux: Some(cri::LinuxPodSandboxStatus { namespaces }),
+                    labels: s.labels.clone(),
+                    ..Default::default()
+                }
+            });
         done(found.ok_or_else(|| error("PodSandboxStatus", id.as_str(), Code::NotFound, "not found")))
     }
 
@@ -262,9 +316,14 @@ impl Runtime for Fake {
             runtime_handler: String::new(),
         };
         let ip = format!("10.0.0.{}", state.next);
-        let options = config.linux.and_then(|l| l.security_context).and_then(|c| c.namespace_options);
+        let options = config
+            .linux
+            .and_then(|l| l.security_context)
+            .and_then(|c| c.namespace_options);
         let host = options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32);
-        state.sandboxes.push((sandbox, if host { String::new() } else { ip }, host));
+        state
+            .sandboxes
+            .push((sandbox, if host { String::new() } else { ip }, host));
         done(Ok(SandboxId::new(id)))
     }
 
@@ -316,7 +375,11 @@ impl Runtime for Fake {
     fn container_status<'a>(&'a self, id: &'a ContainerId) -> Call<'a, cri::ContainerStatus> {
         let mut state = self.state.lock();
         state.settle();
-        let found = state.containers.iter().find(|c| c.status.id == id.as_str()).map(|c| state.status(c));
+        let found = state
+            .containers
+            .iter()
+            .find(|c| c.status.id == id.as_str())
+            .map(|c| state.status(c));
         done(found.ok_or_else(|| error("ContainerStatus", id.as_str(), Code::NotFound, "not found")))
     }
 
@@ -336,7 +399,10 @@ impl Runtime for Fake {
         let attempt = config.metadata.as_ref().map_or(0, |m| m.attempt);
         let turn = usize::try_from(attempt).expect("small").max(before.count());
         let lives = state.lives.get(&name);
-        let life = lives.and_then(|l| l.get(turn).or_else(|| l.last())).copied().unwrap_or(Life::Runs);
+        let life = lives
+            .and_then(|l| l.get(turn).or_else(|| l.last()))
+            .copied()
+            .unwrap_or(Life::Runs);
         let image_name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
         let image_ref = format!("ref:{image_name}");
         let status = cri::ContainerStatus {
@@ -350,7 +416,13 @@ impl Runtime for Fake {
             ..Default::default()
         };
         let sandbox = sandbox.to_string();
-        state.containers.push(Container { status, sandbox, started: None, life, ended: None });
+        state.containers.push(Container {
+            status,
+            sandbox,
+            started: None,
+            life,
+            ended: None,
+        });
         done(Ok(ContainerId::new(id)))
     }
 
@@ -358,7 +430,12 @@ impl Runtime for Fake {
         let mut state = self.state.lock();
         let mut name = String::new();
         for container in state.containers.iter_mut().filter(|c| c.status.id == id.as_str()) {
-            name = container.status.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+            name = container
+                .status
+                .metadata
+                .as_ref()
+                .map(|m| m.name.clone())
+                .unwrap_or_default();
             container.started = Some(Instant::now());
         }
         if let Some(message) = state.failing_starts.get(&name).cloned() {
@@ -378,7 +455,10 @@ impl Runtime for Fake {
             let wait = {
                 let mut state = self.state.lock();
                 let found = state.containers.iter().find(|c| c.status.id == id.as_str());
-                let name = found.and_then(|c| c.status.metadata.as_ref()).map(|m| m.name.clone()).unwrap_or_default();
+                let name = found
+                    .and_then(|c| c.status.metadata.as_ref())
+                    .map(|m| m.name.clone())
+                    .unwrap_or_default();
                 let stubborn = found.is_some_and(|c| matches!(c.life, Life::Stubborn));
                 state.calls.push(format!("stop {name} {}", grace.as_secs()));
                 if stubborn { grace } else { Duration::ZERO }
@@ -438,7 +518,11 @@ impl Runtime for Fake {
 
     fn image_status<'a>(&'a self, image: &'a str) -> Call<'a, Option<cri::Image>> {
         let state = self.state.lock();
-        done(Ok(state.images.get(image).or_else(|| state.images.values().find(|i| i.id == image)).cloned()))
+        done(Ok(state
+            .images
+            .get(image)
+            .or_else(|| state.images.values().find(|i| i.id == image))
+            .cloned()))
     }
 
     fn pull_image<'a>(

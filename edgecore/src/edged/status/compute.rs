@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, HostIP, Pod, PodCondition, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, HostIP, Pod, PodCondition, PodIP, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::{self, Condition};
@@ -74,13 +76,21 @@ pub(crate) fn terminated(pod: &Pod, status: &PodStatus, now: Timestamp) -> PodSt
     };
     let ended = |state: &Option<ContainerState>| state.as_ref().is_some_and(|s| s.terminated.is_some());
     if phase::was_initialized(pod) {
-        for container in last.container_statuses.iter_mut().flatten().filter(|c| !ended(&c.state)) {
+        for container in last
+            .container_statuses
+            .iter_mut()
+            .flatten()
+            .filter(|c| !ended(&c.state))
+        {
             container.state = lost();
         }
     }
     if let Some(inits) = &mut last.init_container_statuses {
         let waiting = |state: &Option<ContainerState>| state.as_ref().is_none_or(|s| s.waiting.is_some());
-        let begun = inits.iter().rposition(|c| !waiting(&c.state) || ended(&c.last_state)).map_or(1, |i| i + 1);
+        let begun = inits
+            .iter()
+            .rposition(|c| !waiting(&c.state) || ended(&c.last_state))
+            .map_or(1, |i| i + 1);
         for container in inits.iter_mut().take(begun).filter(|c| !ended(&c.state)) {
             container.state = lost();
         }
@@ -96,7 +106,14 @@ fn set_addresses(input: &Input<'_>, status: &mut PodStatus) {
     let texts: Vec<String> = input.observed.ips().iter().map(ToString::to_string).collect();
     if let Some(first) = input.host_ips.first() {
         status.host_ip = Some(first.to_string());
-        status.host_ips = Some(input.host_ips.iter().take(2).map(|ip| HostIP { ip: ip.to_string() }).collect());
+        status.host_ips = Some(
+            input
+                .host_ips
+                .iter()
+                .take(2)
+                .map(|ip| HostIP { ip: ip.to_string() })
+                .collect(),
+        );
     }
     let texts = if decide::is_host_network(input.pod) {
         input.host_ips.iter().take(2).map(ToString::to_string).collect()
@@ -130,9 +147,16 @@ fn set_phase(input: &Input<'_>, status: &mut PodStatus) {
 
 fn set_conditions(input: &Input<'_>, status: &mut PodStatus) {
     let pod = input.pod;
-    let foreign = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let mut all: Vec<PodCondition> =
-        foreign.iter().filter(|c| !conditions::is_ours(&c.type_)).cloned().collect();
+    let foreign = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    let mut all: Vec<PodCondition> = foreign
+        .iter()
+        .filter(|c| !conditions::is_ours(&c.type_))
+        .cloned()
+        .collect();
     let ready_to_start = decide::needs_sandbox(pod, input.observed).is_none();
     let containers_ready = conditions::containers_ready(pod, status);
     let ours = [
@@ -143,8 +167,15 @@ fn set_conditions(input: &Input<'_>, status: &mut PodStatus) {
         Condition::plain("PodScheduled", true),
     ];
     let old = input.old.conditions.as_deref().unwrap_or_default();
-    let api = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    all.extend(ours.into_iter().map(|c| c.dated(if old.is_empty() { api } else { old }, input.now)));
+    let api = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    all.extend(
+        ours.into_iter()
+            .map(|c| c.dated(if old.is_empty() { api } else { old }, input.now)),
+    );
     status.conditions = Some(all);
 }
 

@@ -20,11 +20,21 @@ pub(super) struct Condition {
 impl Condition {
     /// One that needs no reason.
     pub(super) const fn plain(kind: &'static str, status: bool) -> Self {
-        Self { kind, status, reason: None, message: None }
+        Self {
+            kind,
+            status,
+            reason: None,
+            message: None,
+        }
     }
 
     const fn with(kind: &'static str, status: bool, reason: &'static str, message: Option<String>) -> Self {
-        Self { kind, status, reason: Some(reason), message }
+        Self {
+            kind,
+            status,
+            reason: Some(reason),
+            message,
+        }
     }
 
     /// With the time at which its status last changed.
@@ -48,7 +58,10 @@ impl Condition {
 
 /// Whether the condition is a kubelet's to set.
 pub(super) fn is_ours(kind: &str) -> bool {
-    matches!(kind, "PodScheduled" | "Ready" | "Initialized" | "ContainersReady" | "PodReadyToStartContainers")
+    matches!(
+        kind,
+        "PodScheduled" | "Ready" | "Initialized" | "ContainersReady" | "PodReadyToStartContainers"
+    )
 }
 
 /// `ContainersReady`.
@@ -74,7 +87,10 @@ pub(super) fn containers_ready(pod: &Pod, status: &PodStatus) -> Condition {
         Some("Failed") => return Condition::with(KIND, false, "PodFailed", None),
         _ => {}
     }
-    match problems(&[("containers with unknown status", &unknown), ("containers with unready status", &unready)]) {
+    match problems(&[
+        ("containers with unknown status", &unknown),
+        ("containers with unready status", &unready),
+    ]) {
         None => Condition::plain(KIND, true),
         message => Condition::with(KIND, false, "ContainersNotReady", message),
     }
@@ -84,14 +100,23 @@ pub(super) fn containers_ready(pod: &Pod, status: &PodStatus) -> Condition {
 pub(super) fn ready(pod: &Pod, foreign: &[PodCondition], containers: &Condition) -> Condition {
     const KIND: &str = "Ready";
     if !containers.status {
-        return Condition { kind: KIND, ..containers.clone() };
+        return Condition {
+            kind: KIND,
+            ..containers.clone()
+        };
     }
-    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_deref())
+        .unwrap_or_default();
     let mut closed = Vec::new();
     for gate in gates {
         let kind = &gate.condition_type;
         match foreign.iter().find(|c| c.type_ == *kind) {
-            None => closed.push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+            None => closed.push(format!(
+                "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+            )),
             Some(found) if found.status != "True" => closed.push(format!(
                 "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
                 found.status
@@ -114,7 +139,11 @@ pub(super) fn initialized(pod: &Pod, status: &PodStatus) -> Condition {
         match by_name(inits, &container.name) {
             None => unknown.push(container.name.as_str()),
             Some(found) => {
-                let done = if is_sidecar(container) { found.started == Some(true) } else { found.ready };
+                let done = if is_sidecar(container) {
+                    found.started == Some(true)
+                } else {
+                    found.ready
+                };
                 if !done {
                     incomplete.push(container.name.as_str());
                 }
@@ -127,8 +156,10 @@ pub(super) fn initialized(pod: &Pod, status: &PodStatus) -> Condition {
     if any_main_started(status.container_statuses.as_deref().unwrap_or_default()) {
         return Condition::plain(KIND, true);
     }
-    match problems(&[("containers with unknown status", &unknown), ("containers with incomplete status", &incomplete)])
-    {
+    match problems(&[
+        ("containers with unknown status", &unknown),
+        ("containers with incomplete status", &incomplete),
+    ]) {
         None => Condition::plain(KIND, true),
         message => Condition::with(KIND, false, "ContainersNotInitialized", message),
     }
@@ -136,7 +167,11 @@ pub(super) fn initialized(pod: &Pod, status: &PodStatus) -> Condition {
 
 /// No pod in its last phase is ready.
 pub(super) fn close(status: &mut PodStatus, now: Timestamp) {
-    let reason = if status.phase.as_deref() == Some("Failed") { "PodFailed" } else { "PodCompleted" };
+    let reason = if status.phase.as_deref() == Some("Failed") {
+        "PodFailed"
+    } else {
+        "PodCompleted"
+    };
     for condition in status.conditions.iter_mut().flatten() {
         if matches!(condition.type_.as_str(), "Ready" | "ContainersReady") && condition.status == "True" {
             condition.status = "False".to_owned();

@@ -32,8 +32,14 @@ pub(super) fn statuses(input: &Input<'_>, list: List) -> Vec<ContainerStatus> {
     };
     let old = old.as_deref().unwrap_or_default();
     let mut statuses: Vec<ContainerStatus> = match list {
-        List::Main => main_containers(input.pod).iter().map(|c| status(input, c, by_name(old, &c.name), list)).collect(),
-        List::Init => init_containers(input.pod).iter().map(|c| status(input, c, by_name(old, &c.name), list)).collect(),
+        List::Main => main_containers(input.pod)
+            .iter()
+            .map(|c| status(input, c, by_name(old, &c.name), list))
+            .collect(),
+        List::Init => init_containers(input.pod)
+            .iter()
+            .map(|c| status(input, c, by_name(old, &c.name), list))
+            .collect(),
         List::Ephemeral => ephemeral_containers(input.pod)
             .iter()
             .map(|c| status(input, c, by_name(old, &c.name), list))
@@ -47,7 +53,11 @@ pub(super) fn statuses(input: &Input<'_>, list: List) -> Vec<ContainerStatus> {
 
 /// Ephemeral containers as ordinary ones.
 pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
-    let containers = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
+    let containers = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ephemeral_containers.as_deref())
+        .unwrap_or_default();
     containers
         .iter()
         .map(|c| Container {
@@ -75,7 +85,10 @@ pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
 fn status(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus>, list: List) -> ContainerStatus {
     let mut lives = input.observed.containers.iter().filter(|c| c.name == container.name);
     let latest = lives.next();
-    let mut status = latest.map_or_else(|| absent(input, container, old), |record| present(input, container, record, old));
+    let mut status = latest.map_or_else(
+        || absent(input, container, old),
+        |record| present(input, container, record, old),
+    );
     if let Some(before) = lives.next() {
         status.last_state = Some(state(input, before, old).0);
     }
@@ -87,9 +100,16 @@ fn status(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus
 /// The status of a container that the runtime does not have.
 fn absent(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus>) -> ContainerStatus {
     if let Some(old) = old.filter(|old| old.state.as_ref().is_some_and(|s| s.terminated.is_some())) {
-        return ContainerStatus { ready: false, ..old.clone() };
+        return ContainerStatus {
+            ready: false,
+            ..old.clone()
+        };
     }
-    let waits_for = if init_containers(input.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let waits_for = if init_containers(input.pod).is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    };
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
@@ -104,8 +124,7 @@ fn absent(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus
     let was_running = old.state.as_ref().is_some_and(|s| s.running.is_some());
     let has_last = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
     if was_running && !has_last {
-        let message =
-            "The container could not be located when the pod was deleted.  The container used to be Running";
+        let message = "The container could not be located when the pod was deleted.  The container used to be Running";
         status.last_state = Some(ContainerState {
             terminated: Some(ContainerStateTerminated {
                 reason: Some(STATUS_UNKNOWN.to_owned()),
@@ -133,7 +152,11 @@ fn present(
     let restarts = i32::try_from(record.restart_count).unwrap_or(i32::MAX);
     ContainerStatus {
         name: container.name.clone(),
-        restart_count: if lost { old.map_or(restarts, |o| o.restart_count + 1) } else { restarts },
+        restart_count: if lost {
+            old.map_or(restarts, |o| o.restart_count + 1)
+        } else {
+            restarts
+        },
         image: record.image.clone(),
         image_id: record.image_ref.clone(),
         container_id: Some(format!("{}://{}", input.runtime_name, record.id)),
@@ -147,10 +170,14 @@ fn present(
 /// The end before this life, where the runtime has forgotten it (a Go edgecore removes ended containers when it stops).
 fn remembered(record: &ContainerRecord, old: Option<&ContainerStatus>) -> ContainerState {
     let same = |old: &&ContainerStatus| {
-        old.container_id.as_deref().is_some_and(|id| id.ends_with(record.id.as_str()))
+        old.container_id
+            .as_deref()
+            .is_some_and(|id| id.ends_with(record.id.as_str()))
             && i32::try_from(record.restart_count) == Ok(old.restart_count)
     };
-    old.filter(same).and_then(|old| old.last_state.clone()).unwrap_or_default()
+    old.filter(same)
+        .and_then(|old| old.last_state.clone())
+        .unwrap_or_default()
 }
 
 /// A state, and whether it stands for a container that was lost while running.
@@ -160,8 +187,16 @@ fn state(input: &Input<'_>, record: &ContainerRecord, old: Option<&ContainerStat
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     match record.life {
         Life::Running => {
-            let running = ContainerStateRunning { started_at: Some(time(record.started_at)) };
-            (ContainerState { running: Some(running), ..Default::default() }, false)
+            let running = ContainerStateRunning {
+                started_at: Some(time(record.started_at)),
+            };
+            (
+                ContainerState {
+                    running: Some(running),
+                    ..Default::default()
+                },
+                false,
+            )
         }
         Life::Exited => {
             let terminated = ContainerStateTerminated {
@@ -173,7 +208,13 @@ fn state(input: &Input<'_>, record: &ContainerRecord, old: Option<&ContainerStat
                 container_id: id(),
                 ..Default::default()
             };
-            (ContainerState { terminated: Some(terminated), ..Default::default() }, false)
+            (
+                ContainerState {
+                    terminated: Some(terminated),
+                    ..Default::default()
+                },
+                false,
+            )
         }
         Life::Unknown if was_running => {
             let terminated = ContainerStateTerminated {
@@ -182,11 +223,23 @@ fn state(input: &Input<'_>, record: &ContainerRecord, old: Option<&ContainerStat
                 exit_code: 137,
                 ..Default::default()
             };
-            (ContainerState { terminated: Some(terminated), ..Default::default() }, true)
+            (
+                ContainerState {
+                    terminated: Some(terminated),
+                    ..Default::default()
+                },
+                true,
+            )
         }
         Life::Created | Life::Unknown => {
             let waiting = ContainerStateWaiting::default();
-            (ContainerState { waiting: Some(waiting), ..Default::default() }, false)
+            (
+                ContainerState {
+                    waiting: Some(waiting),
+                    ..Default::default()
+                },
+                false,
+            )
         }
     }
 }
@@ -203,7 +256,9 @@ fn say_why_it_waits(
     if (done && !is_sidecar(container)) || input.stopped || !should_restart(input.pod, latest) {
         return;
     }
-    let Some((reason, message)) = input.reasons.get(&container.name) else { return };
+    let Some((reason, message)) = input.reasons.get(&container.name) else {
+        return;
+    };
     if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
         status.last_state = status.state.take();
     }
@@ -225,7 +280,11 @@ fn set_ready(
     let started = running && (container.startup_probe.is_none() || findings.is_some_and(|f| f.started));
     status.started = Some(started);
     if list == List::Init && !is_sidecar(container) {
-        let code = status.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+        let code = status
+            .state
+            .as_ref()
+            .and_then(|s| s.terminated.as_ref())
+            .map(|t| t.exit_code);
         status.ready = code == Some(0);
         return;
     }
@@ -253,10 +312,18 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
 }
 
 fn waiting(reason: &str, message: Option<String>) -> ContainerState {
-    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message };
-    ContainerState { waiting: Some(waiting), ..Default::default() }
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message,
+    };
+    ContainerState {
+        waiting: Some(waiting),
+        ..Default::default()
+    }
 }
 
 fn time(nanoseconds: i64) -> Time {
-    Time(seconds(Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)))
+    Time(seconds(
+        Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH),
+    ))
 }

@@ -41,7 +41,12 @@ impl StatusManager {
     /// Starts the manager.
     pub(crate) fn start(api: Arc<dyn Api>, tasks: &Tasks) -> Self {
         let (reports, queue) = mpsc::channel(QUEUE);
-        let manager = Manager { pods: api.pods(), link: api.link(), api, entries: BTreeMap::new() };
+        let manager = Manager {
+            pods: api.pods(),
+            link: api.link(),
+            api,
+            entries: BTreeMap::new(),
+        };
         tasks.spawn("edged-status", manager.run(queue));
         Self { reports }
     }
@@ -152,18 +157,30 @@ impl Manager {
                 sends.push(send(&*self.api, entry, &pod.object));
             }
         }
-        futures::stream::iter(sends).for_each_concurrent(AT_ONCE, |send| send).await;
+        futures::stream::iter(sends)
+            .for_each_concurrent(AT_ONCE, |send| send)
+            .await;
     }
 }
 
 /// Sends what one pod needs: a patch, or its deletion.
 async fn send(api: &dyn Api, entry: &mut Entry, stored: &Object) {
     entry.compared = stored.version();
-    if entry.answer.as_ref().is_some_and(|answer| answer.version() <= stored.version()) {
+    if entry
+        .answer
+        .as_ref()
+        .is_some_and(|answer| answer.version() <= stored.version())
+    {
         entry.answer = None;
     }
     let known = entry.answer.as_ref().unwrap_or(stored);
-    let Report { uid, namespace, name, status, finished } = &entry.report;
+    let Report {
+        uid,
+        namespace,
+        name,
+        status,
+        finished,
+    } = &entry.report;
     if let Some(patch) = patch::patch(uid, &patch::status_of(known), status) {
         match api.patch_pod_status(namespace, name, &patch).await {
             Ok(object) if object.uid() == *uid => {
@@ -191,7 +208,9 @@ async fn send(api: &dyn Api, entry: &mut Entry, stored: &Object) {
 }
 
 fn failed(entry: &mut Entry, error: &RequestError, what: &str) {
-    let Report { uid, namespace, name, .. } = &entry.report;
+    let Report {
+        uid, namespace, name, ..
+    } = &entry.report;
     let pod = format_args!("{namespace}/{name}");
     match error {
         // Nothing to do until there is a link; then everything is sent again.

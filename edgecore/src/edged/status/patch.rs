@@ -30,7 +30,11 @@ pub(super) fn status_of(object: &Object) -> Map<String, Value> {
     struct View {
         status: Option<Map<String, Value>>,
     }
-    let mut status = object.view::<View>().ok().and_then(|view| view.status).unwrap_or_default();
+    let mut status = object
+        .view::<View>()
+        .ok()
+        .and_then(|view| view.status)
+        .unwrap_or_default();
     status.values_mut().for_each(strip);
     status.retain(|_, value| !value.is_null());
     status
@@ -38,7 +42,9 @@ pub(super) fn status_of(object: &Object) -> Map<String, Value> {
 
 /// The patch, or nothing when there is nothing to change. The uid guards against a pod that was made again.
 pub(super) fn patch(uid: &Uid, old: &Map<String, Value>, new: &PodStatus) -> Option<String> {
-    let Ok(Value::Object(mut new)) = serde_json::to_value(new) else { return None };
+    let Ok(Value::Object(mut new)) = serde_json::to_value(new) else {
+        return None;
+    };
     new.values_mut().for_each(strip);
     new.retain(|_, value| !value.is_null());
     let mut status = Map::new();
@@ -69,7 +75,11 @@ pub(super) fn patch(uid: &Uid, old: &Map<String, Value>, new: &PodStatus) -> Opt
 
 fn merge_list(patch: &mut Map<String, Value>, key: &str, by: &str, before: &[Value], after: &[Value]) {
     let find = |list: &[Value], id: &Value| list.iter().find(|item| item.get(by) == Some(id)).cloned();
-    let order: Vec<Value> = after.iter().filter_map(|item| item.get(by)).map(|id| json!({ (by): id })).collect();
+    let order: Vec<Value> = after
+        .iter()
+        .filter_map(|item| item.get(by))
+        .map(|id| json!({ (by): id }))
+        .collect();
     let mut items = Vec::new();
     for item in after {
         let Some(id) = item.get(by) else { continue };
@@ -93,8 +103,11 @@ fn merge_list(patch: &mut Map<String, Value>, key: &str, by: &str, before: &[Val
 
 fn difference(by: &str, old: &Map<String, Value>, new: &Value) -> Value {
     let Value::Object(new) = new else { return new.clone() };
-    let mut changed: Map<String, Value> =
-        new.iter().filter(|(key, value)| *key == by || old.get(*key) != Some(value)).map(clone).collect();
+    let mut changed: Map<String, Value> = new
+        .iter()
+        .filter(|(key, value)| *key == by || old.get(*key) != Some(value))
+        .map(clone)
+        .collect();
     for key in old.keys().filter(|key| !new.contains_key(*key)) {
         changed.insert(key.clone(), Value::Null);
     }

@@ -101,21 +101,25 @@ pub(super) fn phase(pod: &Pod, status: &PodStatus, stopped: bool) -> &'static st
 
 /// Whether any main container has ever started, by its status.
 pub(super) fn any_main_started(mains: &[ContainerStatus]) -> bool {
-    mains.iter().any(|c| {
-        last_exit(c).is_some() || matches!(State::of(c.state.as_ref()), State::Running | State::Exited(_))
-    })
+    mains
+        .iter()
+        .any(|c| last_exit(c).is_some() || matches!(State::of(c.state.as_ref()), State::Running | State::Exited(_)))
 }
 
 /// Whether the pod's init containers had ended well, by what the API knows.
 pub(super) fn was_initialized(pod: &Pod) -> bool {
-    let Some(last) = init_containers(pod).last() else { return true };
+    let Some(last) = init_containers(pod).last() else {
+        return true;
+    };
     let Some(status) = &pod.status else { return false };
     let begun = |c: &ContainerStatus| last_exit(c).is_some() || !matches!(State::of(c.state.as_ref()), State::Waiting);
     if status.container_statuses.iter().flatten().any(begun) {
         return true;
     }
     let inits = status.init_container_statuses.as_deref().unwrap_or_default();
-    let Some(found) = by_name(inits, &last.name) else { return false };
+    let Some(found) = by_name(inits, &last.name) else {
+        return false;
+    };
     if is_sidecar(last) {
         return matches!(State::of(found.state.as_ref()), State::Running) && found.started == Some(true);
     }
@@ -143,7 +147,11 @@ impl State {
         if let Some(terminated) = &state.terminated {
             return Self::Exited(terminated.exit_code);
         }
-        if state.waiting.is_some() { Self::Waiting } else { Self::None }
+        if state.waiting.is_some() {
+            Self::Waiting
+        } else {
+            Self::None
+        }
     }
 }
 
