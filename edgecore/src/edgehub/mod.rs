@@ -135,6 +135,8 @@ impl Hub {
                                 connection = *next;
                                 validity = renewed;
                             }
+                            // Everything ends at the same time then.
+                            End::Broken(_) if self.tasks.token().is_cancelled() => return,
                             End::Broken(reason) => {
                                 warn!(server = self.settings.server, reason, "connection to cloudcore lost");
                                 break;

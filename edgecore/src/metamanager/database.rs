@@ -19,6 +19,9 @@ const CHECKPOINT_PAGES: u32 = 64;
 /// How long another process (`sqlite3` in an operator's hands) may hold the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A folder in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// The tables of a Go edgecore, word for word (spec 05 §2).
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS `device` (`id` text,`name` text,`description` text,`state` text,`last_online` text,PRIMARY KEY (`id`));
@@ -97,6 +100,11 @@ fn open_writable(path: &Path) -> Result<Database, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     tune(&connection)?;
+    // SQLite opens what it may not write for reading, without a word.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        drop(connection);
+        return open_read_only(path);
+    }
     connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
     check(&connection)?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
@@ -115,20 +123,62 @@ fn open_writable(path: &Path) -> Result<Database, rusqlite::Error> {
     })
 }
 
-/// Reads what is there without writing a byte: no lock file, the index of the log in memory.
+/// Reads what is there without writing to its disk.
 fn open_read_only(path: &Path) -> Result<Database, rusqlite::Error> {
-    let uri = format!("file:{}?mode=ro&nolock=1", path.display());
-    let connection = Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)?;
-    connection.query_row("PRAGMA locking_mode=EXCLUSIVE", [], |_| Ok(()))?;
-    tune(&connection)?;
-    check(&connection)?;
+    let connection = read_only_connection(path)?;
     let filled = is_filled(&connection)?;
-    warn!(database = %path.display(), "the database is on a read-only disk: stored objects are used, changes are refused");
     Ok(Database {
         connection,
         filled,
         read_only: true,
     })
+}
+
+fn read_only_connection(path: &Path) -> Result<Connection, rusqlite::Error> {
+    // Works where the files of the log are still there, as after a crash of the program.
+    if let Ok(connection) = read_by_uri(path, "mode=ro") {
+        return Ok(connection);
+    }
+    let log = std::fs::metadata(with_suffix(path, "-wal")).map_or(0, |log| log.len());
+    if log == 0 {
+        return read_by_uri(path, "mode=ro&immutable=1");
+    }
+    // The log holds changes and needs an index that cannot be made there: it is merged in a copy, in memory, which then loses its name.
+    let folder = PathBuf::from(SHARED_MEMORY).join(format!("edgecore-{}", std::process::id()));
+    let copied = copy(path, &folder).and_then(|copy| {
+        let connection = Connection::open(copy)?;
+        connection.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?;
+        tune(&connection)?;
+        check(&connection)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    });
+    let _ = std::fs::remove_dir_all(&folder);
+    copied
+}
+
+fn read_by_uri(path: &Path, options: &str) -> Result<Connection, rusqlite::Error> {
+    let uri = format!("file:{}?{options}", path.display());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    tune(&connection)?;
+    check(&connection)?;
+    Ok(connection)
+}
+
+fn copy(path: &Path, folder: &Path) -> Result<PathBuf, rusqlite::Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let target = folder.join("edgecore.db");
+    let copied = std::fs::DirBuilder::new().mode(0o700).create(folder).and_then(|()| {
+        for suffix in ["", "-wal"] {
+            std::fs::copy(with_suffix(path, suffix), with_suffix(&target, suffix))?;
+        }
+        Ok(())
+    });
+    match copied {
+        Ok(()) => Ok(target),
+        Err(_) => Err(rusqlite::Error::InvalidPath(target)),
+    }
 }
 
 fn tune(connection: &Connection) -> Result<(), rusqlite::Error> {

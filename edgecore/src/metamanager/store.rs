@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proto::inventory::Item;
 use proto::{Group, Namespace, Object, ObjectName, ObjectPath, Route, Uid};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -247,6 +247,7 @@ struct Owner {
     database: Option<Database>,
     last_try: Instant,
     failure: StoreError,
+    said_read_only: bool,
     state: watch::Sender<State>,
 }
 
@@ -257,6 +258,7 @@ impl Owner {
             database: None,
             last_try: Instant::now(),
             failure: StoreError::Closed,
+            said_read_only: false,
             state,
         };
         owner.open();
@@ -289,6 +291,12 @@ impl Owner {
         match database::open(&self.path) {
             Ok(database) => {
                 let filled = database.filled;
+                if database.read_only && !std::mem::replace(&mut self.said_read_only, true) {
+                    warn!(
+                        database = %self.path.display(),
+                        "the database is on a read-only disk: stored objects are used, changes are refused"
+                    );
+                }
                 self.database = Some(database);
                 self.state.send_modify(|state| {
                     state.filled = filled;
@@ -317,6 +325,7 @@ impl Owner {
         let was_open = self.database.take().is_some();
         self.open();
         if was_open && self.database.as_ref().is_some_and(|database| !database.read_only) {
+            self.said_read_only = false;
             info!(database = %self.path.display(), "the database can be written again");
         }
     }
@@ -364,6 +373,12 @@ impl Owner {
 
     /// Damage that shows while running: the file is set aside, and the owner of the objects told to store them again.
     fn handle(&mut self, error: &rusqlite::Error) {
+        if let Some(database) = &mut self.database
+            && error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
+        {
+            // Opened anew before the next change: the disk may be writable again.
+            database.read_only = true;
+        }
         if !database::is_damage(error) {
             return;
         }

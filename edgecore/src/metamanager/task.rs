@@ -75,6 +75,7 @@ pub(super) async fn start(
         readiness: Readiness::new(state.filled),
         adoption: Adoption::default(),
         seen: state,
+        failure: None,
         tasks: tasks.clone(),
     };
     task.load().await;
@@ -90,6 +91,8 @@ struct Task {
     adoption: Adoption,
     /// The state of the database that this task has acted on.
     seen: State,
+    /// Why changes cannot be stored, as last said.
+    failure: Option<String>,
     tasks: Tasks,
 }
 
@@ -229,6 +232,9 @@ impl Task {
         let ops: Vec<Op> = steps.iter().flat_map(|(step, _, _)| step.ops.iter().cloned()).collect();
         match self.meta.shared.store.apply(ops).await {
             Ok(applied) => {
+                if self.failure.take().is_some() {
+                    info!("changes from the cloud are stored again");
+                }
                 let mut applied = applied.into_iter();
                 for (step, _, done) in steps {
                     let outcomes: Vec<Applied> = applied.by_ref().take(step.ops.len()).collect();
@@ -285,7 +291,14 @@ impl Task {
     /// Nothing is acknowledged that is not on the disk. What ends a pod is obeyed all the same: the cloud repeats it until it is stored,
     /// and ending pods may be what frees a full disk.
     async fn failed(&mut self, steps: Vec<Queued>, failure: &StoreError) -> bool {
-        warn!(changes = steps.len(), error = %failure, "changes from the cloud cannot be stored and are refused");
+        let cause = failure.to_string();
+        if self.failure.as_deref() != Some(cause.as_str()) {
+            warn!(
+                error = cause,
+                "changes from the cloud cannot be stored and are refused until they can"
+            );
+            self.failure = Some(cause);
+        }
         let mut dirty = false;
         for (step, message, _) in steps {
             match step.news {
@@ -297,7 +310,13 @@ impl Task {
                 _ => {}
             }
             if let Some(message) = message {
-                self.refuse(&message, &format!("cannot be stored: {failure}")).await;
+                let reason = format!("cannot be stored: {failure}");
+                let _ = self
+                    .meta
+                    .shared
+                    .uplink
+                    .tell(dispatch::refusal_of(&message, &reason))
+                    .await;
             } else if let Some(ack) = step.ack {
                 // An answer is used without being stored; repeating it would help nobody.
                 let _ = self.meta.shared.uplink.tell(ack).await;

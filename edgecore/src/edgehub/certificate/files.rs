@@ -12,6 +12,9 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+/// The name in the certificates of edges up to v1.15: the same for all (spec 01 §5.2).
+pub(super) const LEGACY: &str = "kubeedge.io";
+
 /// Where the files are.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -64,6 +67,8 @@ pub(in crate::edgehub) struct Usable {
     pub(in crate::edgehub) identity: Identity,
     pub(in crate::edgehub) roots: Vec<CertificateDer<'static>>,
     pub(in crate::edgehub) validity: Validity,
+    /// Whether it is one that names no node.
+    pub(in crate::edgehub) is_legacy: bool,
 }
 
 /// A new key with the request for its certificate.
@@ -93,7 +98,8 @@ impl Paths {
         let not_x509 = || Unusable::NotX509(self.certificate.display().to_string());
         let leaf = chain.first().ok_or_else(not_x509)?;
         let (found, validity) = read_leaf(leaf).ok_or_else(not_x509)?;
-        if found != format!("system:node:{node}") {
+        let is_legacy = found == LEGACY;
+        if !is_legacy && found != format!("system:node:{node}") {
             return Err(Unusable::Foreign {
                 found,
                 node: node.clone(),
@@ -112,6 +118,7 @@ impl Paths {
                 identity,
                 roots,
                 validity,
+                is_legacy,
             }),
             Err(ClientTlsError::Identity(_)) => Err(Unusable::Unpaired),
             Err(other) => Err(Unusable::Unreadable(other)),

@@ -14,8 +14,8 @@ use jiff::{Timestamp, ToSpan as _};
 use proto::NodeName;
 use tracing::{debug, info, warn};
 
-use files::Application;
 pub use files::Paths;
+use files::{Application, LEGACY};
 pub(super) use files::{Unusable, Usable, Validity};
 pub(super) use request::tls_hint;
 use request::{JoinError, Server, Token};
@@ -101,6 +101,12 @@ impl Certificates {
     /// cloud decides.
     pub(super) fn usable(&self) -> Result<Usable, Unusable> {
         let usable = self.settings.paths.load(&self.settings.node)?;
+        if usable.is_legacy && !self.settings.token.is_empty() {
+            return Err(Unusable::Foreign {
+                found: LEGACY.to_owned(),
+                node: self.settings.node.clone(),
+            });
+        }
         if usable.validity.until <= Timestamp::now() && !self.settings.token.is_empty() {
             return Err(Unusable::Expired(usable.validity.until));
         }
