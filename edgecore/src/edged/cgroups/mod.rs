@@ -118,13 +118,7 @@ impl PodCgroups {
             return Ok(parent);
         }
         let limits = Limits::of(ctx).map_err(|error| CgroupError::Amounts(error.message))?;
-        let (this, path) = (self.clone(), parent.clone());
-        let made = blocking(move || this.tree.apply(&path, &limits)).await;
-        match made {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => self.refused(&parent, &error),
-            Err(source) => return Err(CgroupError::Kernel { path: parent, source }),
-        }
+        self.limit(parent.clone(), limits).await?;
         Ok(parent)
     }
 
@@ -166,6 +160,23 @@ impl PodCgroups {
         blocking(list).await.unwrap_or_default()
     }
 
+    /// Limits all pods together to what the machine has left beside its reservations (`enforceNodeAllocatable: [pods]`).
+    pub async fn enforce(&self, cpu_millis: i64, memory_bytes: i64) -> Result<(), CgroupError> {
+        if !self.names.per_qos() {
+            return Ok(());
+        }
+        let memory = Some(memory_bytes).filter(|bytes| *bytes > 0);
+        self.limit(
+            self.names.root(),
+            Limits {
+                cpu_shares: Some(cpu_shares(cpu_millis)),
+                memory,
+                ..Limits::default()
+            },
+        )
+        .await
+    }
+
     /// Gives the burstable pods together as much processor time as they ask for, when it is short. To be called when pods come or go.
     pub async fn balance(&self, pods: &[PodContext]) -> Result<(), CgroupError> {
         if !self.names.per_qos() {
@@ -180,12 +191,17 @@ impl PodCgroups {
             cpu_shares: Some(cpu_shares(milli)),
             ..Limits::default()
         };
-        let (this, path) = (self.clone(), self.names.qos(QosClass::Burstable));
-        let written = path.clone();
+        self.limit(self.names.qos(QosClass::Burstable), limits).await
+    }
+
+    async fn limit(&self, path: String, limits: Limits) -> Result<(), CgroupError> {
+        let (this, written) = (self.clone(), path.clone());
         match blocking(move || this.tree.apply(&written, &limits)).await {
-            Err(source) if !is_refusal(&source) => Err(CgroupError::Kernel { path, source }),
-            _ => Ok(()),
+            Err(source) if is_refusal(&source) => self.refused(&path, &source),
+            Err(source) => return Err(CgroupError::Kernel { path, source }),
+            Ok(()) => {}
         }
+        Ok(())
     }
 
     fn refused(&self, path: &str, error: &io::Error) {

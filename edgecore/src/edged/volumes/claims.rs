@@ -115,7 +115,7 @@ pub(super) fn mount(ctx: &PodContext, claimed: &Claimed) -> Result<MountedVolume
         fs::metadata(source)?;
         make_dirs(&dir)?;
         // Twice mounted would have to be twice unmounted, also by a kubelet.
-        if !mounts::below(&dir)?.contains(&dir) {
+        if !mounts::is_mount_point(&dir)? {
             mounts::bind(source, &dir)?;
         }
         let pod = ctx.spec().security_context.as_ref();

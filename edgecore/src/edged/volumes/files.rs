@@ -42,6 +42,13 @@ const fn plugin(volume: &Volume) -> Option<&'static str> {
     }
 }
 
+/// Whether a folder holds such a volume, into which no container can write.
+pub(super) fn is_ours(dir: &Path) -> bool {
+    let folder = dir.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    let plugin = folder.and_then(|folder| folder.strip_prefix("kubernetes.io~"));
+    matches!(plugin, Some("configmap" | "secret" | "downward-api" | "projected"))
+}
+
 /// The volume's folder.
 pub(super) fn dir(ctx: &PodContext, volume: &Volume) -> PathBuf {
     volume_dir(ctx, plugin(volume).unwrap_or_default(), &volume.name)

@@ -169,17 +169,13 @@ impl Volumes {
 
     /// Whether an error means that this machine lets nobody mount, which is told once.
     fn refused(&self, error: &io::Error) -> bool {
-        let refused = matches!(error.raw_os_error(), Some(EPERM | EACCES | ENODEV));
+        let refused = mounts::is_refusal(error);
         if refused && !self.warned.swap(true, Ordering::Relaxed) {
             warn!(%error, "this machine does not let us mount memory: volumes of pods, secrets included, are on disk");
         }
         refused
     }
 }
-
-const EPERM: i32 = 1;
-const EACCES: i32 = 13;
-const ENODEV: i32 = 19;
 
 /// The volumes that some container mounts.
 fn used(ctx: &PodContext) -> Vec<&Volume> {

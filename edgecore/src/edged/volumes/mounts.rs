@@ -41,6 +41,18 @@ pub(super) fn tmpfs(target: &Path, size: Option<u64>) -> io::Result<()> {
     )?)
 }
 
+/// Whether something is mounted at this very path, be it of the same file system.
+pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let path = path.canonicalize()?;
+    Ok(below(&path)?.contains(&path))
+}
+
+/// Whether an error of mounting means that this machine lets nobody mount.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::PERM | Errno::ACCESS | Errno::NODEV))
+}
+
 /// The mount points at and below a folder, deepest first.
 pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let table = fs::read("/proc/self/mountinfo")?;

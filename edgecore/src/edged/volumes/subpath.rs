@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, open, 
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::mounts;
+use super::{files, mounts};
 
 /// What a container mounts of a volume.
 pub(in crate::edged) struct SubPath<'a> {
@@ -165,8 +165,11 @@ fn pin(wanted: &SubPath, found: &OwnedFd) -> io::Result<PathBuf> {
     }
     // Through the descriptor: whatever the name leads to by now does not matter.
     let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    mounts::bind(&source, &target)?;
-    Ok(target)
+    match mounts::bind(&source, &target) {
+        // Only we write into such a volume, so its links lead where they led a moment ago.
+        Err(error) if mounts::is_refusal(&error) && files::is_ours(wanted.base) => fs::read_link(source),
+        done => done.map(|()| target),
+    }
 }
 
 /// As the kernel's own limit.
