@@ -205,11 +205,11 @@ impl Desk {
 }
 
 /// The object in a request; a failure is for the edge.
-pub(super) fn content_object(request: &Message, resource: &Resource) -> Result<Object, Status> {
+pub(super) fn content_object(request: &Message, resource: &Resource) -> Result<Object, Box<Status>> {
     let object = request
         .content
         .object()
-        .map_err(|error| Status::failure(400, "BadRequest", chain(&error)))?;
+        .map_err(|error| Box::new(Status::failure(400, "BadRequest", chain(&error))))?;
     Ok(object.with_type(&resource.api_version(), &resource.kind))
 }
 

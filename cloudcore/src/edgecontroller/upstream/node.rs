@@ -121,8 +121,8 @@ pub(in crate::edgecontroller) async fn annotate(desk: &Desk, name: &str) -> Resu
 }
 
 /// The Node without the labels that nodes may not set themselves, and these labels.
-fn prepared(request: &Message, path: &ObjectPath, address: &str) -> Result<(Object, Value), Status> {
-    let bad = |text: String| Status::failure(400, "BadRequest", text);
+fn prepared(request: &Message, path: &ObjectPath, address: &str) -> Result<(Object, Value), Box<Status>> {
+    let bad = |text: String| Box::new(Status::failure(400, "BadRequest", text));
     let mut node: Map<String, Value> = request.content.parse().map_err(|error| bad(chain(&error)))?;
     node.insert("kind".into(), "Node".into());
     node.insert("apiVersion".into(), "v1".into());
