@@ -17,7 +17,12 @@ pub(crate) fn named(proc: &Path, name: &str) -> io::Result<Vec<i32>> {
         };
         // A process that ended meanwhile has no name any more.
         let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if comm.trim_end() == name {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // A child that ended and was not waited for keeps its name: its state is the word after the name in parentheses.
+        let ended = stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+        if comm.trim_end() == name && !ended {
             found.push(pid);
         }
     }
@@ -64,7 +69,10 @@ mod tests {
             std::fs::create_dir(proc.path().join(pid))?;
             std::fs::write(proc.path().join(pid).join("comm"), comm)?;
         }
+        std::fs::write(proc.path().join("7/stat"), "7 (edgecore) S 1")?;
         assert_eq!(named(proc.path(), "edgecore")?, [7]);
+        std::fs::write(proc.path().join("7/stat"), "7 (edgecore) Z 1")?;
+        assert_eq!(named(proc.path(), "edgecore")?, [0; 0]);
         Ok(())
     }
 

@@ -65,6 +65,11 @@ pub(crate) async fn run(options: &Join) -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     if let Err(error) = result {
+        // With certificates the node has joined: it stays, and what it lacks (a network, a runtime) may still come.
+        undo.armed = !wait::has_certificates(&paths, &config);
+        if !undo.armed {
+            eprintln!("edgecore goes on trying; `keadm reset edge` takes it off this machine");
+        }
         drop(undo);
         return Err(error.context("edge node join failed"));
     }

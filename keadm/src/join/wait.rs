@@ -17,15 +17,13 @@ use crate::steps::Steps;
 
 /// Returns when the node has joined; the error says what edgecore last complained of.
 pub(super) async fn until_joined(paths: &Paths, manager: Manager, config: &EdgeCore) -> anyhow::Result<()> {
-    let hub = &config.modules.edge_hub;
     let kubelet = &config.modules.edged.tailored_kubelet_config;
-    let files = [&hub.tls_ca_file, &hub.tls_cert_file, &hub.tls_private_key_file];
     let address = format!("{}:{}", kubelet.address, kubelet.read_only_port);
     let started = Instant::now();
     let mut told = None;
     let mut absent_since = None;
     loop {
-        let certificates = files.iter().all(|file| paths.exists(file));
+        let certificates = has_certificates(paths, config);
         if certificates && told.is_none() {
             Steps::note(&format!(
                 "certificates received after {} s",
@@ -56,6 +54,14 @@ pub(super) async fn until_joined(paths: &Paths, manager: Manager, config: &EdgeC
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether the cloud has issued what edgecore needs.
+pub(super) fn has_certificates(paths: &Paths, config: &EdgeCore) -> bool {
+    let hub = &config.modules.edge_hub;
+    [&hub.tls_ca_file, &hub.tls_cert_file, &hub.tls_private_key_file]
+        .iter()
+        .all(|file| paths.exists(file))
 }
 
 fn diagnose(paths: &Paths, manager: Manager, certificates: bool, running: bool, state: &State) -> anyhow::Result<()> {
