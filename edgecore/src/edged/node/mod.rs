@@ -47,6 +47,24 @@ pub struct RuntimeState {
     pub reason: String,
 }
 
+/// What pods of this node may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocatable {
+    /// Thousandths of processors.
+    pub cpu_millis: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+    /// Bytes of disk.
+    pub disk_bytes: i64,
+}
+
+impl Allocatable {
+    /// Of a machine: what is there without what is reserved.
+    pub fn of(settings: &Settings, facts: &dyn NodeFacts) -> Self {
+        status::allocatable(settings, &facts.machine(), &facts.usage())
+    }
+}
+
 /// A taint to register with.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct Taint {

@@ -7,7 +7,7 @@ use proto::{BadObject, Object};
 use serde_json::{Map, Value, json};
 
 use super::facts::{Machine, Usage};
-use super::{RuntimeState, Settings};
+use super::{Allocatable, RuntimeState, Settings};
 use crate::edged::quantity::Quantity;
 
 /// Set by the kubelet since attaching moved to the controller; peers expect it.
@@ -212,16 +212,36 @@ fn is_own_resource(key: &str) -> bool {
     matches!(key, "cpu" | "memory" | "pods" | "ephemeral-storage") || key.starts_with("hugepages-")
 }
 
-type Amounts = BTreeMap<String, String>;
-
-fn resources(settings: &Settings, machine: &Machine, usage: &Usage) -> (Amounts, Amounts) {
+/// What pods may use, in numbers: for admission and for fields of pods.
+pub(super) fn allocatable(settings: &Settings, machine: &Machine, usage: &Usage) -> Allocatable {
     let reserved = |resource: &str| -> Quantity {
         [&settings.kube_reserved, &settings.system_reserved]
             .into_iter()
             .filter_map(|reserved| Quantity::parse(reserved.get(resource)?).ok())
             .sum()
     };
+    let threshold = |signal: &str, total: i64| {
+        settings
+            .eviction_hard
+            .get(signal)
+            .and_then(|text| threshold(text, total))
+            .unwrap_or_default()
+    };
     let huge: i64 = machine.huge_pages.iter().map(|(_, bytes)| bytes).sum();
+    let cpu = machine.processors.saturating_mul(1000) - reserved("cpu").milli_value();
+    let memory = machine.memory - reserved("memory").value() - threshold("memory.available", machine.memory) - huge;
+    let disk =
+        usage.disk_total - reserved("ephemeral-storage").value() - threshold("nodefs.available", usage.disk_total);
+    Allocatable {
+        cpu_millis: cpu.max(0),
+        memory_bytes: memory.max(0),
+        disk_bytes: disk.max(0),
+    }
+}
+
+type Amounts = BTreeMap<String, String>;
+
+fn resources(settings: &Settings, machine: &Machine, usage: &Usage) -> (Amounts, Amounts) {
     let mut capacity = Amounts::new();
     let mut allocatable = Amounts::new();
     capacity.insert("cpu".into(), machine.processors.to_string());
@@ -237,28 +257,16 @@ fn resources(settings: &Settings, machine: &Machine, usage: &Usage) -> (Amounts,
         capacity.insert(size.clone(), text.clone());
         allocatable.insert(size.clone(), text);
     }
-    let cpu = machine.processors.saturating_mul(1000) - millis(reserved("cpu"));
-    let cpu = cpu.max(0);
-    allocatable.insert(
-        "cpu".into(),
-        if cpu % 1000 == 0 {
-            (cpu / 1000).to_string()
-        } else {
-            format!("{cpu}m")
-        },
-    );
-    let threshold = |signal: &str, total: i64| {
-        settings
-            .eviction_hard
-            .get(signal)
-            .and_then(|text| threshold(text, total))
-            .unwrap_or_default()
+    let amounts = self::allocatable(settings, machine, usage);
+    let cpu = amounts.cpu_millis;
+    let cpu = if cpu % 1000 == 0 {
+        (cpu / 1000).to_string()
+    } else {
+        format!("{cpu}m")
     };
-    let memory = machine.memory - reserved("memory").value() - threshold("memory.available", machine.memory) - huge;
-    allocatable.insert("memory".into(), format!("{}Ki", memory.max(0) / 1024));
-    let disk =
-        usage.disk_total - reserved("ephemeral-storage").value() - threshold("nodefs.available", usage.disk_total);
-    allocatable.insert("ephemeral-storage".into(), disk.max(0).to_string());
+    allocatable.insert("cpu".into(), cpu);
+    allocatable.insert("memory".into(), format!("{}Ki", amounts.memory_bytes / 1024));
+    allocatable.insert("ephemeral-storage".into(), amounts.disk_bytes.to_string());
     allocatable.insert("pods".into(), settings.max_pods.to_string());
     (capacity, allocatable)
 }
@@ -272,10 +280,6 @@ fn threshold(text: &str, total: i64) -> Option<i64> {
         return i64::try_from(i128::from(total) * i128::from(basis_points) / 10_000).ok();
     }
     Quantity::parse(text).ok().map(Quantity::value)
-}
-
-fn millis(quantity: Quantity) -> i64 {
-    quantity.milli_value()
 }
 
 fn conditions(settings: &Settings, machine: &Machine, usage: &Usage, runtime: &RuntimeState) -> Vec<Condition> {
