@@ -111,7 +111,11 @@ async fn connect(
 
 type Tls = tokio_rustls::server::TlsStream<TcpStream>;
 
-async fn upgrade(shared: &Arc<Shared>, mut tls: Tls, peer: SocketAddr) -> Option<(Arc<Session>, WebSocketStream<Tls>)> {
+async fn upgrade(
+    shared: &Arc<Shared>,
+    mut tls: Tls,
+    peer: SocketAddr,
+) -> Option<(Arc<Session>, WebSocketStream<Box<Tls>>)> {
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let name = certificate.and_then(|certificate| CertificateName::of_certificate(certificate));
     let mut session = None;
@@ -141,7 +145,7 @@ async fn upgrade(shared: &Arc<Shared>, mut tls: Tls, peer: SocketAddr) -> Option
     let failed = accepted.err();
     match (session, failed) {
         (Some(session), None) => {
-            let socket = WebSocketStream::from_raw_socket(tls, Role::Server, Some(session::config())).await;
+            let socket = WebSocketStream::from_raw_socket(Box::new(tls), Role::Server, Some(session::config())).await;
             Some((session, socket))
         }
         (session, failed) => {

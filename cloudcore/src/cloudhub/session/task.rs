@@ -56,7 +56,7 @@ where
     match AssertUnwindSafe(run(&shared, &session, &mut line)).catch_unwind().await {
         Ok(end) => {
             info!(%node, reason = ?end, "edge disconnected");
-            last_words(&mut line, end).await;
+            Box::pin(last_words(&mut line, end)).await;
         }
         Err(_) => error!(%node, "the session's task panicked; the edge has to connect again"),
     }
@@ -126,7 +126,8 @@ where
                     alive_until = heard + keepalive;
                     continue;
                 }
-                if dispatch::dispatch(shared, session, message).await.is_err() {
+                // Boxed, as what it holds is needed for a moment only and the session's task lives for months.
+                if Box::pin(dispatch::dispatch(shared, session, message)).await.is_err() {
                     return End::Stopping;
                 }
                 // What the controllers take to make room is not the edge's silence.
