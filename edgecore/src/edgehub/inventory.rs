@@ -55,6 +55,8 @@ async fn ask<T: serde::de::DeserializeOwned>(
     let route = Route::Other("inventory/sync".into());
     let question = Message::new(Source::MetaManager, Group::Resource, operation, route, content);
     let answer = uplink.ask(question, TIMEOUT).await.map_err(|error| error.to_string())?;
+    // As every answer: what is not acknowledged is sent again.
+    let _ = uplink.tell(Message::ack_of(&answer)).await;
     match answer.content.answer() {
         Answer::Failed(status) => Err(status.to_string()),
         _ => answer.content.parse().map_err(|error| error.to_string()),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use proto::{Content, Group, Kind, Message, MsgId, Operation, Route};
+use proto::{Content, Group, Kind, Message, MsgId, Operation};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -114,8 +114,8 @@ impl Session {
                 }
                 return Received::Answer(waiting.answer, message);
             }
-            let of_object = matches!(message.route, Route::Object(_)) && message.operation == Operation::Response;
-            return if of_object {
+            let repeated = message.group == Group::Resource && message.operation == Operation::Response;
+            return if repeated {
                 Received::Late(message)
             } else {
                 Received::Unknown(message)
