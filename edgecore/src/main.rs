@@ -10,12 +10,12 @@ use clap::Parser;
 use common::Tasks;
 use config::edgecore::BOOTSTRAP_FILE;
 use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
-use edgecore::edged::node::{self, RuntimeState, SystemFacts};
+use edgecore::edged::Edged;
+use edgecore::edged::node::{self, SystemFacts};
 use edgecore::metamanager::MetaManager;
 use edgecore::uplink::Uplink;
 use edgecore::{edgehub, environment, server, settings};
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// How long tasks may take to end; containers keep running in any case.
@@ -123,17 +123,17 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         info!("Module websocket registered successfully");
     }
     if config.modules.edged.enable {
-        let (_state, runtime) = watch::channel(RuntimeState::default());
-        let facts = SystemFacts {
+        let node = settings::node(&config, host)?;
+        let facts = Arc::new(SystemFacts {
             root: config.modules.edged.root_directory.clone().into(),
-        };
-        node::start(
-            settings::node(&config, host)?,
+        });
+        let pods = Edged::start(
+            settings::edged(&config)?,
+            settings::node_facts(&node, &*facts),
             meta.clone(),
-            runtime,
-            Arc::new(facts),
             &tasks,
         );
+        node::start(node, meta.clone(), pods.runtime_state(), facts, &tasks);
         info!("Module edged registered successfully");
     }
     if let Some(address) = settings::server(&config)? {

@@ -1,12 +1,16 @@
 //! From edgecore.yaml to what each module needs to know; what no check of the file can find is found here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use config::{EdgeCore, GoDuration, HostFacts};
 use proto::NodeName;
 use thiserror::Error;
 
+use crate::edged;
+use crate::edged::cgroups::CgroupFacts;
+use crate::edged::context::{CgroupDriver, ImageGc};
 use crate::edged::node::{self, Taint};
 use crate::{edgehub, metamanager};
 
@@ -97,6 +101,78 @@ pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSe
             .filter(|seconds| *seconds > 0)
             .unwrap_or(40),
     })
+}
+
+/// For pods.
+pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> {
+    let edged = &config.modules.edged;
+    let kubelet = &edged.tailored_kubelet_config;
+    let default = edged::context::Settings::default();
+    let positive = |duration: GoDuration, default: Duration| {
+        Some(duration.to_std()).filter(|d| !d.is_zero()).unwrap_or(default)
+    };
+    let socket = |endpoint: &str| PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
+    let runtime_socket = socket(&kubelet.container_runtime_endpoint);
+    let dns = kubelet.cluster_dns.iter().map(|ip| parse("modules.edged.tailoredKubeletConfig.clusterDNS", ip));
+    let percent = |value: Option<i32>, default| value.and_then(|v| u8::try_from(v).ok()).unwrap_or(default);
+    let count = |value: Option<i32>| value.and_then(|v| usize::try_from(v).ok()).filter(|v| *v > 0);
+    Ok(edged::context::Settings {
+        root_directory: edged.root_directory.clone().into(),
+        pod_logs_directory: kubelet.pod_logs_dir.clone().into(),
+        image_socket: match kubelet.image_service_endpoint.as_str() {
+            "" => runtime_socket.clone(),
+            endpoint => socket(endpoint),
+        },
+        runtime_socket,
+        runtime_timeout: positive(kubelet.runtime_request_timeout, default.runtime_timeout),
+        sync_frequency: positive(kubelet.sync_frequency, default.sync_frequency),
+        serialize_image_pulls: kubelet.serialize_image_pulls.unwrap_or(true),
+        max_parallel_image_pulls: count(kubelet.max_parallel_image_pulls),
+        image_gc: ImageGc {
+            high_percent: percent(kubelet.image_gc_high_threshold_percent, default.image_gc.high_percent),
+            low_percent: percent(kubelet.image_gc_low_threshold_percent, default.image_gc.low_percent),
+            min_age: kubelet.image_minimum_gc_age.to_std(),
+        },
+        dead_containers_per_container: usize::try_from(edged.max_per_pod_container_count).unwrap_or(usize::MAX),
+        cgroup_driver: match kubelet.cgroup_driver.as_str() {
+            "systemd" => CgroupDriver::Systemd,
+            _ => CgroupDriver::Cgroupfs,
+        },
+        cgroups_per_qos: kubelet.cgroups_per_qos.unwrap_or(true),
+        cgroup_root: match kubelet.cgroup_root.as_str() {
+            "" => default.cgroup_root.clone(),
+            root => root.to_owned(),
+        },
+        cpu_cfs_quota: kubelet.cpu_cfs_quota.unwrap_or(true),
+        cpu_cfs_quota_period: kubelet
+            .cpu_cfs_quota_period
+            .map_or(default.cpu_cfs_quota_period, |period| positive(period, default.cpu_cfs_quota_period)),
+        pod_pids_limit: kubelet.pod_pids_limit.filter(|limit| *limit > 0),
+        cluster_domain: kubelet.cluster_domain.clone(),
+        cluster_dns: dns.collect::<Result<_, _>>()?,
+        resolv_conf: kubelet.resolv_conf.clone().map_or_else(|| default.resolv_conf.clone(), PathBuf::from),
+        seccomp_default: edged.seccomp_default || kubelet.seccomp_default.unwrap_or(false),
+        seccomp_profiles: PathBuf::from(&edged.root_directory).join("seccomp"),
+        static_pod_path: Some(kubelet.static_pod_path.clone()).filter(|path| !path.is_empty()).map(PathBuf::from),
+        single_process_oom_kill: kubelet.single_process_oom_kill,
+        ..default
+    })
+}
+
+/// What this machine tells pods.
+pub fn node_facts(node: &node::Settings, facts: &dyn node::NodeFacts) -> edged::context::NodeFacts {
+    let (machine, usage) = (facts.machine(), facts.usage());
+    let cpu_millis = machine.processors.saturating_mul(1000);
+    edged::context::NodeFacts {
+        name: node.node.clone(),
+        ips: vec![node.address],
+        cpu_millis,
+        memory_bytes: machine.memory,
+        allocatable_cpu_millis: cpu_millis,
+        allocatable_memory_bytes: machine.memory,
+        allocatable_disk_bytes: usage.disk_total,
+        cgroups: CgroupFacts::detect(),
+    }
 }
 
 /// Where the local server listens; `None` where it is turned off by port 0.

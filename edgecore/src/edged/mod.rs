@@ -27,6 +27,7 @@ pub mod probes;
 pub mod quantity;
 pub mod runtime;
 mod status;
+mod surroundings;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod volumes;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use common::Tasks;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use proto::Uid;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -43,12 +45,14 @@ use tracing::{debug, info};
 
 use crate::metamanager::{MetaManager, RunningPod};
 use api::Api;
-use context::{NodeFacts, Settings};
+use context::{CgroupDriver, NodeFacts, Settings};
 use images::Images;
 use node::RuntimeState;
 use pods::{Clock, Parts, PodManager, Shared};
-use runtime::{LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
+use quantity::Quantity;
+use runtime::{Client, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
 use status::StatusManager;
+use surroundings::Surroundings;
 
 /// The handle: what other modules may know of the runtime.
 #[derive(Clone, Debug)]
@@ -59,6 +63,38 @@ pub struct Edged {
 }
 
 impl Edged {
+    /// Starts everything; waits for nobody. `facts` are what the machine itself tells.
+    pub fn start(settings: Settings, facts: NodeFacts, meta: MetaManager, tasks: &Tasks) -> Self {
+        let client = Client::new(&settings.runtime_socket, &settings.image_socket, settings.runtime_timeout);
+        let runtime: Arc<dyn Runtime> = Arc::new(client);
+        let channels = Channels::new();
+        let edged = Self {
+            runtime: runtime.clone(),
+            state: channels.state.subscribe(),
+            listed: channels.listed.subscribe(),
+        };
+        let health = health::run(
+            runtime.clone(),
+            channels.state.clone(),
+            channels.network.clone(),
+            channels.name.clone(),
+        );
+        tasks.spawn("edged-health", health);
+        tasks.spawn("edged-adopt", adopt(runtime.clone(), meta.clone()));
+        let (facts, node) = watch::channel(Arc::new(facts));
+        let api: Arc<dyn Api> = Arc::new(meta);
+        tasks.spawn("edged-node", follow_node(api.clone(), facts));
+        let group = tasks.clone();
+        tasks.spawn("edged-start", async move {
+            let cgroup_driver = cgroup_driver(&*runtime, settings.cgroup_driver).await;
+            let settings = Arc::new(Settings { cgroup_driver, ..settings });
+            let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), &group));
+            let outside = Outside { runtime, parts, api, clock: Arc::new(Timestamp::now) };
+            assemble(outside, &channels, settings, node, &group);
+        });
+        edged
+    }
+
     /// What the runtime says of itself.
     pub fn runtime_state(&self) -> watch::Receiver<RuntimeState> {
         self.state.clone()
@@ -78,25 +114,36 @@ impl Edged {
 /// Without a list of containers for this long edged is not healthy.
 const UNHEALTHY: Duration = Duration::from_secs(180);
 const RETRY: Duration = Duration::from_secs(2);
+const NODE_PERIOD: Duration = Duration::from_secs(60);
+
+/// How the parts tell each other of the runtime.
+struct Channels {
+    state: watch::Sender<RuntimeState>,
+    network: watch::Sender<Option<bool>>,
+    name: watch::Sender<String>,
+    listed: watch::Sender<Option<Instant>>,
+}
+
+impl Channels {
+    fn new() -> Self {
+        Self {
+            state: watch::channel(RuntimeState::default()).0,
+            network: watch::channel(None).0,
+            name: watch::channel("containerd".to_owned()).0,
+            listed: watch::channel(None).0,
+        }
+    }
+}
 
 /// Puts the parts together and starts them.
 fn assemble(
-    runtime: Arc<dyn Runtime>,
-    parts: Arc<dyn Parts>,
-    api: Arc<dyn Api>,
+    outside: Outside,
+    channels: &Channels,
     settings: Arc<Settings>,
     node: watch::Receiver<Arc<NodeFacts>>,
-    clock: Clock,
     tasks: &Tasks,
-) -> Edged {
-    let (state_sender, state) = watch::channel(RuntimeState::default());
-    let (network_sender, network_ready) = watch::channel(None);
-    let (name_sender, runtime_name) = watch::channel("containerd".to_owned());
-    let (listed_sender, listed) = watch::channel(None);
-    tasks.spawn(
-        "edged-health",
-        health::run(runtime.clone(), state_sender, network_sender, name_sender),
-    );
+) {
+    let Outside { runtime, parts, api, clock } = outside;
     let shared = Arc::new(Shared {
         runtime: runtime.clone(),
         parts,
@@ -105,15 +152,63 @@ fn assemble(
         statuses: StatusManager::start(api.clone(), tasks),
         settings: settings.clone(),
         node,
-        network_ready,
-        runtime_name,
+        network_ready: channels.network.subscribe(),
+        runtime_name: channels.name.subscribe(),
         clock,
     });
     tasks.spawn("edged-gc", gc::run(runtime.clone(), api, settings));
     let manager = PodManager::new(shared, tasks);
-    tasks.spawn("edged-pleg", pleg::run(runtime.clone(), manager.waker(), listed_sender));
+    tasks.spawn("edged-pleg", pleg::run(runtime, manager.waker(), channels.listed.clone()));
     tasks.spawn("edged-pods", manager.run());
-    Edged { runtime, state, listed }
+}
+
+/// What is not edged's own; tests have another.
+struct Outside {
+    runtime: Arc<dyn Runtime>,
+    parts: Arc<dyn Parts>,
+    api: Arc<dyn Api>,
+    clock: Clock,
+}
+
+/// Asks the runtime, once it is there, who names cgroups.
+async fn cgroup_driver(runtime: &dyn Runtime, configured: CgroupDriver) -> CgroupDriver {
+    loop {
+        match runtime.runtime_config().await {
+            Ok(config) => {
+                let driver = config.linux.map(|linux| linux.cgroup_driver);
+                return match driver.map(proto::cri::CgroupDriver::try_from) {
+                    Some(Ok(proto::cri::CgroupDriver::Systemd)) => CgroupDriver::Systemd,
+                    Some(Ok(proto::cri::CgroupDriver::Cgroupfs)) => CgroupDriver::Cgroupfs,
+                    _ => configured,
+                };
+            }
+            Err(error) if error.is_unimplemented() => return configured,
+            Err(error) => debug!(%error, "waiting for the runtime"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Keeps what pods may know of the node as the Node object says.
+async fn follow_node(api: Arc<dyn Api>, facts: watch::Sender<Arc<NodeFacts>>) {
+    loop {
+        if let Ok(Some(node)) = api.node().await
+            && let Ok(node) = node.view::<Node>()
+        {
+            let allocatable = node.status.and_then(|status| status.allocatable).unwrap_or_default();
+            let amount = |name: &str| allocatable.get(name).and_then(|text| Quantity::parse(&text.0).ok());
+            facts.send_if_modified(|facts| {
+                let mut next = (**facts).clone();
+                next.allocatable_cpu_millis = amount("cpu").map_or(next.allocatable_cpu_millis, Quantity::milli_value);
+                next.allocatable_memory_bytes = amount("memory").map_or(next.allocatable_memory_bytes, Quantity::value);
+                next.allocatable_disk_bytes =
+                    amount("ephemeral-storage").map_or(next.allocatable_disk_bytes, Quantity::value);
+                *facts = Arc::new(next);
+                true
+            });
+        }
+        tokio::time::sleep(NODE_PERIOD).await;
+    }
 }
 
 /// Tells MetaManager which pods run, so that a database that lost its rows gets them back.
@@ -141,27 +236,3 @@ async fn adopt(runtime: Arc<dyn Runtime>, meta: MetaManager) {
     info!(pods = running.len(), "pods found running");
     meta.adopt(running).await;
 }
-
-/// The time of day.
-fn wall_clock() -> Clock {
-    Arc::new(Timestamp::now)
-}
-
-// The parts' interfaces, beside the types in `context`:
-//
-// - `podspec::sandbox_config(&PodContext, attempt: u32) -> Result<cri::PodSandboxConfig, SpecError>`, async;
-// - `podspec::container_config(&PodContext, ContainerRef<'_>, restart_count: u32, &ResolvedImage, pod_ips: &[IpAddr],
-//   &MountedVolumes) -> Result<cri::ContainerConfig, SpecError>`, async: env from objects, creates the termination message file;
-// - `podspec::container_hash(&Container) -> String`;
-// - `podspec::pull_credentials(&PodContext, image: &str) -> Vec<cri::AuthConfig>`, async: best first, the caller tries
-//   anonymously after the last;
-// - `podspec::termination_message(&Container, &cri::ContainerStatus, limit: usize) -> String`: from file or log;
-// - `volumes::Volumes::{new(Arc<Settings>), mount(&self, &PodContext) -> Result<MountedVolumes, VolumeError>,
-//   refresh(&self, &PodContext) -> Result<(), VolumeError>, unmount(&self, &Uid) -> Result<(), VolumeError>,
-//   orphans(&self) -> Vec<Uid>}`, async; `mount` may be called again and does nothing then; `unmount` removes the pod's folder;
-// - `cgroups::PodCgroups::{new(Arc<Settings>, CgroupDriver), create(&self, &PodContext) -> Result<String, CgroupError>, parent(&Pod)
-//   -> String, remove(&self, &Uid) -> Result<(), CgroupError>, orphans(&self) -> Vec<Uid>}`;
-// - `probes::Probes::{new(Arc<dyn Runtime>, Tasks), start(&self, &PodContext, ContainerRef<'_>, &ContainerId, started_at: Timestamp,
-//   pod_ip: Option<IpAddr>, mpsc::Sender<ProbeEvent>) -> ProbeHandle}`; dropping the handle ends the container's probes;
-// - `hooks::{post_start, pre_stop}(&dyn Runtime, &PodContext, &Container, &ContainerId, pod_ip: Option<IpAddr>, limit: Duration)
-//   -> Result<(), HookError>`, async.

@@ -346,6 +346,10 @@ impl Parts for FakeParts {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn balance<'a>(&'a self, _: &'a [PodContext]) -> BoxFuture<'a, ()> {
+        futures::future::ready(()).boxed()
+    }
+
     fn mount<'a>(&'a self, _: &'a PodContext) -> BoxFuture<'a, Result<MountedVolumes, VolumeError>> {
         let error = self.mount_error.lock().clone();
         let mounted = error.map_or_else(
@@ -475,15 +479,16 @@ impl World {
             let _keep = &sender;
             Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time")
         });
-        super::assemble(
-            runtime,
-            self.parts.clone(),
-            self.api.clone(),
-            Arc::new(Settings::default()),
-            node,
-            clock,
-            &self.tasks,
+        let channels = super::Channels::new();
+        let health = super::health::run(
+            runtime.clone(),
+            channels.state.clone(),
+            channels.network.clone(),
+            channels.name.clone(),
         );
+        self.tasks.spawn("health", health);
+        let outside = super::Outside { runtime, parts: self.parts.clone(), api: self.api.clone(), clock };
+        super::assemble(outside, &channels, Arc::new(Settings::default()), node, &self.tasks);
     }
 
     /// Waits until something holds; a test that waits for more than an hour has failed.

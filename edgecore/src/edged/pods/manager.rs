@@ -12,8 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::worker::{Shared, Wanted, Worker};
+use crate::edged::context::PodContext;
 use crate::edged::runtime::{LABEL_POD_UID, RuntimeError};
-use crate::metamanager::PodSet;
+use crate::metamanager::{DesiredPod, PodSet};
 
 /// Workers that ended and wait to be taken off the list; a worker that ends waits.
 const ENDED: usize = 64;
@@ -85,9 +86,15 @@ impl PodManager {
         let mut housekeeping = tokio::time::interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_ready = false;
+        let mut balanced = Vec::new();
         loop {
             let set = pods.borrow_and_update().clone();
             self.apply(&set);
+            let uids: Vec<Uid> = set.pods.keys().cloned().collect();
+            if uids != balanced {
+                balanced = uids;
+                self.balance(&set).await;
+            }
             if set.ready && !was_ready {
                 was_ready = true;
                 self.find_strangers(&set).await;
@@ -124,6 +131,18 @@ impl PodManager {
                 });
             }
         }
+    }
+
+    async fn balance(&self, set: &PodSet) {
+        let node = self.shared.node.borrow().clone();
+        let context = |pod: &Arc<DesiredPod>| PodContext {
+            pod: Arc::new(pod.pod.clone()),
+            node: node.clone(),
+            settings: self.shared.settings.clone(),
+            api: self.shared.api.clone(),
+        };
+        let pods: Vec<PodContext> = set.pods.values().map(context).collect();
+        self.shared.parts.balance(&pods).await;
     }
 
     fn want(&self, uid: &Uid, wanted: Wanted) {

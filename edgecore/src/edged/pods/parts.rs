@@ -26,7 +26,6 @@ pub(crate) trait Parts: Send + Sync + fmt::Debug {
         attempt: u32,
     ) -> BoxFuture<'a, Result<cri::PodSandboxConfig, SpecError>>;
 
-    #[expect(clippy::too_many_arguments, reason = "everything a container is made of")]
     fn container_config<'a>(
         &'a self,
         ctx: &'a PodContext,
@@ -44,6 +43,9 @@ pub(crate) trait Parts: Send + Sync + fmt::Debug {
 
     fn create_cgroup<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<(), String>>;
     fn remove_cgroup<'a>(&'a self, uid: &'a Uid) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Shares processor time between the classes of pods; after pods came or went.
+    fn balance<'a>(&'a self, pods: &'a [PodContext]) -> BoxFuture<'a, ()>;
 
     fn mount<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<MountedVolumes, VolumeError>>;
     fn refresh<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<(), VolumeError>>;

@@ -236,8 +236,7 @@ async fn a_deleted_pod_ends_with_grace_and_leaves_the_api_once() {
         .api
         .patches()
         .into_iter()
-        .filter(|p| p["status"].get("phase").is_some())
-        .next_back();
+        .rfind(|p| p["status"].get("phase").is_some());
     assert_eq!(last.expect("a phase")["status"]["phase"], "Failed");
 }
 
