@@ -108,12 +108,14 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
     let edged = &config.modules.edged;
     let kubelet = &edged.tailored_kubelet_config;
     let default = edged::context::Settings::default();
-    let positive = |duration: GoDuration, default: Duration| {
-        Some(duration.to_std()).filter(|d| !d.is_zero()).unwrap_or(default)
-    };
+    let positive =
+        |duration: GoDuration, default: Duration| Some(duration.to_std()).filter(|d| !d.is_zero()).unwrap_or(default);
     let socket = |endpoint: &str| PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
     let runtime_socket = socket(&kubelet.container_runtime_endpoint);
-    let dns = kubelet.cluster_dns.iter().map(|ip| parse("modules.edged.tailoredKubeletConfig.clusterDNS", ip));
+    let dns = kubelet
+        .cluster_dns
+        .iter()
+        .map(|ip| parse("modules.edged.tailoredKubeletConfig.clusterDNS", ip));
     let percent = |value: Option<i32>, default| value.and_then(|v| u8::try_from(v).ok()).unwrap_or(default);
     let count = |value: Option<i32>| value.and_then(|v| usize::try_from(v).ok()).filter(|v| *v > 0);
     Ok(edged::context::Settings {
@@ -146,14 +148,21 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
         cpu_cfs_quota: kubelet.cpu_cfs_quota.unwrap_or(true),
         cpu_cfs_quota_period: kubelet
             .cpu_cfs_quota_period
-            .map_or(default.cpu_cfs_quota_period, |period| positive(period, default.cpu_cfs_quota_period)),
+            .map_or(default.cpu_cfs_quota_period, |period| {
+                positive(period, default.cpu_cfs_quota_period)
+            }),
         pod_pids_limit: kubelet.pod_pids_limit.filter(|limit| *limit > 0),
         cluster_domain: kubelet.cluster_domain.clone(),
         cluster_dns: dns.collect::<Result<_, _>>()?,
-        resolv_conf: kubelet.resolv_conf.clone().map_or_else(|| default.resolv_conf.clone(), PathBuf::from),
+        resolv_conf: kubelet
+            .resolv_conf
+            .clone()
+            .map_or_else(|| default.resolv_conf.clone(), PathBuf::from),
         seccomp_default: edged.seccomp_default || kubelet.seccomp_default.unwrap_or(false),
         seccomp_profiles: PathBuf::from(&edged.root_directory).join("seccomp"),
-        static_pod_path: Some(kubelet.static_pod_path.clone()).filter(|path| !path.is_empty()).map(PathBuf::from),
+        static_pod_path: Some(kubelet.static_pod_path.clone())
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         single_process_oom_kill: kubelet.single_process_oom_kill,
         ..default
     })

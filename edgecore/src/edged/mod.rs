@@ -65,7 +65,11 @@ pub struct Edged {
 impl Edged {
     /// Starts everything; waits for nobody. `facts` are what the machine itself tells.
     pub fn start(settings: Settings, facts: NodeFacts, meta: MetaManager, tasks: &Tasks) -> Self {
-        let client = Client::new(&settings.runtime_socket, &settings.image_socket, settings.runtime_timeout);
+        let client = Client::new(
+            &settings.runtime_socket,
+            &settings.image_socket,
+            settings.runtime_timeout,
+        );
         let runtime: Arc<dyn Runtime> = Arc::new(client);
         let channels = Channels::new();
         let edged = Self {
@@ -87,9 +91,17 @@ impl Edged {
         let group = tasks.clone();
         tasks.spawn("edged-start", async move {
             let cgroup_driver = cgroup_driver(&*runtime, settings.cgroup_driver).await;
-            let settings = Arc::new(Settings { cgroup_driver, ..settings });
+            let settings = Arc::new(Settings {
+                cgroup_driver,
+                ..settings
+            });
             let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), &group));
-            let outside = Outside { runtime, parts, api, clock: Arc::new(Timestamp::now) };
+            let outside = Outside {
+                runtime,
+                parts,
+                api,
+                clock: Arc::new(Timestamp::now),
+            };
             assemble(outside, &channels, settings, node, &group);
         });
         edged
@@ -143,7 +155,12 @@ fn assemble(
     node: watch::Receiver<Arc<NodeFacts>>,
     tasks: &Tasks,
 ) {
-    let Outside { runtime, parts, api, clock } = outside;
+    let Outside {
+        runtime,
+        parts,
+        api,
+        clock,
+    } = outside;
     let shared = Arc::new(Shared {
         runtime: runtime.clone(),
         parts,
@@ -158,7 +175,10 @@ fn assemble(
     });
     tasks.spawn("edged-gc", gc::run(runtime.clone(), api, settings));
     let manager = PodManager::new(shared, tasks);
-    tasks.spawn("edged-pleg", pleg::run(runtime, manager.waker(), channels.listed.clone()));
+    tasks.spawn(
+        "edged-pleg",
+        pleg::run(runtime, manager.waker(), channels.listed.clone()),
+    );
     tasks.spawn("edged-pods", manager.run());
 }
 

@@ -95,7 +95,10 @@ impl Parts for Surroundings {
     fn balance<'a>(&'a self, pods: &'a [PodContext]) -> BoxFuture<'a, ()> {
         async {
             if let Err(error) = self.cgroups.balance(pods).await {
-                warn!(error = chain(&error), "processor time is not shared out between the classes of pods");
+                warn!(
+                    error = chain(&error),
+                    "processor time is not shared out between the classes of pods"
+                );
             }
         }
         .boxed()
@@ -186,10 +189,13 @@ impl Parts for Surroundings {
             {
                 warn!(folder = %logs.display(), %error, "logs of a pod that is gone are not removed");
             }
-            let Ok(mut entries) = tokio::fs::read_dir(&links).await else { return };
+            let Ok(mut entries) = tokio::fs::read_dir(&links).await else {
+                return;
+            };
             while let Ok(Some(entry)) = entries.next_entry().await {
-                let points_there =
-                    tokio::fs::read_link(entry.path()).await.is_ok_and(|target| target.starts_with(&logs));
+                let points_there = tokio::fs::read_link(entry.path())
+                    .await
+                    .is_ok_and(|target| target.starts_with(&logs));
                 if points_there {
                     let _ = tokio::fs::remove_file(entry.path()).await;
                 }
@@ -200,7 +206,9 @@ impl Parts for Surroundings {
 
     fn last_log_number(&self, ctx: &PodContext, container: &str) -> Option<u32> {
         let entries = std::fs::read_dir(podspec::container_log_dir(ctx, container)).ok()?;
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
         names.filter_map(|name| name.split_once(".log")?.0.parse().ok()).max()
     }
 }

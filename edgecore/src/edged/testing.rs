@@ -487,7 +487,12 @@ impl World {
             channels.name.clone(),
         );
         self.tasks.spawn("health", health);
-        let outside = super::Outside { runtime, parts: self.parts.clone(), api: self.api.clone(), clock };
+        let outside = super::Outside {
+            runtime,
+            parts: self.parts.clone(),
+            api: self.api.clone(),
+            clock,
+        };
         super::assemble(outside, &channels, Arc::new(Settings::default()), node, &self.tasks);
     }
 
