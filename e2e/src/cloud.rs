@@ -155,7 +155,10 @@ modules:
 
     /// Starts cloudcore from the folder of the cloud's programs and waits until it serves edges.
     pub fn start(&mut self) -> Result<()> {
-        const SCRIPT: &str = r#"mkdir -p /etc/kubeedge /var/lib/kubeedge
+        const SCRIPT: &str = r#"mkdir -p "$1"/overlay/{etc,etc-work,lib,lib-work}
+overlay() { mount -t overlay -o "lowerdir=$1,upperdir=$3/overlay/$2,workdir=$3/overlay/$2-work" overlay "$1"; }
+overlay /etc etc "$1"; overlay /var/lib lib "$1"
+mkdir -p /etc/kubeedge /var/lib/kubeedge
 mount --bind "$1/etc" /etc/kubeedge; mount --bind "$1/var" /var/lib/kubeedge
 shift; exec "$@""#;
         let program = program(&self.settings.cloud, "cloudcore")?;

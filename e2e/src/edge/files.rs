@@ -106,12 +106,16 @@ state = "{path}/state"
 }
 
 /// Starts the process that holds the host's mount namespace; all others enter it by this one's pid. A new mount namespace
-/// copies the mounts of other nodes' pods and would keep them alive, so it drops those first.
+/// copies the mounts of other nodes' pods and would keep them alive, so it drops those first. /etc and /var/lib are overlays, because a mount vanishes when somebody on
+/// the machine removes the folder under it.
 pub(super) fn start_holder(folder: &Path, number: HostNumber) -> Result<Daemon> {
     const SCRIPT: &str = r#"echo $$ > "$2"; edge=$1
 tac /proc/self/mounts | while read -r _ path type _; do
   case $type:$path in nsfs:*|*/io.containerd.*|*:/var/lib/kubelet/*|*/kubelet/pods/*) umount -l "$path" || true ;; esac
 done
+mkdir -p "$edge"/overlay/{etc,etc-work,lib,lib-work}
+overlay() { mount -t overlay -o "lowerdir=$1,upperdir=$edge/overlay/$2,workdir=$edge/overlay/$2-work" overlay "$1"; }
+overlay /etc etc; overlay /var/lib lib
 mkdir -p /run/netns /run/containerd /var/lib/cni /var/lib/kubelet /var/log/containers /etc/kubeedge /var/lib/kubeedge
 mount -t tmpfs -o mode=755 tmpfs /run/netns; mount -t tmpfs -o mode=711 tmpfs /run/containerd
 mount --bind "$edge/cni/lib" /var/lib/cni

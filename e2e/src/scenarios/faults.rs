@@ -37,7 +37,8 @@ fn all_containers(system: &System) -> Result<BTreeMap<String, String>> {
 fn workload(system: &System, name: &str, replicas: u32) -> Result<(String, BTreeMap<String, String>)> {
     let namespace = system.namespace(name)?;
     system.cluster.apply(&namespace, &web("web", replicas))?;
-    system.converged("workload Running", &namespace, usize::try_from(replicas)?, 60)?;
+    // Go's edgecore may lose an answer to a question for a ConfigMap and asks again after 60 s.
+    system.converged("workload Running", &namespace, usize::try_from(replicas)?, 150)?;
     let containers = system.edge.containers(&namespace)?;
     Ok((namespace, containers))
 }
