@@ -275,6 +275,7 @@ mod tests {
         let reply = question(Kind::ConfigMap).answering(&id);
         let mut again = reply.clone();
         again.operation = Operation::Response;
+        again.group = Group::Resource;
         let Received::Answer(sender, reply) = session.received(reply) else {
             panic!("no answer")
         };
