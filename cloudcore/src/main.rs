@@ -1,64 +1,36 @@
 //! The program `cloudcore`: reads its flags and its file, starts the modules from the bottom up, waits, stops them.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use cloudcore::cloudhub::{CloudHub, Identity, Parts, Settings};
+use clap::Parser as _;
+use cloudcore::cloudhub::{CloudHub, Parts, Settings};
 use cloudcore::cluster::HubCluster;
 use cloudcore::edgecontroller::EdgeController;
 use cloudcore::informers::Informers;
-use cloudcore::kubernetes::{Access, Kube};
+use cloudcore::kubernetes::Kube;
 use cloudcore::monitor::{self, Monitor};
 use cloudcore::objectsync::ObjectSyncs;
 use cloudcore::synccontroller::SyncController;
-use common::{Backoff, Tasks};
+use common::Tasks;
 use config::{CloudCore, HostFacts, Loaded, RealFiles, cli, version};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-/// The cloud side of KubeEdge: keeps the edges connected to the Kubernetes API.
-#[derive(Parser)]
-#[command(name = "cloudcore", disable_version_flag = true)]
-struct Flags {
-    /// The configuration file.
-    #[arg(long, default_value = "/etc/kubeedge/config/cloudcore.yaml")]
-    config: PathBuf,
-    /// Print a short configuration to start from, and exit.
-    #[arg(long)]
-    minconfig: bool,
-    /// Print the full configuration with its defaults, and exit.
-    #[arg(long)]
-    defaultconfig: bool,
-    /// Check the configuration file, and exit.
-    #[arg(long)]
-    check_config: bool,
-    /// Print the version, and exit.
-    #[arg(long)]
-    version: bool,
-    /// How much is logged: 0 information, 2 debugging, 5 everything.
-    #[arg(short, default_value_t = 0)]
-    verbosity: u8,
-}
+mod flags;
+mod secrets;
+
+use flags::Flags;
 
 fn main() -> ExitCode {
     let arguments = cli::without_legacy_flags(std::env::args_os());
     let flags = Flags::parse_from(&arguments.kept);
     let host = HostFacts::detect();
-    if flags.version {
-        println!("{}", version::line());
-        return ExitCode::SUCCESS;
-    }
-    if flags.defaultconfig {
-        print!("{}", cli::default_config(&CloudCore::default_yaml(&host)));
-        return ExitCode::SUCCESS;
-    }
-    if flags.minconfig {
-        print!("{}", cli::min_config(&CloudCore::min_yaml(&host)));
+    if let Some(text) = flags.printed(&host) {
+        print!("{text}");
         return ExitCode::SUCCESS;
     }
     let loaded = match CloudCore::load(&flags.config, &host, &RealFiles) {
@@ -111,10 +83,10 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         info!("stays off: {}", off.join(", "));
     }
     let settings = Settings::try_from(&modules.cloud_hub).context("modules.cloudHub cannot be used")?;
-    let kube = Kube::connect(&access(loaded))
+    let kube = Kube::connect(&loaded.into())
         .await
         .context("no way to the API server")?;
-    let identity = identity(&settings, &kube)
+    let identity = secrets::identity(&settings, &kube)
         .await
         .context("cannot have the certificates of the join")?;
     let tasks = Tasks::new();
@@ -170,38 +142,8 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     Ok(tasks.run_until_signal(GRACE).await)
 }
 
-/// `kubeAPIConfig`; a request rate holds only when the file sets it.
-fn access(loaded: &Loaded<CloudCore>) -> Access {
-    let section = &loaded.config.kube_api_config;
-    let some = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let explicit = loaded.is_set("kubeAPIConfig.qps") || loaded.is_set("kubeAPIConfig.burst");
-    let number = |value: i32| u32::try_from(value).unwrap_or(1);
-    Access {
-        kubeconfig: some(&section.kube_config).map(PathBuf::from),
-        master: some(&section.master),
-        rate: explicit.then(|| (number(section.qps), number(section.burst))),
-    }
-}
-
-/// The API server may start later than cloudcore: it is waited for, a minute or so.
-async fn identity(settings: &Settings, kube: &Kube) -> anyhow::Result<Identity> {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
-    loop {
-        match Identity::load(settings, Arc::new(kube.client().clone())).await {
-            Ok(identity) => return Ok(identity),
-            Err(error) if backoff.failures() < START_TRIES => {
-                let delay = backoff.next_delay();
-                warn!(?delay, error = %common::chain(&error), "cannot read or make the secrets of the join, trying again");
-                tokio::time::sleep(delay).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 const MAX_WORKERS: usize = 8;
 /// Requests of all nodes between the hub and the edge controller; when full, sessions read no more.
 const UPSTREAM: usize = 1024;
-const START_TRIES: u32 = 8;
 /// How long the end may take.
 const GRACE: Duration = Duration::from_secs(10);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use config::{CloudCore, Loaded};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 
@@ -16,6 +17,21 @@ pub struct Access {
     pub master: Option<String>,
     /// Requests a second and in a burst, when the operator set them; otherwise the API server's own fairness rules.
     pub rate: Option<(u32, u32)>,
+}
+
+impl From<&Loaded<CloudCore>> for Access {
+    /// `kubeAPIConfig`; a request rate holds only when the file sets it.
+    fn from(loaded: &Loaded<CloudCore>) -> Self {
+        let section = &loaded.config.kube_api_config;
+        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let explicit = loaded.is_set("kubeAPIConfig.qps") || loaded.is_set("kubeAPIConfig.burst");
+        let number = |value: i32| u32::try_from(value).unwrap_or(1);
+        Self {
+            kubeconfig: some(&section.kube_config).map(PathBuf::from),
+            master: some(&section.master),
+            rate: explicit.then(|| (number(section.qps), number(section.burst))),
+        }
+    }
 }
 
 /// Why there is no way to the API server. Each says what to do.
