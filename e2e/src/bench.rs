@@ -1,7 +1,7 @@
 //! `e2e bench`: the marks, each a line `name value unit` with the number of runs and the check that it was real: Ready in the
 //! API *and* running in containerd, or the other way round.
 //!
-//! Memory is VmRSS in units of 10^6 bytes, [`SETTLE`] after the last change. Times are those of a client of the API.
+//! Memory is VmRSS in units of 10^6 bytes, 60 s after the last change. Times are those of a client of the API.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -40,6 +40,13 @@ pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
     system.cluster.apply(NAMESPACE, &web(WORKLOAD, 1))?;
     let pods = format!("{}?labelSelector=app%3D{WORKLOAD}", api::pods_path(NAMESPACE));
     let address = wait::until("Deployment Running", seconds(90), || {
+        // The Deployment's own count too: it is what the user sees next.
+        let deployment = system
+            .api()
+            .must(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{WORKLOAD}"))?;
+        if api::number(&deployment, "/status/availableReplicas") < 1 {
+            return Ok(None);
+        }
         let pods = system.api().list(&pods)?;
         Ok(pods
             .iter()

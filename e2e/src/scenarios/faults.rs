@@ -77,7 +77,7 @@ fn edgecore_killed(context: &mut Context) -> Result<()> {
     system.edge.kill_edgecore();
     scale(system, &namespace, 3)?;
     system.edge.start_edgecore()?;
-    system.converged("scale-up during the absence applied", &namespace, 3, 60)?;
+    system.converged("scale-up during the absence applied", &namespace, 3, 150)?;
     let after = system.edge.containers(&namespace)?;
     ensure!(
         before.iter().all(|(name, id)| after.get(name) == Some(id)),
@@ -123,7 +123,7 @@ fn control_plane_killed(context: &mut Context) -> Result<()> {
         }
         system.converged("containers equal pods", &namespace, 5, 120)?;
         scale(system, &namespace, 2)?;
-        system.converged("and after a scale-down", &namespace, 2, 60)?;
+        system.converged("and after a scale-down", &namespace, 2, 150)?;
     }
     no_restarts(system, &namespace)?;
     system.clean(&namespace)
@@ -250,7 +250,7 @@ fn database_deleted(context: &mut Context) -> Result<()> {
         &namespace,
         &[bare("stays", &node, "", IDLE), bare("goes", &node, "", IDLE)].join("---\n"),
     )?;
-    system.converged("two pods Running", &namespace, 2, 60)?;
+    system.converged("two pods Running", &namespace, 2, 150)?;
     let before = system.edge.container(&namespace, "stays", "main")?;
     system.edge.kill_edgecore();
     system.edge.delete_database()?;
@@ -260,7 +260,7 @@ fn database_deleted(context: &mut Context) -> Result<()> {
     system.cluster.apply(&namespace, &bare("comes", &node, "", IDLE))?;
     system.edge.start_edgecore()?;
     system.node_ready(seconds(60))?;
-    let pods = system.converged("one gone, one new, one adopted", &namespace, 2, 60)?;
+    let pods = system.converged("one gone, one new, one adopted", &namespace, 2, 150)?;
     let names: Vec<&str> = pods.iter().map(api::name).collect();
     ensure!(names == ["comes", "stays"], "the pods are {names:?}");
     ensure!(
@@ -297,7 +297,7 @@ fn damaged(context: &mut Context, name: &str, damage: impl Fn(&mut Vec<u8>)) -> 
     system.edge.start_edgecore()?;
     system.node_ready(seconds(60))?;
     scale(system, &namespace, 3)?;
-    system.converged("and a scale-up is applied", &namespace, 3, 60)?;
+    system.converged("and a scale-up is applied", &namespace, 3, 150)?;
     let after = system.edge.containers(&namespace)?;
     ensure!(
         before.iter().all(|(name, id)| after.get(name) == Some(id)),
