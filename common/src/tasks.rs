@@ -62,7 +62,7 @@ impl Tasks {
                 () = stop.cancelled() => {}
             }
         };
-        self.start(guarded.instrument(info_span!("task", name)));
+        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
     }
 
     /// Starts a task that sees the stop itself and drains: it is not dropped, only waited for.
@@ -79,7 +79,7 @@ impl Tasks {
                 failed.notify_one();
             }
         };
-        self.start(guarded.instrument(info_span!("task", name)));
+        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
     }
 
     /// Starts a task that is built anew after a panic, 1 s later at first, 30 s at most: for work whose state lives elsewhere.

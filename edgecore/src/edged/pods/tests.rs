@@ -472,3 +472,33 @@ async fn another_image_restarts_the_container() {
         "docker.io/library/busybox:1.37"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_finished_offline_is_not_run_again_though_the_runtime_forgot_it() {
+    let mut world = World::new();
+    world.api.set_link(Link::Down);
+    world.runtime.lives("main", &[Life::Ends(seconds(5), 0)]);
+    world.api.put(&pod("u1", "OnFailure"));
+    pass(60).await;
+    world.runtime.forget_ended();
+    world.runtime.clear_calls();
+    world.restart().await;
+    pass(60).await;
+    assert!(!world.runtime.calls().iter().any(|call| call.starts_with("start") || call.starts_with("run")));
+    world.api.set_link(Link::Up(2));
+    world.until("reported", |w| w.api.phase("u1") == "Succeeded").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_offline_before_a_restart_is_reported_after_it() {
+    let mut world = World::new();
+    world.api.set_link(Link::Down);
+    world.api.put(&pod("u1", "Always"));
+    pass(60).await;
+    world.restart().await;
+    pass(60).await;
+    assert!(world.api.patches().is_empty());
+    world.api.set_link(Link::Up(2));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    assert_eq!(world.api.patches().len(), 1);
+}

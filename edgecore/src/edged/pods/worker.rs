@@ -26,7 +26,7 @@ use crate::edged::context::{
 };
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
-use crate::edged::status::{Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated};
+use crate::edged::status::{Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated, with_kept};
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
 const FINDINGS: usize = 32;
@@ -98,6 +98,8 @@ pub(super) struct Worker {
     volumes: Option<MountedVolumes>,
     mount_backoff: Backoff,
     status: Option<PodStatus>,
+    /// Whether the status manager was told since edgecore started.
+    reported: bool,
     reasons: BTreeMap<String, (String, String)>,
     findings: BTreeMap<ContainerId, Findings>,
     probes: BTreeMap<ContainerId, ProbeGuard>,
@@ -128,6 +130,7 @@ impl Worker {
             volumes: None,
             mount_backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
             status: None,
+            reported: false,
             reasons: BTreeMap::new(),
             findings: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -137,6 +140,7 @@ impl Worker {
 
     /// Works until nothing of the pod is left and nobody wants it.
     pub(super) async fn run(mut self) {
+        self.remember().await;
         loop {
             let gone = self.take_wanted();
             let mut stop = self.wanted.clone();
@@ -163,6 +167,17 @@ impl Worker {
             while let Ok(event) = self.probe_events.1.try_recv() {
                 self.note(event);
             }
+        }
+    }
+
+    /// What was to be reported before edgecore stopped, while there was no link: a finished job is not run again.
+    async fn remember(&mut self) {
+        self.take_wanted();
+        let Some(ctx) = self.ctx.clone() else { return };
+        match ctx.api.pod_patch(ctx.namespace(), ctx.name()).await {
+            Ok(Some(patch)) => self.status = with_kept(&self.uid, ctx.pod.status.as_ref(), &patch),
+            Ok(None) => {}
+            Err(error) => warn!(pod = %self.key(), error = chain(&error), "the last status is not known"),
         }
     }
 
@@ -337,7 +352,8 @@ impl Worker {
             info!(pod = %self.key(), uid = %self.uid, from = old.phase, to = sent.phase, "pod phase");
         }
         let changed = self.status.as_ref() != Some(&sent);
-        if changed || finished {
+        if changed || finished || !self.reported {
+            self.reported = true;
             let report = Report {
                 uid: self.uid.clone(),
                 namespace: ctx.namespace().to_owned(),

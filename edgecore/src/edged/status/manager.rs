@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::patch;
 use crate::edged::api::Api;
 use crate::metamanager::{PodSet, RequestError};
-use crate::uplink::Link;
+use crate::uplink::{AskError, Link};
 
 /// Reports that wait for the manager; a worker that has more to say waits.
 const QUEUE: usize = 256;
@@ -213,7 +213,11 @@ fn failed(entry: &mut Entry, error: &RequestError, what: &str) {
     } = &entry.report;
     let pod = format_args!("{namespace}/{name}");
     match error {
-        // Nothing to do until there is a link; then everything is sent again.
+        // Once there is a link everything is sent again.
+        RequestError::Unanswered(AskError::Offline) => {
+            entry.due = None;
+            return;
+        }
         RequestError::Unanswered(_) => debug!(%pod, %uid, error = chain(error), "{what}"),
         _ => warn!(%pod, %uid, error = chain(error), "{what}"),
     }

@@ -16,4 +16,7 @@ mod tests;
 pub(crate) use compute::{Input, pod_status, terminated};
 pub(crate) use containers::ephemeral_containers;
 pub(crate) use manager::{Report, StatusManager};
+#[cfg(test)]
+pub(crate) use patch::apply;
+pub(crate) use patch::with_kept;
 pub(crate) use phase::is_terminal;

@@ -118,6 +118,70 @@ fn clone((key, value): (&String, &Value)) -> (String, Value) {
     (key.clone(), value.clone())
 }
 
+/// The status of a pod after a patch that was kept while there was no link; nothing if the patch is of another pod.
+pub(crate) fn with_kept(uid: &Uid, status: Option<&PodStatus>, patch: &str) -> Option<PodStatus> {
+    #[derive(Deserialize)]
+    struct Kept {
+        metadata: Guard,
+        status: Value,
+    }
+    #[derive(Deserialize)]
+    struct Guard {
+        uid: String,
+    }
+    let kept: Kept = serde_json::from_str(patch).ok()?;
+    if kept.metadata.uid != uid.as_str() {
+        return None;
+    }
+    let mut value = serde_json::to_value(status?).ok()?;
+    apply(&mut value, &kept.status);
+    serde_json::from_value(value).ok()
+}
+
+/// Strategic merge of a patch into a pod's status.
+pub(crate) fn apply(status: &mut Value, patch: &Value) {
+    if !status.is_object() {
+        *status = Value::Object(Map::new());
+    }
+    let Some(map) = status.as_object_mut() else { return };
+    for (key, value) in patch.as_object().into_iter().flatten().filter(|(key, _)| !key.starts_with('$')) {
+        let by = MERGED.iter().find(|(name, _)| name == key).map(|(_, by)| *by);
+        match (by, value) {
+            (_, Value::Null) => {
+                map.remove(key);
+            }
+            (Some(by), Value::Array(items)) => {
+                let list = map.entry(key.clone()).or_insert_with(|| Value::Array(Vec::new()));
+                if let Value::Array(list) = list {
+                    items.iter().for_each(|item| apply_item(list, by, item));
+                }
+            }
+            _ => {
+                map.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn apply_item(list: &mut Vec<Value>, by: &str, item: &Value) {
+    let place = list.iter().position(|have| have.get(by) == item.get(by));
+    if item.get("$patch").is_some() {
+        list.retain(|have| have.get(by) != item.get(by));
+        return;
+    }
+    let Some(Value::Object(old)) = place.and_then(|place| list.get_mut(place)) else {
+        list.push(item.clone());
+        return;
+    };
+    for (key, value) in item.as_object().into_iter().flatten() {
+        if value.is_null() {
+            old.remove(key);
+        } else {
+            old.insert(key.clone(), value.clone());
+        }
+    }
+}
+
 /// Nulls and absent fields are the same.
 fn strip(value: &mut Value) {
     match value {
