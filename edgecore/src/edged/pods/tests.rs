@@ -484,7 +484,13 @@ async fn a_job_that_finished_offline_is_not_run_again_though_the_runtime_forgot_
     world.runtime.clear_calls();
     world.restart().await;
     pass(60).await;
-    assert!(!world.runtime.calls().iter().any(|call| call.starts_with("start") || call.starts_with("run")));
+    assert!(
+        !world
+            .runtime
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("start") || call.starts_with("run"))
+    );
     world.api.set_link(Link::Up(2));
     world.until("reported", |w| w.api.phase("u1") == "Succeeded").await;
 }

@@ -26,7 +26,9 @@ use crate::edged::context::{
 };
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
-use crate::edged::status::{Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated, with_kept};
+use crate::edged::status::{
+    Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated, with_kept,
+};
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
 const FINDINGS: usize = 32;

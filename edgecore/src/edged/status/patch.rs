@@ -144,7 +144,12 @@ pub(crate) fn apply(status: &mut Value, patch: &Value) {
         *status = Value::Object(Map::new());
     }
     let Some(map) = status.as_object_mut() else { return };
-    for (key, value) in patch.as_object().into_iter().flatten().filter(|(key, _)| !key.starts_with('$')) {
+    for (key, value) in patch
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| !key.starts_with('$'))
+    {
         let by = MERGED.iter().find(|(name, _)| name == key).map(|(_, by)| *by);
         match (by, value) {
             (_, Value::Null) => {
