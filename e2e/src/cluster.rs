@@ -106,6 +106,8 @@ impl Cluster {
                 crate::wait::seconds(10),
                 || Ok((!process::alive(pid)).then_some(())),
             )?;
+            // `up` takes a process that nobody has reaped yet for a running one.
+            std::fs::remove_file(&file)?;
         }
         Ok(())
     }
