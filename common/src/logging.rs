@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 /// the environment variable `RUST_LOG` wins over it.
 pub fn init(verbosity: u8) {
     let default = match verbosity {
-        0 | 1 => "info",
-        2..=4 => "debug,hyper=info,h2=info,tower=info,rustls=info,tungstenite=info,kube=info",
+        // The client's own line for each failed connection repeats what the caller reports with the object and the cure.
+        0 | 1 => "info,kube_client::client::builder=off",
+        2..=4 => "debug,hyper=info,h2=info,tower=info,rustls=info,tungstenite=info,kube=info,kube_client=info",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
