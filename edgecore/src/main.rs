@@ -122,6 +122,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         );
         info!("Module websocket registered successfully");
     }
+    let mut edged = None;
     if config.modules.edged.enable {
         let node = settings::node(&config, host)?;
         let facts = Arc::new(SystemFacts {
@@ -134,10 +135,11 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
             &tasks,
         );
         node::start(node, meta.clone(), pods.runtime_state(), facts, &tasks);
+        edged = Some(pods);
         info!("Module edged registered successfully");
     }
     if let Some(address) = settings::server(&config)? {
-        server::start(address, meta, registry, axum::Router::new(), &tasks);
+        server::start(address, meta, edged, registry, axum::Router::new(), &tasks);
     }
     let off = config.stays_off();
     if !off.is_empty() {

@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use crate::edged;
 use crate::edged::cgroups::CgroupFacts;
-use crate::edged::context::{CgroupDriver, ImageGc};
+use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::node::{self, Taint};
+use crate::edged::quantity::Quantity;
 use crate::{edgehub, metamanager};
 
 /// A value that the program cannot work with.
@@ -145,6 +146,7 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
             "" => default.cgroup_root.clone(),
             root => root.to_owned(),
         },
+        reserved: reserved(kubelet),
         cpu_cfs_quota: kubelet.cpu_cfs_quota.unwrap_or(true),
         cpu_cfs_quota_period: kubelet
             .cpu_cfs_quota_period
@@ -165,6 +167,23 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
             .map(PathBuf::from),
         single_process_oom_kill: kubelet.single_process_oom_kill,
         ..default
+    })
+}
+
+/// What pods together may not use. Amounts that cannot be read count as nothing, as they do in the Node's allocatable.
+fn reserved(kubelet: &config::edgecore::KubeletConfig) -> Option<Reserved> {
+    if !kubelet.enforce_node_allocatable.iter().any(|on| on == "pods") {
+        return None;
+    }
+    let sum = |resource: &str| -> Quantity {
+        [&kubelet.kube_reserved, &kubelet.system_reserved]
+            .into_iter()
+            .filter_map(|amounts| Quantity::parse(amounts.get(resource)?).ok())
+            .sum()
+    };
+    Some(Reserved {
+        cpu_millis: sum("cpu").milli_value(),
+        memory_bytes: sum("memory").value(),
     })
 }
 

@@ -19,7 +19,7 @@ section! {
         "tlsCertFile" omit tls_cert_file: String = "/etc/kubeedge/certs/server.crt".into();
         /// Key of the server certificate.
         "tlsPrivateKeyFile" omit tls_private_key_file: String = "/etc/kubeedge/certs/server.key".into();
-        /// Seconds; accepted, without effect.
+        /// Seconds after which a session whose socket takes nothing ends.
         "writeTimeout" omit write_timeout: i32 = 30;
         /// QUIC listener.
         "quic" always quic: CloudHubQuic = CloudHubQuic::default();

@@ -13,7 +13,6 @@ use crate::problem::quoted;
 const WITHOUT_EFFECT: &[&str] = &[
     "kubeAPIConfig.contentType",
     "commonConfig.tunnelPort",
-    "modules.cloudHub.writeTimeout",
     "modules.cloudHub.https.enable",
 ];
 

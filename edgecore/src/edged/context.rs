@@ -45,6 +45,8 @@ pub struct Settings {
     pub cgroups_per_qos: bool,
     /// Cgroup that holds `kubepods`, `/` as a rule.
     pub cgroup_root: String,
+    /// What is kept from pods as a whole (`kubeReserved`, `systemReserved`); `None` unless `enforceNodeAllocatable` names `pods`.
+    pub reserved: Option<Reserved>,
     /// Whether limits of CPU time are enforced.
     pub cpu_cfs_quota: bool,
     /// Period of CPU time limits.
@@ -113,6 +115,7 @@ impl Default for Settings {
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroups_per_qos: true,
             cgroup_root: "/".into(),
+            reserved: None,
             cpu_cfs_quota: true,
             cpu_cfs_quota_period: Duration::from_millis(100),
             pod_pids_limit: None,
@@ -127,6 +130,15 @@ impl Default for Settings {
             meta_server: None,
         }
     }
+}
+
+/// Resources of the machine that pods together may not use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Thousandths of a processor.
+    pub cpu_millis: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
 }
 
 impl Settings {

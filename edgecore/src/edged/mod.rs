@@ -96,6 +96,8 @@ impl Edged {
                 ..settings
             });
             let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), &group));
+            let capacity = node.borrow().clone();
+            parts.enforce(&capacity).await;
             let outside = Outside {
                 runtime,
                 parts,

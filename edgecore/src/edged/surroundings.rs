@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::cgroups::PodCgroups;
 use super::context::{
-    ContainerRef, MountedVolumes, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
+    ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
 };
 use super::pods::{Parts, ProbeGuard};
 use super::probes::Probes;
@@ -43,6 +43,19 @@ impl Surroundings {
             probes: Probes::new(runtime.clone(), tasks.clone()),
             runtime,
             settings,
+        }
+    }
+
+    /// Keeps what the machine needs for itself from pods, once.
+    pub(super) async fn enforce(&self, node: &NodeFacts) {
+        let Some(reserved) = self.settings.reserved else { return };
+        let cpu = node.cpu_millis.saturating_sub(reserved.cpu_millis);
+        let memory = node.memory_bytes.saturating_sub(reserved.memory_bytes);
+        if let Err(error) = self.cgroups.enforce(cpu, memory).await {
+            warn!(
+                error = chain(&error),
+                "what is reserved for the machine is not kept from pods"
+            );
         }
     }
 }

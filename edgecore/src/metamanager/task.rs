@@ -339,7 +339,12 @@ impl Task {
     fn patched(&self, path: ObjectPath, object: Object) -> Option<Step> {
         let known = self.set.get(&object.uid())?;
         if known.object.version() >= object.version() {
-            return None;
+            // The cloud pushed it before it answered. What was kept for later is out of date all the same.
+            return Some(Step {
+                ops: vec![Op::DropPatch { path }],
+                news: News::None,
+                ack: None,
+            });
         }
         let pod = dispatch::pod_of_node(&object, &self.meta.shared.settings.node).ok()??;
         Some(Step {

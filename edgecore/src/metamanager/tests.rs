@@ -512,6 +512,48 @@ async fn damage_while_running_keeps_the_pods() {
 }
 
 #[tokio::test]
+async fn a_kept_status_leaves_although_the_cloud_pushed_the_pod_before_it_answered() {
+    let (_folder, path) = database();
+    let mut edge = Edge::start(&path).await;
+    edge.deliver(pod(Operation::Insert, "web", "u1", 7)).await;
+    edge.sent().await;
+    let (namespace, name) = (Namespace::new("default"), ObjectName::new("web"));
+    edge.cloud.link.send_replace(Link::Down);
+    let offline = edge.meta.patch_pod_status(&namespace, &name, "{\"a\":1}").await;
+    assert!(offline.is_err());
+    edge.cloud.link.send_replace(Link::Up(2));
+    edge.deliver(pod(Operation::Update, "web", "u1", 8)).await;
+    edge.sent().await;
+    let meta = edge.meta.clone();
+    let answer = Content::envelope(Some(&Content::json(&pod_json("web", "u1", 8))), None);
+    let (patched, _) = tokio::join!(
+        meta.patch_pod_status(&namespace, &name, "{\"a\":2}"),
+        edge.answer(answer)
+    );
+    assert!(patched.is_ok());
+    // The task takes one after the other: once this is acknowledged, the answer was seen.
+    edge.deliver(pod(Operation::Update, "web", "u1", 9)).await;
+    edge.sent().await;
+    assert_eq!(edge.meta.pod_patch(&namespace, &name).await.expect("read"), None);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn the_mirror_of_a_static_pod_is_stored_and_not_run() {
+    let (_folder, path) = database();
+    let mut edge = Edge::start(&path).await;
+    let mut mirror = pod_json("static-edge1", "m1", 7);
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "hash"});
+    let mut message = pod(Operation::Insert, "static-edge1", "m1", 7);
+    message.content = Content::json(&mirror);
+    edge.deliver(message).await;
+    edge.sent().await;
+    assert!(edge.uids().is_empty());
+    assert_eq!(edge.meta.inventory().await.expect("read").len(), 1);
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn a_status_that_cannot_be_sent_is_kept_and_leaves_when_one_is_sent() {
     let (_folder, path) = database();
     let mut edge = Edge::start(&path).await;

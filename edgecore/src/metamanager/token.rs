@@ -171,6 +171,6 @@ fn is_young(token: &TokenRequest, now: Timestamp) -> bool {
     let Some(status) = &token.status else { return false };
     let expires = status.expiration_timestamp.0.as_second();
     let life = token.spec.expiration_seconds.unwrap_or(3600).max(1);
-    let age = now.as_second() - (expires - life);
+    let age = now.as_second().saturating_sub(expires.saturating_sub(life));
     age < life.saturating_mul(RENEW_AT_PERCENT) / 100 && age < RENEW_AT_AGE
 }

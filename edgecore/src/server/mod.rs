@@ -18,6 +18,7 @@ use proto::Content;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::edged::Edged;
 use crate::metamanager::MetaManager;
 
 /// Pause before another try for a port that is taken.
@@ -25,9 +26,16 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What Prometheus expects.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Starts the server; `more` are the paths of other modules.
-pub fn start(address: SocketAddr, meta: MetaManager, registry: Registry, more: Router, tasks: &Tasks) {
-    let router = router(meta, Arc::new(registry)).merge(more);
+/// Starts the server; `edged` is absent where it is turned off, `more` are the paths of other modules.
+pub fn start(
+    address: SocketAddr,
+    meta: MetaManager,
+    edged: Option<Edged>,
+    registry: Registry,
+    more: Router,
+    tasks: &Tasks,
+) {
+    let router = router(meta, edged, Arc::new(registry)).merge(more);
     let stop = tasks.token().clone();
     tasks.spawn("server", async move {
         let listener = bind(address).await;
@@ -54,7 +62,7 @@ async fn bind(address: SocketAddr) -> TcpListener {
     }
 }
 
-fn router(meta: MetaManager, registry: Arc<Registry>) -> Router {
+fn router(meta: MetaManager, edged: Option<Edged>, registry: Arc<Registry>) -> Router {
     let healthy = || async { "ok" };
     let node = meta.clone();
     Router::new()
@@ -62,9 +70,24 @@ fn router(meta: MetaManager, registry: Arc<Registry>) -> Router {
         .route("/healthz", get(healthy))
         .route("/healthz/ping", get(healthy))
         .route("/healthz/log", get(healthy))
-        .route("/healthz/syncloop", get(healthy))
+        .route(
+            "/healthz/syncloop",
+            get(move || async move { sync_loop(edged.as_ref()) }),
+        )
         .route("/pods", get(move || async move { pods(&meta) }))
         .route("/metrics", get(move || async move { metrics(&registry) }))
+}
+
+/// Whether the runtime's containers are listed in time, which all that is done about pods begins with.
+fn sync_loop(edged: Option<&Edged>) -> Response {
+    match edged {
+        Some(edged) if !edged.is_listing() => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the container runtime has not listed its containers within the last 3 minutes",
+        )
+            .into_response(),
+        _ => "ok".into_response(),
+    }
 }
 
 /// Whether the node is Ready in the API, as far as is known here. Ours only: `keadm join` waits for it.

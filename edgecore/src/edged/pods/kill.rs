@@ -21,6 +21,8 @@ use crate::edged::status::ephemeral_containers;
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// Grace time of pods that nobody knows any more and whose containers do not tell.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// More than a year is as good as for ever.
+const LONGEST_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Stops all containers of a pod, then its sandboxes. Sidecars end after the main containers, in reverse order.
 pub(super) async fn kill_pod(
@@ -118,8 +120,12 @@ pub(super) fn pod_grace(ctx: &PodContext) -> Duration {
         .spec
         .as_ref()
         .and_then(|spec| spec.termination_grace_period_seconds);
-    let seconds = deletion.or(spec).unwrap_or(30).max(1);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(1))
+    grace(deletion.or(spec).unwrap_or(30))
+}
+
+/// A grace time from somebody else's seconds: the API takes any number, clocks do not.
+pub(super) fn grace(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default().max(1)).min(LONGEST_GRACE)
 }
 
 /// The grace time of a pod that is only known by its containers.
@@ -129,6 +135,7 @@ pub(super) fn orphan_grace(observed: &Observed) -> Duration {
         .iter()
         .find_map(|c| c.pod_grace)
         .map_or(DEFAULT_GRACE, Duration::from_secs)
+        .min(LONGEST_GRACE)
 }
 
 /// A container's spec by its name.

@@ -12,7 +12,8 @@ use super::backoff::{Restart, restart};
 use super::decide::{init_containers, main_containers};
 use super::observed::{ANNOTATION_RESTART_DELAY, Life, Observed};
 use super::worker::{Retry, Worker};
-use crate::edged::context::{ContainerKind, ContainerRef, MountedVolumes};
+use crate::edged::context::{ContainerKind, ContainerRef, MountedVolumes, PodContext};
+use crate::edged::podspec;
 use crate::edged::runtime::SandboxId;
 use crate::edged::status::ephemeral_containers;
 
@@ -80,6 +81,14 @@ impl Worker {
             .container_config(&ctx, container_ref, restarts, &image, &place.ips, volumes)
             .await
             .map_err(|error| NotStarted::new(error.reason, error.message))?;
+        if let Some(target) = target(&ctx, container_ref) {
+            let found = observed.latest(target).filter(|record| record.life == Life::Running);
+            let Some(found) = found else {
+                let message = format!("unable to find target container {target}");
+                return Err(NotStarted::new("CreateContainerConfigError", message));
+            };
+            podspec::share_process_namespace(&mut config, &found.id);
+        }
         config
             .annotations
             .insert(ANNOTATION_RESTART_DELAY.to_owned(), next_delay.to_string());
@@ -140,6 +149,16 @@ impl Worker {
             .last_log_number(self.ctx(), &container.name)
             .map_or(0, |n| n.saturating_add(1))
     }
+}
+
+/// The container whose processes an ephemeral container is to see.
+fn target<'a>(ctx: &'a PodContext, container: ContainerRef<'_>) -> Option<&'a str> {
+    if container.kind != ContainerKind::Ephemeral {
+        return None;
+    }
+    let all = ctx.pod.spec.as_ref()?.ephemeral_containers.as_deref()?;
+    let found = all.iter().find(|c| c.name == container.container.name)?;
+    found.target_container_name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// Seconds as Go prints durations.

@@ -261,6 +261,39 @@ async fn a_pod_whose_row_is_gone_is_killed_and_its_successor_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_is_wanted_again_while_it_ends_starts_anew() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Stubborn]);
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.remove("u1");
+    pass(1).await;
+    world.api.put(&pod("u1", "Always"));
+    world
+        .until("it runs again", |w| {
+            w.runtime.calls().iter().filter(|call| *call == "start main").count() == 2
+                && condition(w, "u1", "Ready") == "True"
+        })
+        .await;
+    let failed = |patch: &Value| patch["status"]["phase"] == "Failed";
+    assert!(!world.api.patches().iter().any(failed), "{:#?}", world.api.patches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_time_beyond_all_clocks_ends_a_pod_too() {
+    let world = World::new();
+    let mut patient = pod("u1", "Always");
+    patient["spec"]["terminationGracePeriodSeconds"] = i64::MAX.into();
+    world.api.put(&patient);
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.edit("u1", |pod| {
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = i64::MAX.into();
+    });
+    world.until("gone", |w| !w.api.deleted().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_removed_before_the_set_of_pods_is_ready() {
     let mut world = World::new();
     world.api.put(&pod("u1", "Always"));

@@ -96,6 +96,8 @@ pub(super) struct Worker {
     wake: Arc<Notify>,
     ctx: Option<PodContext>,
     stage: Stage,
+    /// The pod was to be gone at some time: should it be wanted again, another worker starts it anew.
+    was_gone: bool,
     observed: Observed,
     volumes: Option<MountedVolumes>,
     mount_backoff: Backoff,
@@ -128,6 +130,7 @@ impl Worker {
             wake,
             ctx: None,
             stage: Stage::Running,
+            was_gone: false,
             observed: Observed::default(),
             volumes: None,
             mount_backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
@@ -214,6 +217,7 @@ impl Worker {
                 if self.stage == Stage::Running {
                     self.stage = Stage::Terminating;
                 }
+                self.was_gone = true;
                 true
             }
             Wanted::Pod(pod) => {
@@ -226,7 +230,7 @@ impl Worker {
                     settings: self.shared.settings.clone(),
                     api: self.shared.api.clone(),
                 });
-                false
+                self.was_gone
             }
         }
     }
@@ -413,14 +417,13 @@ impl Worker {
             let shared = self.shared.clone();
             kill::kill_pod(&shared.runtime, &shared.parts, Some(&ctx), &self.observed, grace).await?;
         }
-        for (id, reason, grace) in &plan.kill {
+        // What is killed with the pod is not killed once more: its hook would run twice.
+        for (id, reason, grace) in plan.kill.iter().filter(|_| !plan.kill_pod) {
             info!(pod = %self.key(), %id, reason, "container is killed");
             let Some(record) = self.observed.by_id(id).cloned() else {
                 continue;
             };
-            let grace = grace
-                .and_then(|g| u64::try_from(g).ok())
-                .map_or_else(|| kill::pod_grace(&ctx), Duration::from_secs);
+            let grace = grace.map_or_else(|| kill::pod_grace(&ctx), kill::grace);
             let ip = pod_ip(&ctx, &self.observed);
             let shared = self.shared.clone();
             let deadline = Instant::now() + grace;
@@ -691,8 +694,7 @@ async fn less_grace(wanted: &mut watch::Receiver<Wanted>, grace: Duration) {
         Wanted::Pod(pod) => pod
             .metadata
             .deletion_grace_period_seconds
-            .and_then(|seconds| u64::try_from(seconds.max(1)).ok())
-            .is_some_and(|seconds| Duration::from_secs(seconds) < grace),
+            .is_some_and(|seconds| kill::grace(seconds) < grace),
     };
     if wanted.wait_for(less).await.is_err() {
         std::future::pending().await

@@ -135,7 +135,7 @@ fn absent(input: &Input<'_>, container: &Container, old: Option<&ContainerStatus
             ..Default::default()
         });
         if input.pod.metadata.deletion_timestamp.is_none() {
-            status.restart_count += 1;
+            status.restart_count = status.restart_count.saturating_add(1);
         }
     }
     status
@@ -153,7 +153,7 @@ fn present(
     ContainerStatus {
         name: container.name.clone(),
         restart_count: if lost {
-            old.map_or(restarts, |o| o.restart_count + 1)
+            old.map_or(restarts, |o| o.restart_count.saturating_add(1))
         } else {
             restarts
         },
