@@ -21,6 +21,8 @@ pub struct Settings {
     pub cloud: PathBuf,
     /// Folder with the edge's programs.
     pub edge: PathBuf,
+    /// Folder with the edgecore that the edge's is swapped for, if that is to be tested.
+    pub swap: Option<PathBuf>,
 }
 
 impl Settings {
@@ -40,13 +42,16 @@ impl Settings {
             (Some(kubernetes), Some(images)) => (kubernetes.into(), images.into()),
             _ => from_setup(&root)?,
         };
-        let programs = |name: &str| match std::env::var_os(name) {
-            Some(folder) => std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())),
-            None => Ok(own_programs(&root)),
+        let named = |name: &str| {
+            std::env::var_os(name)
+                .map(|folder| std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())))
+                .transpose()
         };
+        let programs = |name: &str| Ok::<_, anyhow::Error>(named(name)?.unwrap_or_else(|| own_programs(&root)));
         Ok(Self {
             cloud: programs("KE_CLOUD")?,
             edge: programs("KE_EDGE")?,
+            swap: named("KE_SWAP")?,
             root,
             kubernetes,
             images,

@@ -231,6 +231,11 @@ impl EdgeHost {
             .with_context(|| format!("{}", path.display()))
     }
 
+    /// Takes edgecore from another folder from its next start on.
+    pub fn set_programs(&mut self, folder: &Path) {
+        folder.clone_into(&mut self.settings.edge);
+    }
+
     /// Starts edgecore from the folder of the edge's programs, with the configuration that was written.
     pub fn start_edgecore(&mut self) -> Result<()> {
         let program = program(&self.settings.edge, "edgecore")?;

@@ -34,7 +34,7 @@ fn all_containers(system: &System) -> Result<BTreeMap<String, String>> {
 }
 
 /// Starts a web Deployment and returns its namespace and the ids of its containers.
-fn workload(system: &System, name: &str, replicas: u32) -> Result<(String, BTreeMap<String, String>)> {
+pub(super) fn workload(system: &System, name: &str, replicas: u32) -> Result<(String, BTreeMap<String, String>)> {
     let namespace = system.namespace(name)?;
     system.cluster.apply(&namespace, &web("web", replicas))?;
     // Go's edgecore may lose an answer to a question for a ConfigMap and asks again after 60 s.
@@ -43,7 +43,7 @@ fn workload(system: &System, name: &str, replicas: u32) -> Result<(String, BTree
     Ok((namespace, containers))
 }
 
-fn scale(system: &System, namespace: &str, replicas: u32) -> Result<()> {
+pub(super) fn scale(system: &System, namespace: &str, replicas: u32) -> Result<()> {
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/web");
     system
         .api()
@@ -51,7 +51,7 @@ fn scale(system: &System, namespace: &str, replicas: u32) -> Result<()> {
         .map(drop)
 }
 
-fn no_restarts(system: &System, namespace: &str) -> Result<()> {
+pub(super) fn no_restarts(system: &System, namespace: &str) -> Result<()> {
     for pod in system.pods(namespace)? {
         ensure!(api::restarts(&pod) == 0, "{} was restarted", api::name(&pod));
     }
@@ -189,7 +189,7 @@ fn link_cut(
 }
 
 /// Waits until every pod of `web` serves this page.
-fn page_shows(system: &System, namespace: &str, page: &str, limit: u64) -> Result<()> {
+pub(super) fn page_shows(system: &System, namespace: &str, page: &str, limit: u64) -> Result<()> {
     wait::until("changed ConfigMap served by every pod", seconds(limit), || {
         for pod in system.pods(namespace)? {
             let url = format!("http://{}:8080/page", api::text(&pod, "/status/podIP"));

@@ -5,6 +5,7 @@ mod faults;
 mod harness;
 mod manifests;
 mod pods;
+mod swap;
 mod volumes;
 mod workloads;
 
@@ -14,6 +15,7 @@ use crate::system::Scenario;
 /// All scenarios, in the order they run: what only reads first, what breaks things last.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
+    let swaps = std::env::var_os("KE_SWAP").is_some();
     [
         harness::LIST,
         workloads::LIST,
@@ -21,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         pods::LIST,
         manifests::LIST,
         faults::LIST,
+        if swaps { swap::LIST } else { &[] },
     ]
     .into_iter()
     .flatten()
