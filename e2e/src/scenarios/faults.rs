@@ -101,7 +101,8 @@ fn cloudcore_killed(context: &mut Context) -> Result<()> {
         "containers changed with cloudcore dead"
     );
     system.cloud.start()?;
-    system.converged("what was missed is applied", &namespace, 4, 90)?;
+    // Go's edgecore takes up to 45 s to connect again, and reports nothing for 60 s when a report was lost with the link.
+    system.converged("what was missed is applied", &namespace, 4, 150)?;
     page_shows(system, &namespace, "hello two\n", 100)?;
     no_restarts(system, &namespace)?;
     system.clean(&namespace)

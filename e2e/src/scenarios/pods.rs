@@ -48,7 +48,8 @@ fn probes_flip(context: &mut Context) -> Result<()> {
         bare("live", node, "", &format!("{file}\n{}", probe("livenessProbe", exec))),
     ];
     system.cluster.apply(&namespace, &manifests.join("---\n"))?;
-    system.converged("all four Ready", &namespace, 4, 60)?;
+    // Go's edgecore may lose an answer and ask again after 60 s.
+    system.converged("all four Ready", &namespace, 4, 150)?;
     let shell = |pod: &str, line: &str| -> Result<String> {
         let container = system.edge.container(&namespace, pod, "main")?;
         system.edge.exec(&container, &["sh", "-c", line])

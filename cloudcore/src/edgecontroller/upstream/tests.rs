@@ -88,7 +88,13 @@ fn answered_here(exchange: &Exchange) -> bool {
 async fn an_answer_reaches_a_go_edge_when_it_listens_and_ours_at_once() {
     let world = world().await;
     let route = proto::Route::parse(&Group::Meta, "default/configmap/a");
-    let request = Message::new(Source::MetaManager, Group::Meta, Operation::Query, route, Content::null());
+    let request = Message::new(
+        Source::MetaManager,
+        Group::Meta,
+        Operation::Query,
+        route,
+        Content::null(),
+    );
     for (peer, waits) in [(Peer::Ours, false), (Peer::Go, true)] {
         let start = Instant::now();
         let answers = super::answers(&world.desk, peer, &NodeName::from("sim-1"), &request).await;
