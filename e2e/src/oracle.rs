@@ -75,7 +75,7 @@ fn mask(value: &Value, secrets: &[(&str, &str)]) -> Value {
             {
                 return Value::String("kube-api-access".to_owned());
             }
-            Value::String(without_ids(&string))
+            Value::String(without_use(&without_ids(&string)))
         }
         other => other.clone(),
     }
@@ -95,6 +95,14 @@ fn without_ids(string: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// Replaces what other pods of a node use of a resource.
+fn without_use(string: &str) -> String {
+    match string.split_once(", used: ") {
+        Some((before, rest)) => format!("{before}, used: N{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
+        None => string.to_owned(),
+    }
 }
 
 /// Where two values differ: one line each, `path: left | right`.
@@ -174,6 +182,13 @@ mod tests {
             a.pointer("/containerStatuses/0/state/waiting/message"),
             Some(&json!("of p_UID ID"))
         );
+    }
+
+    #[test]
+    fn masks_what_other_pods_use() {
+        let left = "Node didn't have enough resource: cpu, requested: 9000, used: 100, capacity: 2000";
+        assert_eq!(without_use(left), left.replace("used: 100", "used: N"));
+        assert_eq!(without_use("used"), "used");
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn compare_all(system: &System, folder: &str, ours: bool) -> Result<()> {
     system.clean(at_kubelet)?;
     ensure!(
         left.is_empty(),
-        "{} manifests differ (edge | kubelet):\n{}",
+        "{} differences (edge | kubelet):\n{}",
         left.len(),
         left.join("\n")
     );

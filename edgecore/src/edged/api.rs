@@ -46,6 +46,8 @@ pub trait Api: Send + Sync + fmt::Debug {
     fn token<'a>(&'a self, question: &'a TokenQuestion) -> Reply<'a, TokenRequest>;
     /// The Node object as last stored.
     fn node(&self) -> Reply<'_, Option<Object>>;
+    /// The Node object as the cloud has it now; clouds before v1.23 do not tell of changes.
+    fn fresh_node(&self) -> Reply<'_, Object>;
     /// Sends a strategic merge patch of a pod's status; kept as a row while offline.
     fn patch_pod_status<'a>(&'a self, namespace: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object>;
     /// The last status patch that was kept, if any.
@@ -85,6 +87,10 @@ impl Api for MetaManager {
 
     fn node(&self) -> Reply<'_, Option<Object>> {
         Self::node(self).boxed()
+    }
+
+    fn fresh_node(&self) -> Reply<'_, Object> {
+        Self::fetch_node(self).boxed()
     }
 
     fn patch_pod_status<'a>(&'a self, namespace: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object> {

@@ -9,8 +9,10 @@
 //! - `runtime`: calls of the container runtime interface, with a fake for tests;
 //! - `podspec`: from a pod to the runtime's configurations, no side effects but reading;
 //! - `volumes`, `cgroups`, `hooks`, `probes`: what surrounds containers;
+//! - `admission`: whether a newcomer fits;
 //! - `pods`: decides what to do about one pod, and does it.
 
+mod admission;
 pub mod api;
 pub mod cgroups;
 pub mod context;

@@ -42,6 +42,9 @@ struct Sent {
     deleted: Vec<String>,
     /// The patch of the only pod of a test that is offline.
     kept: Option<String>,
+    /// This node as stored, and as the cloud has it.
+    node: Option<Object>,
+    fresh_node: Option<Object>,
 }
 
 impl FakeApi {
@@ -91,6 +94,14 @@ impl FakeApi {
                 pods: set.pods.clone(),
             })
         });
+    }
+
+    /// Stores a Node, and what the cloud answers when it is asked for it.
+    pub(crate) fn set_node(&self, stored: &Value, fresh: Option<&Value>) {
+        let object = |value: &Value| Object::from_value(value).expect("a node");
+        let mut sent = self.sent.lock();
+        sent.node = Some(object(stored));
+        sent.fresh_node = fresh.map(object);
     }
 
     pub(crate) fn set_link(&self, link: Link) {
@@ -151,7 +162,13 @@ impl Api for FakeApi {
     }
 
     fn node(&self) -> Reply<'_, Option<Object>> {
-        futures::future::ready(Ok(None)).boxed()
+        futures::future::ready(Ok(self.sent.lock().node.clone())).boxed()
+    }
+
+    fn fresh_node(&self) -> Reply<'_, Object> {
+        let offline = RequestError::Unanswered(AskError::Offline);
+        let fresh = self.sent.lock().fresh_node.clone().ok_or(offline);
+        futures::future::ready(fresh).boxed()
     }
 
     fn patch_pod_status<'a>(&'a self, _: &'a str, _: &'a str, patch: &'a str) -> Reply<'a, Object> {

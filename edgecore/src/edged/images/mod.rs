@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::edged::context::{ResolvedImage, Settings};
+use crate::edged::podspec::image_user;
 use crate::edged::runtime::{Runtime, RuntimeError};
 
 /// Why a container has no image: `waiting.reason` and `waiting.message`.
@@ -70,7 +71,8 @@ impl Images {
         let named = container.image.as_deref().unwrap_or_default();
         let Some(name) = with_tag(named) else {
             let message = format!(
-                "Failed to apply default image tag \"{named}\": couldn't parse image name \"{named}\": invalid reference format"
+                "Failed to apply default image tag \"{named}\": couldn't parse image name \"{named}\": {}",
+                why_invalid(named)
             );
             return Err(ImageError {
                 reason: "InvalidImageName",
@@ -196,11 +198,12 @@ fn policy(container: &Container, name: &str) -> Policy {
 }
 
 fn resolved(name: String, image: cri::Image) -> ResolvedImage {
+    let (uid, username) = image_user(&image);
     ResolvedImage {
         name,
         id: image.id,
-        uid: image.uid.map(|uid| uid.value),
-        username: image.username,
+        uid,
+        username,
     }
 }
 
@@ -237,7 +240,7 @@ pub(crate) fn normalize(image: &str) -> Option<String> {
         return None;
     }
     let (registry, path) = match path.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
+        Some((first, rest)) if is_registry(first) => (first, rest.to_owned()),
         Some(_) => ("docker.io", path.to_owned()),
         None => ("docker.io", format!("library/{path}")),
     };
@@ -263,12 +266,33 @@ pub(crate) fn normalize(image: &str) -> Option<String> {
     Some(full)
 }
 
+/// Capital letters make a registry of the first part too, as no repository has them.
+fn is_registry(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost" || part.chars().any(|c| c.is_ascii_uppercase())
+}
+
+/// What is wrong with an image name, in the words of those who compare statuses.
+fn why_invalid(image: &str) -> String {
+    let repository = match image.split_once('/') {
+        Some((first, rest)) if is_registry(first) => rest.to_owned(),
+        Some(_) => image.to_owned(),
+        None => format!("library/{image}"),
+    };
+    let repository = repository.split(':').next().unwrap_or_default();
+    let format = "invalid reference format";
+    if repository.chars().any(char::is_uppercase) {
+        format!("{format}: repository name ({repository}) must be lowercase")
+    } else {
+        format.to_owned()
+    }
+}
+
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
-    use super::normalize;
+    use super::{normalize, resolved, why_invalid};
 
     #[test]
     fn image_names_get_a_registry_and_a_tag() {
@@ -291,5 +315,27 @@ mod tests {
         assert_eq!(full("UPPER"), None);
         assert_eq!(full("a:b:c d"), None);
         assert_eq!(full("foo//bar"), None);
+    }
+
+    #[test]
+    fn capital_letters_are_named_as_the_fault() {
+        let lowercase = |name: &str| format!("invalid reference format: repository name ({name}) must be lowercase");
+        assert_eq!(why_invalid("UPPER/Case:1"), lowercase("Case"));
+        assert_eq!(why_invalid("UPPER"), lowercase("library/UPPER"));
+        assert_eq!(why_invalid("a:b:c d"), "invalid reference format");
+    }
+
+    #[test]
+    fn an_image_that_names_no_user_runs_as_root() {
+        let silent = resolved("a".into(), proto::cri::Image::default());
+        assert_eq!(silent.uid, Some(0));
+        let named = resolved(
+            "a".into(),
+            proto::cri::Image {
+                username: "nginx".into(),
+                ..Default::default()
+            },
+        );
+        assert_eq!((named.uid, named.username.as_str()), (None, "nginx"));
     }
 }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::Tasks;
+use common::{Tasks, chain};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use proto::Uid;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::worker::{Shared, Wanted, Worker};
+use super::worker::{Calls, Shared, Wanted, Worker};
+use crate::edged::admission::{Refusal, admit};
 use crate::edged::context::PodContext;
 use crate::edged::runtime::{LABEL_POD_UID, RuntimeError};
+use crate::edged::status::is_terminal;
 use crate::metamanager::{DesiredPod, PodSet};
 
 /// Workers that ended and wait to be taken off the list; a worker that ends waits.
@@ -24,6 +28,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 struct Entry {
     wanted: watch::Sender<Wanted>,
     wake: Arc<Notify>,
+    /// Whether the pod holds what it asked for: from its admission until its containers are gone.
+    holds: Arc<AtomicBool>,
 }
 
 type Workers = Arc<Mutex<BTreeMap<Uid, Entry>>>;
@@ -89,7 +95,7 @@ impl PodManager {
         let mut balanced = Vec::new();
         loop {
             let set = pods.borrow_and_update().clone();
-            self.apply(&set);
+            self.apply(&set).await;
             let uids: Vec<Uid> = set.pods.keys().cloned().collect();
             if uids != balanced {
                 balanced = uids;
@@ -114,10 +120,11 @@ impl PodManager {
     }
 
     /// Hands every worker its newest pod. Until the set is ready nothing is removed for being absent.
-    fn apply(&self, set: &PodSet) {
+    async fn apply(&self, set: &PodSet) {
+        let mut refused = self.refused(set).await;
         for (uid, desired) in &set.pods {
             let pod = Arc::new(desired.pod.clone());
-            self.want(uid, Wanted::Pod(pod));
+            self.want(uid, Wanted::Pod(pod), refused.remove(uid));
         }
         if !set.ready {
             return;
@@ -133,19 +140,73 @@ impl PodManager {
         }
     }
 
-    async fn balance(&self, set: &PodSet) {
-        let node = self.shared.node.borrow().clone();
-        let context = |pod: &Arc<DesiredPod>| PodContext {
-            pod: Arc::new(pod.pod.clone()),
-            node: node.clone(),
+    /// The newcomers that get no place on this node.
+    async fn refused(&self, set: &PodSet) -> BTreeMap<Uid, Refusal> {
+        let (mut there, mut newcomers) = (Vec::new(), Vec::new());
+        {
+            let workers = self.workers.lock();
+            for (uid, desired) in &set.pods {
+                match workers.get(uid) {
+                    Some(entry) if entry.holds.load(Ordering::Relaxed) => there.push(self.context(desired)),
+                    Some(_) => {}
+                    None if is_over(&desired.pod) => {}
+                    None if was_admitted(&desired.pod) => there.push(self.context(desired)),
+                    None => newcomers.push(self.context(desired)),
+                }
+            }
+        }
+        if newcomers.is_empty() {
+            return BTreeMap::new();
+        }
+        let node = match self.shared.api.node().await.map(|node| node.map(|node| node.view::<Node>())) {
+            Ok(Some(Ok(node))) => node,
+            // Without a Node there is nothing to compare with, and pods of a node that is offline must come up.
+            Ok(_) => return BTreeMap::new(),
+            Err(error) => {
+                debug!(error = chain(&error), "pods are admitted without knowing the node");
+                return BTreeMap::new();
+            }
+        };
+        newcomers.sort_by(|a, b| order(a).cmp(&order(b)));
+        let mut asked = None;
+        let mut refused = BTreeMap::new();
+        for pod in newcomers {
+            let mut verdict = admit(asked.as_ref().unwrap_or(&node), &there, &pod);
+            if verdict.is_err() && asked.is_none() {
+                // The stored Node may be older than what the scheduler saw.
+                asked = self.shared.api.fresh_node().await.ok().and_then(|node| node.view().ok());
+                if let Some(fresh) = &asked {
+                    verdict = admit(fresh, &there, &pod);
+                }
+            }
+            match verdict {
+                Ok(()) => there.push(pod),
+                Err(refusal) => {
+                    let (reason, message) = (&refusal.reason, &refusal.message);
+                    let key = format_args!("{}/{}", pod.namespace(), pod.name());
+                    warn!(pod = %key, uid = %pod.uid(), reason, message, "pod is refused, it has failed");
+                    refused.insert(pod.uid(), refusal);
+                }
+            }
+        }
+        refused
+    }
+
+    fn context(&self, desired: &DesiredPod) -> PodContext {
+        PodContext {
+            pod: Arc::new(desired.pod.clone()),
+            node: self.shared.node.borrow().clone(),
             settings: self.shared.settings.clone(),
             api: self.shared.api.clone(),
-        };
-        let pods: Vec<PodContext> = set.pods.values().map(context).collect();
+        }
+    }
+
+    async fn balance(&self, set: &PodSet) {
+        let pods: Vec<PodContext> = set.pods.values().map(|desired| self.context(desired)).collect();
         self.shared.parts.balance(&pods).await;
     }
 
-    fn want(&self, uid: &Uid, wanted: Wanted) {
+    fn want(&self, uid: &Uid, wanted: Wanted, refusal: Option<Refusal>) {
         let mut workers = self.workers.lock();
         if let Some(entry) = workers.get(uid) {
             entry.wanted.send_if_modified(|old| {
@@ -163,8 +224,19 @@ impl PodManager {
         }
         let (sender, receiver) = watch::channel(wanted);
         let wake = Arc::new(Notify::new());
-        let worker = Worker::new(self.shared.clone(), uid.clone(), receiver, wake.clone());
-        workers.insert(uid.clone(), Entry { wanted: sender, wake });
+        let holds = Arc::new(AtomicBool::new(refusal.is_none()));
+        let calls = Calls {
+            wanted: receiver,
+            wake: wake.clone(),
+            holds: holds.clone(),
+        };
+        let worker = Worker::new(self.shared.clone(), uid.clone(), calls, refusal);
+        let entry = Entry {
+            wanted: sender,
+            wake,
+            holds,
+        };
+        workers.insert(uid.clone(), entry);
         let (ended, uid) = (self.ended.0.clone(), uid.clone());
         self.tasks.spawn("pod", async move {
             worker.run().await;
@@ -203,7 +275,7 @@ impl PodManager {
         for uid in uids {
             if !uid.is_empty() && !set.pods.contains_key(&uid) && !self.workers.lock().contains_key(&uid) {
                 info!(%uid, "pod that nobody knows is removed");
-                self.want(&uid, Wanted::Gone);
+                self.want(&uid, Wanted::Gone, None);
             }
         }
     }
@@ -219,4 +291,20 @@ impl PodManager {
             .filter_map(|labels| labels.get(LABEL_POD_UID).map(Uid::new))
             .collect())
     }
+}
+
+/// Whether the pod asks for nothing any more, as far as is known before it was looked at.
+fn is_over(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() || is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
+}
+
+/// Whether the pod was given a place before edgecore started: only then it has a start time.
+fn was_admitted(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+/// First come, first served.
+fn order(pod: &PodContext) -> (Option<jiff::Timestamp>, &str, &str) {
+    let created = pod.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (created, pod.namespace(), pod.name())
 }

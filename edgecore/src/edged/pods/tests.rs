@@ -541,3 +541,102 @@ async fn what_happened_offline_before_a_restart_is_reported_after_it() {
     world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
     assert_eq!(world.api.patches().len(), 1);
 }
+
+/// A Node with room for two processors.
+fn node(labels: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "edge1", "labels": labels},
+        "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110"}}})
+}
+
+fn asking(uid: &str, created: &str, cpu: &str) -> Value {
+    let mut pod = pod(uid, "Always");
+    pod["metadata"]["name"] = json!(uid);
+    pod["metadata"]["creationTimestamp"] = json!(created);
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_fit_fails_and_the_next_one_gets_its_chance() {
+    let mut world = World::new();
+    world.api.set_node(&node(json!({})), None);
+    world.api.put(&asking("u1", "2026-01-01T00:00:00Z", "1500m"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.put(&asking("u2", "2026-01-01T00:00:01Z", "600m"));
+    world.until("refused", |w| w.api.phase("u2") == "Failed").await;
+    pass(60).await;
+    let status = world.api.pod("u2").status.expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Pod was rejected: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000")
+    );
+    assert!(status.container_statuses.is_none() && status.start_time.is_some());
+    assert_eq!(world.runtime.calls(), ["run 0", "start main"]);
+    // A restart finds both as they are: the place once given is kept, the refused pod is not tried again.
+    world.api.set_node(&node(json!({})), None);
+    world.restart().await;
+    pass(120).await;
+    assert_eq!(world.api.pod("u2").status, Some(status));
+    assert_eq!(world.api.phase("u1"), "Running");
+    assert_eq!(world.runtime.calls(), ["run 0", "start main"]);
+    // What a pod holds is free once its containers are gone.
+    world.api.edit("u1", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:10:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(1);
+    });
+    world.until("gone", |w| w.api.deleted() == ["u1"]).await;
+    world.api.put(&asking("u3", "2026-01-01T00:11:00Z", "1500m"));
+    world.until("ready", |w| condition(w, "u3", "Ready") == "True").await;
+    // The refused one goes when it is deleted.
+    world.api.edit("u2", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:12:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(1);
+    });
+    world.until("deleted", |w| w.api.deleted() == ["u1", "u2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_that_come_together_the_older_one_gets_the_place() {
+    let world = World::new();
+    world.api.set_node(&node(json!({})), None);
+    world.api.set_ready(false);
+    world.api.put(&asking("u1", "2026-01-01T00:00:05Z", "1500m"));
+    world.api.put(&asking("u2", "2026-01-01T00:00:01Z", "1500m"));
+    world.until("ready", |w| condition(w, "u2", "Ready") == "True").await;
+    world.until("refused", |w| w.api.phase("u1") == "Failed").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cloud_is_asked_for_the_node_before_a_pod_is_refused() {
+    let world = World::new();
+    world.api.set_node(&node(json!({})), Some(&node(json!({"disk": "ssd"}))));
+    let mut choosy = pod("u1", "Always");
+    choosy["spec"]["nodeSelector"] = json!({"disk": "ssd"});
+    world.api.put(&choosy);
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_ends_when_its_time_is_over_and_stays_ended() {
+    let mut world = World::new();
+    let mut short = pod("u1", "Always");
+    short["spec"]["activeDeadlineSeconds"] = json!(100);
+    world.api.put(&short);
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    pass(90).await;
+    assert_eq!(world.api.phase("u1"), "Running");
+    world.until("over", |w| w.api.phase("u1") == "Failed").await;
+    let status = world.api.pod("u1").status.expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Pod was active on the node longer than the specified deadline")
+    );
+    assert!(status.pod_ip.is_some(), "the address of an ended pod stays known");
+    assert!(world.runtime.running().is_empty());
+    world.restart().await;
+    pass(60).await;
+    assert_eq!(world.api.pod("u1").status, Some(status));
+    assert!(world.runtime.running().is_empty());
+}

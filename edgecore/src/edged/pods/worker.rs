@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::backoff::random_unit;
@@ -20,6 +21,7 @@ use super::kill;
 use super::observed::{Life, Observed, observe};
 use super::parts::{Parts, ProbeGuard};
 use super::start::{NotStarted, Place};
+use crate::edged::admission::Refusal;
 use crate::edged::api::Api;
 use crate::edged::context::{
     ContainerKind, ContainerRef, Finding, MountedVolumes, NodeFacts, PodContext, ProbeEvent, Settings,
@@ -27,7 +29,8 @@ use crate::edged::context::{
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
 use crate::edged::status::{
-    Input, Report, StatusManager, ephemeral_containers, is_terminal, pod_status, terminated, with_kept,
+    DEADLINE, Input, Report, StatusManager, ephemeral_containers, is_terminal, never_ran, pod_status, refused, terminated,
+    with_kept,
 };
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
@@ -88,12 +91,21 @@ enum Stage {
     Terminated,
 }
 
+/// How the manager reaches a worker.
+pub(super) struct Calls {
+    pub(super) wanted: watch::Receiver<Wanted>,
+    pub(super) wake: Arc<Notify>,
+    /// Cleared once the pod's containers are gone.
+    pub(super) holds: Arc<AtomicBool>,
+}
+
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pulls: PullDelays,
     uid: Uid,
-    wanted: watch::Receiver<Wanted>,
-    wake: Arc<Notify>,
+    calls: Calls,
+    /// Why the pod has no place on this node.
+    refusal: Option<Refusal>,
     ctx: Option<PodContext>,
     stage: Stage,
     /// The pod was to be gone at some time: should it be wanted again, another worker starts it anew.
@@ -121,13 +133,13 @@ enum Outcome {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, uid: Uid, wanted: watch::Receiver<Wanted>, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, uid: Uid, calls: Calls, refusal: Option<Refusal>) -> Self {
         Self {
             shared,
             pulls: PullDelays::default(),
             uid,
-            wanted,
-            wake,
+            calls,
+            refusal,
             ctx: None,
             stage: Stage::Running,
             was_gone: false,
@@ -148,7 +160,7 @@ impl Worker {
         self.remember().await;
         loop {
             let gone = self.take_wanted();
-            let mut stop = self.wanted.clone();
+            let mut stop = self.calls.wanted.clone();
             let outcome = if self.stage == Stage::Running && !gone {
                 // The end of a pod does not wait for the pull of its image.
                 tokio::select! {
@@ -161,11 +173,11 @@ impl Worker {
             let until = match outcome {
                 Outcome::Done => return,
                 Outcome::Again => continue,
-                Outcome::Wait(until) => until,
+                Outcome::Wait(until) => self.before_deadline(until),
             };
             tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
-                () = self.wake.notified() => {}
+                changed = self.calls.wanted.changed() => if changed.is_err() { return },
+                () = self.calls.wake.notified() => {}
                 event = self.probe_events.1.recv() => if let Some(event) = event { self.note(event) },
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -183,6 +195,10 @@ impl Worker {
             Ok(Some(patch)) => self.status = with_kept(&self.uid, ctx.pod.status.as_ref(), &patch),
             Ok(None) => {}
             Err(error) => warn!(pod = %self.key(), error = chain(&error), "the last status is not known"),
+        }
+        if let Some(refusal) = self.refusal.take() {
+            let qos_class = self.shared.parts.qos_class(&ctx);
+            self.status = Some(refused(&refusal, qos_class, (self.shared.clock)()));
         }
     }
 
@@ -211,7 +227,7 @@ impl Worker {
 
     /// Takes the newest desired state. Returns whether the pod is to be gone.
     fn take_wanted(&mut self) -> bool {
-        let wanted = self.wanted.borrow_and_update().clone();
+        let wanted = self.calls.wanted.borrow_and_update().clone();
         match wanted {
             Wanted::Gone => {
                 if self.stage == Stage::Running {
@@ -326,6 +342,7 @@ impl Worker {
         let empty = PodStatus::default();
         let old = self.status.as_ref().or(ctx.pod.status.as_ref()).unwrap_or(&empty);
         let now = (self.shared.clock)();
+        let evicted = self.deadline().is_some_and(|at| at <= now).then_some(DEADLINE);
         let status = pod_status(&Input {
             pod: &ctx.pod,
             observed: &self.observed,
@@ -333,12 +350,13 @@ impl Worker {
             findings: &self.findings,
             reasons: &self.reasons,
             stopped,
+            evicted,
             runtime_name: &self.shared.runtime_name.borrow(),
             host_ips: &ctx.node.ips,
             qos_class: &self.shared.parts.qos_class(&ctx),
             now,
         });
-        let mut sent = if finished {
+        let mut sent = if finished && !never_ran(&status) {
             terminated(&ctx.pod, &status, now)
         } else {
             status.clone()
@@ -371,6 +389,28 @@ impl Worker {
         }
         self.status = Some(sent);
         status
+    }
+
+    /// When the pod has run for as long as it may.
+    fn deadline(&self) -> Option<Timestamp> {
+        let pod = &self.ctx.as_ref()?.pod;
+        let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+        let status = self.status.as_ref().or(pod.status.as_ref())?;
+        let started = status.start_time.as_ref()?.0;
+        started.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
+    }
+
+    /// The time of the next look, not later than the end of the pod's time.
+    fn before_deadline(&self, until: Instant) -> Instant {
+        if self.stage != Stage::Running {
+            return until;
+        }
+        let left = self.deadline().map(|at| at.duration_since((self.shared.clock)()));
+        // One that is over already was looked at.
+        match left.and_then(|left| Duration::try_from(left).ok()) {
+            Some(left) if !left.is_zero() => until.min(Instant::now() + left),
+            _ => until,
+        }
     }
 
     /// One look at a pod that is to run.
@@ -578,7 +618,7 @@ impl Worker {
         let observed = self.observed.clone();
         {
             // A shorter grace time, or the pod's removal, must not wait for the longer one.
-            let mut shorter = self.wanted.clone();
+            let mut shorter = self.calls.wanted.clone();
             let kill = kill::kill_pod(&shared.runtime, &shared.parts, ctx.as_ref(), &observed, grace);
             tokio::select! {
                 killed = kill => killed?,
@@ -593,6 +633,7 @@ impl Worker {
         if ctx.is_some() && !gone {
             self.report(true, false).await;
         }
+        self.calls.holds.store(false, Ordering::Relaxed);
         self.stage = Stage::Cleaning;
         Ok(Outcome::Again)
     }

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 use crate::edged::api::{Api, Reply, TokenQuestion};
 use crate::edged::context::{NodeFacts, PodContext, Settings};
 use crate::metamanager::{PodSet, RequestError};
-use crate::uplink::Link;
+use crate::uplink::{AskError, Link};
 
 /// Objects by path, and a token.
 #[derive(Debug, Default)]
@@ -76,6 +76,10 @@ impl Api for Objects {
 
     fn node(&self) -> Reply<'_, Option<Object>> {
         async { Ok(None) }.boxed()
+    }
+
+    fn fresh_node(&self) -> Reply<'_, Object> {
+        futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed()
     }
 
     fn patch_pod_status<'a>(&'a self, _: &'a str, name: &'a str, _: &'a str) -> Reply<'a, Object> {

@@ -12,9 +12,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::conditions::{self, Condition};
 use super::containers::{self, STATUS_UNKNOWN};
 use super::phase::{self, is_terminal};
+use crate::edged::admission::Refusal;
 use crate::edged::pods::decide::{self, Findings};
 use crate::edged::pods::observed::Observed;
 use crate::edged::runtime::ContainerId;
+
+/// Reason and message of pods that ran for longer than `activeDeadlineSeconds`.
+pub(crate) const DEADLINE: (&str, &str) = (
+    "DeadlineExceeded",
+    "Pod was active on the node longer than the specified deadline",
+);
 
 /// What a status is made of.
 pub(crate) struct Input<'a> {
@@ -27,6 +34,8 @@ pub(crate) struct Input<'a> {
     pub(crate) reasons: &'a BTreeMap<String, (String, String)>,
     /// All containers were stopped for good.
     pub(crate) stopped: bool,
+    /// Why the pod has to end although its containers could go on: reason and message.
+    pub(crate) evicted: Option<(&'static str, &'static str)>,
     /// The name before container ids, `containerd` for example.
     pub(crate) runtime_name: &'a str,
     pub(crate) host_ips: &'a [IpAddr],
@@ -38,6 +47,9 @@ pub(crate) struct Input<'a> {
 pub(crate) fn pod_status(input: &Input<'_>) -> PodStatus {
     let pod = input.pod;
     let api = pod.status.as_ref();
+    if never_ran(input.old) && input.observed.containers.is_empty() {
+        return input.old.clone();
+    }
     let mut status = PodStatus {
         qos_class: Some(input.qos_class.to_owned()),
         container_statuses: Some(containers::statuses(input, containers::List::Main)),
@@ -57,6 +69,23 @@ pub(crate) fn pod_status(input: &Input<'_>) -> PodStatus {
         .or_else(|| api.and_then(|s| s.start_time.clone()))
         .or_else(|| Some(Time(seconds(input.now))));
     status
+}
+
+/// The status of a pod that gets no place on this node.
+pub(crate) fn refused(refusal: &Refusal, qos_class: String, now: Timestamp) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(refusal.reason.clone()),
+        message: Some(format!("Pod was rejected: {}", refusal.message)),
+        qos_class: Some(qos_class),
+        start_time: Some(Time(seconds(now))),
+        ..PodStatus::default()
+    }
+}
+
+/// Whether this is the status of a pod that failed before it had containers: it stays as it is.
+pub(crate) fn never_ran(status: &PodStatus) -> bool {
+    is_terminal(status.phase.as_deref()) && status.container_statuses.as_ref().is_none_or(Vec::is_empty)
 }
 
 /// The last status of a pod whose containers and volumes are gone: whatever is not known to have ended well has failed.
@@ -117,11 +146,27 @@ fn set_addresses(input: &Input<'_>, status: &mut PodStatus) {
     }
     let texts = if decide::is_host_network(input.pod) {
         input.host_ips.iter().take(2).map(ToString::to_string).collect()
+    } else if texts.is_empty() && has_ended(input) {
+        // Who looks at an ended pod still finds where it was.
+        input
+            .old
+            .pod_ips
+            .iter()
+            .flatten()
+            .map(|address| address.ip.clone())
+            .collect()
     } else {
         texts
     };
     status.pod_ip = texts.first().cloned();
     status.pod_ips = some(texts.into_iter().map(|ip| PodIP { ip }).collect());
+}
+
+/// Whether the pod's sandboxes were stopped, not just lost.
+fn has_ended(input: &Input<'_>) -> bool {
+    let sandboxes = &input.observed.sandboxes;
+    let over = is_terminal(input.old.phase.as_deref());
+    (over || !sandboxes.is_empty()) && sandboxes.iter().all(|sandbox| !sandbox.ready)
 }
 
 fn set_phase(input: &Input<'_>, status: &mut PodStatus) {
@@ -143,6 +188,11 @@ fn set_phase(input: &Input<'_>, status: &mut PodStatus) {
         status.message = or_api(&input.old.message, api.and_then(|s| s.message.as_ref()));
     }
     status.phase = Some(phase.to_owned());
+    if let Some((reason, message)) = input.evicted.filter(|_| !is_terminal(api_phase) && !is_terminal(old_phase)) {
+        status.phase = Some("Failed".to_owned());
+        status.reason = Some(reason.to_owned());
+        status.message = Some(message.to_owned());
+    }
 }
 
 fn set_conditions(input: &Input<'_>, status: &mut PodStatus) {
