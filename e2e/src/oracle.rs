@@ -100,7 +100,10 @@ fn without_ids(string: &str) -> String {
 /// Replaces what other pods of a node use of a resource.
 fn without_use(string: &str) -> String {
     match string.split_once(", used: ") {
-        Some((before, rest)) => format!("{before}, used: N{}", rest.trim_start_matches(|c: char| c.is_ascii_digit())),
+        Some((before, rest)) => format!(
+            "{before}, used: N{}",
+            rest.trim_start_matches(|c: char| c.is_ascii_digit())
+        ),
         None => string.to_owned(),
     }
 }

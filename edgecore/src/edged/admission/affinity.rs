@@ -14,11 +14,9 @@ pub(super) fn matches(pod: &Pod, node: &Node) -> bool {
         return false;
     }
     let affinity = spec.affinity.as_ref().and_then(|all| all.node_affinity.as_ref());
-    let Some(required) = affinity.and_then(|affinity| {
-        affinity
-            .required_during_scheduling_ignored_during_execution
-            .as_ref()
-    }) else {
+    let Some(required) =
+        affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref())
+    else {
         return true;
     };
     let name = node.metadata.name.as_deref().unwrap_or_default();

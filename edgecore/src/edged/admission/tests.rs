@@ -32,7 +32,10 @@ fn asking(cpu: &str) -> PodContext {
 }
 
 fn reason(node: &Node, there: &[PodContext], newcomer: &PodContext) -> String {
-    admit(node, there, newcomer).err().map(|refusal| refusal.reason).unwrap_or_default()
+    admit(node, there, newcomer)
+        .err()
+        .map(|refusal| refusal.reason)
+        .unwrap_or_default()
 }
 
 #[test]
@@ -100,7 +103,9 @@ fn follows_selectors_and_required_affinity() {
     assert!(!label("generation", "Lt", &["3"]));
     assert!(!label("disk", "Gt", &["2"]));
     assert!(!demands(json!([{}])), "a term without demands matches nothing");
-    assert!(demands(json!([{}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["edge1"]}]}])));
+    assert!(demands(
+        json!([{}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["edge1"]}]}])
+    ));
 }
 
 #[test]

@@ -158,7 +158,13 @@ impl PodManager {
         if newcomers.is_empty() {
             return BTreeMap::new();
         }
-        let node = match self.shared.api.node().await.map(|node| node.map(|node| node.view::<Node>())) {
+        let node = match self
+            .shared
+            .api
+            .node()
+            .await
+            .map(|node| node.map(|node| node.view::<Node>()))
+        {
             Ok(Some(Ok(node))) => node,
             // Without a Node there is nothing to compare with, and pods of a node that is offline must come up.
             Ok(_) => return BTreeMap::new(),
@@ -174,7 +180,13 @@ impl PodManager {
             let mut verdict = admit(asked.as_ref().unwrap_or(&node), &there, &pod);
             if verdict.is_err() && asked.is_none() {
                 // The stored Node may be older than what the scheduler saw.
-                asked = self.shared.api.fresh_node().await.ok().and_then(|node| node.view().ok());
+                asked = self
+                    .shared
+                    .api
+                    .fresh_node()
+                    .await
+                    .ok()
+                    .and_then(|node| node.view().ok());
                 if let Some(fresh) = &asked {
                     verdict = admit(fresh, &there, &pod);
                 }

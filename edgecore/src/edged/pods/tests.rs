@@ -610,7 +610,9 @@ async fn of_two_that_come_together_the_older_one_gets_the_place() {
 #[tokio::test(start_paused = true)]
 async fn the_cloud_is_asked_for_the_node_before_a_pod_is_refused() {
     let world = World::new();
-    world.api.set_node(&node(json!({})), Some(&node(json!({"disk": "ssd"}))));
+    world
+        .api
+        .set_node(&node(json!({})), Some(&node(json!({"disk": "ssd"}))));
     let mut choosy = pod("u1", "Always");
     choosy["spec"]["nodeSelector"] = json!({"disk": "ssd"});
     world.api.put(&choosy);

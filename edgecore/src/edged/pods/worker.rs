@@ -29,8 +29,8 @@ use crate::edged::context::{
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
 use crate::edged::status::{
-    DEADLINE, Input, Report, StatusManager, ephemeral_containers, is_terminal, never_ran, pod_status, refused, terminated,
-    with_kept,
+    DEADLINE, Input, Report, StatusManager, ephemeral_containers, is_terminal, never_ran, pod_status, refused,
+    terminated, with_kept,
 };
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.

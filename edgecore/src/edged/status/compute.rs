@@ -188,7 +188,10 @@ fn set_phase(input: &Input<'_>, status: &mut PodStatus) {
         status.message = or_api(&input.old.message, api.and_then(|s| s.message.as_ref()));
     }
     status.phase = Some(phase.to_owned());
-    if let Some((reason, message)) = input.evicted.filter(|_| !is_terminal(api_phase) && !is_terminal(old_phase)) {
+    if let Some((reason, message)) = input
+        .evicted
+        .filter(|_| !is_terminal(api_phase) && !is_terminal(old_phase))
+    {
         status.phase = Some("Failed".to_owned());
         status.reason = Some(reason.to_owned());
         status.message = Some(message.to_owned());
