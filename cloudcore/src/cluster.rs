@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use proto::{Kind, Namespace, NodeName, ObjectName, ObjectPath, Status};
+use proto::{Kind, NodeName, ObjectPath, Status};
 use tracing::warn;
 
-use crate::cloudhub::{Cluster, TaskReport};
+use crate::cloudhub::{Cluster, PodPlace, TaskReport};
 use crate::informers::Informers;
-use crate::kubernetes::Kube;
+use crate::kubernetes::{Kube, PODS};
 
 /// The cluster as the hub sees it.
 pub struct HubCluster {
@@ -32,9 +32,19 @@ impl Cluster for HubCluster {
         })
     }
 
-    fn node_of_pod(&self, namespace: &Namespace, name: &ObjectName) -> Option<NodeName> {
-        self.informers
-            .pod_node(&ObjectPath::new(namespace.clone(), Kind::Pod, name.clone()))
+    /// The index knows the pods of edge nodes only.
+    fn place_of_pod<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<PodPlace, Status>> {
+        Box::pin(async move {
+            let pod = ObjectPath::new(path.namespace.clone(), Kind::Pod, path.name_str());
+            if let Some(node) = self.informers.pod_node(&pod) {
+                return Ok(PodPlace::Node(node));
+            }
+            match self.kube.get(&PODS, &path.namespace, path.name_str()).await {
+                Ok(pod) => Ok(pod.spec_node_name().map_or(PodPlace::Unbound, PodPlace::Node)),
+                Err(error) if error.is_not_found() => Ok(PodPlace::Absent),
+                Err(error) => Err(error.into_status()),
+            }
+        })
     }
 
     fn certificate_authority(&self) -> Arc<str> {

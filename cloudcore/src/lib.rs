@@ -1,11 +1,13 @@
 //! The modules of cloudcore, from the bottom up: the API ([`kubernetes`]), what it holds ([`informers`], [`objectsync`]), the sessions
-//! ([`cloudhub`]), the controllers ([`edgecontroller`], [`synccontroller`]) and the monitor server ([`monitor`]).
+//! ([`cloudhub`]), the controllers ([`edgecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
 
 pub mod cloudhub;
 pub mod cluster;
 pub mod edgecontroller;
 pub mod informers;
 pub mod kubernetes;
+mod labels;
 pub mod monitor;
 pub mod objectsync;
+pub mod revocation;
 pub mod synccontroller;

@@ -13,6 +13,7 @@ use cloudcore::informers::Informers;
 use cloudcore::kubernetes::Kube;
 use cloudcore::monitor::{self, Monitor};
 use cloudcore::objectsync::ObjectSyncs;
+use cloudcore::revocation;
 use cloudcore::synccontroller::SyncController;
 use common::Tasks;
 use config::{CloudCore, HostFacts, Loaded, RealFiles, cli, version};
@@ -115,6 +116,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         .context("CloudHub does not start")?;
     info!("Module cloudhub registered successfully");
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
+    revocation::start(kube.clone(), hub.clone(), &tasks);
     if modules.edge_controller.enable {
         let controller = EdgeController {
             kube,
@@ -123,6 +125,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
             syncs,
             reconciler: reconciler.clone(),
             address: host.local_ip.clone(),
+            authorization: modules.cloud_hub.authorization.enable && !modules.cloud_hub.authorization.debug,
         };
         controller.start(changes, requests, &tasks);
         info!("Module edgecontroller registered successfully");

@@ -43,6 +43,7 @@ pub struct CloudHost {
     kubeconfig: PathBuf,
     advertise: Vec<String>,
     node_limit: u32,
+    hub_keys: String,
     cloudcore: Option<Daemon>,
     keep: bool,
 }
@@ -73,6 +74,7 @@ impl CloudHost {
             // Every edge reaches the cloud at its own end of its own link.
             advertise: (0..8).map(|number| format!("10.250.{number}.1")).collect(),
             node_limit: 500,
+            hub_keys: String::new(),
             cloudcore: None,
             keep: false,
         })
@@ -91,6 +93,16 @@ impl CloudHost {
     /// Sets `nodeLimit` from the next start on.
     pub fn set_node_limit(&mut self, limit: u32) {
         self.node_limit = limit;
+    }
+
+    /// Adds a line to the section cloudHub from the next start on; empty for none.
+    pub fn set_hub_key(&mut self, line: &str) {
+        line.clone_into(&mut self.hub_keys);
+    }
+
+    /// The log of cloudcore so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("cloudcore.log")).unwrap_or_default()
     }
 
     /// Makes sure that an edge's address is advertised; true if cloudcore has to be started again for it.
@@ -122,7 +134,7 @@ impl CloudHost {
     fn config(&self) -> String {
         let (kubeconfig, monitor, limit) = (self.kubeconfig.display(), self.monitor(), self.node_limit);
         let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
-        let advertise = self.advertise.join(", ");
+        let (advertise, more) = (self.advertise.join(", "), &self.hub_keys);
         format!(
             r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
 kind: CloudCore
@@ -135,6 +147,7 @@ modules:
   cloudHub:
     advertiseAddress: [{advertise}]
     nodeLimit: {limit}
+    {more}
     https:
       port: {https}
     quic:

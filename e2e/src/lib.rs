@@ -3,8 +3,8 @@
 //!
 //! Owns everything it starts: each run has one folder ([`run::Run`]) from which every process, network namespace, mount and
 //! cgroup of the run can be found and removed, also by a later process. Reads the programs and the cache that `e2e/setup`
-//! fills. Must not reach into the crates it tests: it sees them as an operator does, through files, processes, sockets and
-//! the Kubernetes API.
+//! fills. Must not reach into the cores that it tests: it sees them as an operator does, through files, processes, sockets and
+//! the Kubernetes API, and as a node does ([`hub`], by the crate `proto`).
 //!
 //! The code is blocking: a scenario is a list of steps that wait for conditions with a deadline.
 
@@ -16,6 +16,7 @@ pub mod containers;
 pub mod demo;
 pub mod edge;
 pub mod hosts;
+pub mod hub;
 pub mod link;
 pub mod oracle;
 pub mod process;

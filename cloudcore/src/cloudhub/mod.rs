@@ -12,6 +12,7 @@ mod identity;
 mod metrics;
 mod outbox;
 mod records;
+mod revoked;
 mod servers;
 mod session;
 mod settings;
@@ -27,13 +28,15 @@ use common::Tasks;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use proto::{Features, Message, Namespace, NodeName, ObjectName, Status};
+use proto::{Features, Message, NodeName, ObjectPath, Status};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc};
+use tracing::warn;
 
 pub use authorizer::{AccessReview, ReviewRequest};
 pub use identity::{Identity, IdentityError, SecretError, SecretStore};
 pub use records::{DeliveryRecords, ObjectRef};
+pub use revoked::Revoked;
 pub use settings::{BadSetting, Settings};
 
 use metrics::{Metrics, SessionCollector};
@@ -71,13 +74,24 @@ pub enum SessionEvent {
     },
 }
 
+/// Where a pod runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodPlace {
+    /// There is no such pod.
+    Absent,
+    /// It waits for a node.
+    Unbound,
+    /// On this node.
+    Node(NodeName),
+}
+
 /// What the hub asks the cluster about, beside access reviews.
 pub trait Cluster: Send + Sync {
     /// Whether a Node object of this name exists; an error is the API's.
     fn node_exists<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, Result<bool, Status>>;
 
-    /// The node that a pod is bound to; `None` when the pod is unknown or unbound.
-    fn node_of_pod(&self, namespace: &Namespace, name: &ObjectName) -> Option<NodeName>;
+    /// Where a pod runs; an error is the API's.
+    fn place_of_pod<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<PodPlace, Status>>;
 
     /// PEM text of the CA that the API server's certificate is of; empty when unknown.
     fn certificate_authority(&self) -> Arc<str>;
@@ -157,6 +171,7 @@ struct Shared {
     sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
     /// Nodes whose last session had an inventory: they need no delivery records while they are away.
     inventoried: Mutex<HashSet<NodeName>>,
+    revoked: RwLock<Revoked>,
     events: broadcast::Sender<SessionEvent>,
 }
 
@@ -185,6 +200,7 @@ impl CloudHub {
             metrics,
             sessions: RwLock::default(),
             inventoried: Mutex::default(),
+            revoked: RwLock::default(),
             events: broadcast::channel(SESSION_EVENTS).0,
         });
         registry.register_collector(Box::new(SessionCollector(Arc::downgrade(&shared))));
@@ -239,6 +255,20 @@ impl CloudHub {
         self.shared.events.subscribe()
     }
 
+    /// From now on trusts the certificates on this list no more, and ends the sessions that stand on them.
+    pub fn revoke(&self, revoked: Revoked) {
+        let sessions: Vec<Arc<Session>> = self.shared.sessions.read().values().cloned().collect();
+        // The list is in place before the sessions are ended: none of them finds its way back meanwhile.
+        *self.shared.revoked.write() = revoked;
+        let revoked = self.shared.revoked.read();
+        for session in sessions {
+            if revoked.refuses(&session.node, session.issued) {
+                warn!(node = %session.node, "the certificate of the node is revoked, its session ends");
+                session.end(End::Disconnected);
+            }
+        }
+    }
+
     /// Ends the node's session: its Node object was deleted, or its certificate is trusted no more.
     pub fn disconnect(&self, node: &NodeName) {
         let session = self.shared.sessions.read().get(node).cloned();
@@ -279,8 +309,9 @@ impl Shared {
     }
 
     /// Makes the session known and ends the one that the node had. The limit does not count the session that is replaced.
-    fn admit(&self, node: NodeName, features: Features, legacy: bool) -> Result<Arc<Session>, NodeLimit> {
-        let session = Arc::new(Session::new(node.clone(), features, legacy, self.metrics.clone()));
+    fn admit(&self, session: Session) -> Result<Arc<Session>, NodeLimit> {
+        let session = Arc::new(session);
+        let (node, features) = (session.node.clone(), session.features);
         let mut sessions = self.sessions.write();
         if sessions.len() >= self.settings.node_limit && !sessions.contains_key(&node) {
             return Err(NodeLimit);

@@ -30,7 +30,7 @@ pub struct Settings {
     pub authorization: bool,
     /// `authorization.debug`: refusals are logged only.
     pub authorization_debug: bool,
-    /// `edgeCertSigningDuration`: how long an edge's certificate lasts.
+    /// `edgeCertSigningDuration` or `edgeCertSigningSeconds`: how long an edge's certificate lasts.
     pub edge_certificate: Duration,
     /// `tokenRefreshDuration`; a token lasts twice as long.
     pub token_refresh: Duration,
@@ -88,7 +88,10 @@ impl TryFrom<&config::cloudcore::CloudHub> for Settings {
             legacy_certificates: section.legacy_certificates,
             authorization: section.authorization.enable,
             authorization_debug: section.authorization.debug,
-            edge_certificate: times("edgeCertSigningDuration", section.edge_cert_signing_duration, DAY)?,
+            edge_certificate: match section.edge_cert_signing_seconds {
+                0 => times("edgeCertSigningDuration", section.edge_cert_signing_duration, DAY)?,
+                count => times("edgeCertSigningSeconds", count, Duration::from_secs(1))?,
+            },
             token_refresh: times("tokenRefreshDuration", section.token_refresh_duration, HOUR)?,
             ca_file: PathBuf::from(&section.tls_ca_file),
             ca_key_file: PathBuf::from(&section.tls_ca_key_file),
@@ -152,6 +155,9 @@ mod tests {
         assert_eq!((settings.websocket.port(), settings.https.port()), (10000, 10002));
         assert_eq!(settings.edge_certificate, DAY * 365);
         assert!(settings.dns_names.is_empty() && settings.legacy_certificates && settings.authorization);
+        section.edge_cert_signing_seconds = 180;
+        let settings = Settings::try_from(&section).expect("a short life");
+        assert_eq!(settings.edge_certificate, Duration::from_secs(180));
         section.keepalive_interval = 0;
         let error = Settings::try_from(&section).expect_err("no interval").to_string();
         assert_eq!(

@@ -35,6 +35,8 @@ pub struct EdgeController {
     pub reconciler: SyncController,
     /// The address of this cloudcore, as other cloudcores reach it.
     pub address: String,
+    /// Whether nodes are held to what is theirs (`authorization.enable` without `debug`).
+    pub authorization: bool,
 }
 
 impl EdgeController {
@@ -44,6 +46,7 @@ impl EdgeController {
             kube: self.kube.clone(),
             informers: self.informers.clone(),
             address: self.address.clone(),
+            authorization: self.authorization,
         };
         downstream::start(&self.informers, &self.hub, &self.syncs, changes, tasks);
         upstream::start(&desk, &self.hub, upstream, tasks);

@@ -80,7 +80,14 @@ impl Owner {
     fn begin(&self, watch: Watch) -> mpsc::Receiver<Seen> {
         let (out, events) = mpsc::channel(EVENTS);
         let (resource, selection, detail) = match watch {
-            Watch::Nodes => (NODES, Selection { labels: EDGE_NODES }, Detail::Whole),
+            Watch::Nodes => (
+                NODES,
+                Selection {
+                    labels: EDGE_NODES,
+                    ..Selection::default()
+                },
+                Detail::Whole,
+            ),
             Watch::Pods => (PODS, Selection::default(), Detail::Whole),
             Watch::ConfigMaps => (CONFIG_MAPS, Selection::default(), Detail::Metadata),
             Watch::Secrets => (SECRETS, Selection::default(), Detail::Metadata),

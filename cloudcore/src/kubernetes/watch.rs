@@ -38,6 +38,8 @@ pub enum Seen {
 pub struct Selection {
     /// A label selector, already encoded for a URL; empty for all.
     pub labels: &'static str,
+    /// A field selector, likewise.
+    pub fields: &'static str,
 }
 
 /// How much of each object.
@@ -112,14 +114,21 @@ impl Watch {
         self.watch().await
     }
 
+    /// The selection as a further part of a query.
+    fn selected(&self) -> String {
+        let Selection { labels, fields } = self.selection;
+        [("labelSelector", labels), ("fieldSelector", fields)]
+            .into_iter()
+            .filter(|(_, selector)| !selector.is_empty())
+            .map(|(key, selector)| format!("&{key}={selector}"))
+            .collect()
+    }
+
     async fn list(&mut self) -> Result<(), End> {
         let mut next = String::new();
         let mut first = true;
         loop {
-            let mut query = format!("limit={PAGE}");
-            if !self.selection.labels.is_empty() {
-                query = format!("{query}&labelSelector={}", self.selection.labels);
-            }
+            let mut query = format!("limit={PAGE}{}", self.selected());
             if !next.is_empty() {
                 query = format!("{query}&continue={}", encoded(&next));
             }
@@ -146,15 +155,13 @@ impl Watch {
     }
 
     async fn watch(&mut self) -> Result<(), End> {
-        let mut path = self.resource.path(None, "", "")?;
+        let path = self.resource.path(None, "", "")?;
         let seconds = WATCH_SECONDS + common::backoff::random_unit() * WATCH_SECONDS;
-        path = format!(
-            "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}&resourceVersion={}",
-            self.version
+        let path = format!(
+            "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}&resourceVersion={}{}",
+            self.version,
+            self.selected()
         );
-        if !self.selection.labels.is_empty() {
-            path = format!("{path}&labelSelector={}", self.selection.labels);
-        }
         let mut request = request(&Method::GET, &path, self.accept(false), None, Vec::new())?;
         request.headers_mut().insert(
             http::header::ACCEPT_ENCODING,

@@ -41,6 +41,8 @@ section! {
         "authorization" always authorization: CloudHubAuthorization = CloudHubAuthorization::default();
         /// Whether edges up to v1.15, which share one certificate name, are let in for the name they claim. Only ours.
         "legacyCertificates" hidden legacy_certificates: bool = true;
+        /// Seconds an edge's certificate lasts, in place of the days; 0 for the days. Only ours.
+        "edgeCertSigningSeconds" hidden edge_cert_signing_seconds: i64 = 0;
     }
 }
 

@@ -224,6 +224,14 @@ impl ServerNames {
     }
 }
 
+/// When an edge's certificate (DER) was issued, as Unix time; `None` when it cannot be read. Go's cloudcore does not date back: its
+/// certificates seem some minutes younger than they are.
+pub fn issued_at(certificate: &[u8]) -> Option<Duration> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let from = u64::try_from(parsed.validity().not_before.timestamp()).ok()?;
+    Some(Duration::from_secs(from) + BACKDATED)
+}
+
 /// The P-256 key of a pair as SEC1 `ECPrivateKey` with its curve named, the one form that Go since v1.18 reads.
 /// `None` when the pair is of another kind.
 pub fn ec_private_key(pair: &KeyPair) -> Option<Vec<u8>> {

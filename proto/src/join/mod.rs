@@ -7,7 +7,7 @@ mod request;
 mod tests;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Issued, ServerNames, ec_private_key};
+pub use authority::{Authority, AuthorityError, Issued, ServerNames, ec_private_key, issued_at};
 pub use name::{CertificateName, PeerName};
 pub use request::{BadRequest, CertificateRequest, ExtendedKeyUsages, MAX_REQUEST};
 pub use token::{BadToken, Token, sign_token, verify_jwt};

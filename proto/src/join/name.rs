@@ -1,5 +1,9 @@
 //! Whose certificate it is, by its subject (spec 01 §5.2, §7.2).
 
+use base64::Engine as _;
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Name;
 
@@ -45,6 +49,15 @@ impl CertificateName {
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
         Some(Self::of(certificate.subject()))
+    }
+
+    /// The subject of a certificate request as Kubernetes' CertificateSigningRequest holds it: base64 of PEM. `None` when it cannot be
+    /// read.
+    pub fn of_encoded_request(text: &str) -> Option<Self> {
+        let pem = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+        let der = CertificateSigningRequestDer::from_pem_slice(&pem).ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+        Some(Self::of(&request.certification_request_info.subject))
     }
 
     pub(super) fn of(name: &X509Name<'_>) -> Self {

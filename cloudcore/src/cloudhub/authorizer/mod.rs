@@ -1,10 +1,11 @@
 //! What a node may ask for (spec 01 §5.8).
 //!
-//! A node may write its own Node, Lease and pods. What it may read is asked of Kubernetes' own node authorizer by
+//! A node may write its own Node, Lease, pods and Events about these. What it may read is asked of Kubernetes' own node authorizer by
 //! SubjectAccessReview, as user `system:node:<name>` of group `system:nodes`; its answers are kept for a short while. Owns that
 //! memory, reads pods' nodes, emits verdicts; it writes nothing.
 
 mod cache;
+mod content;
 mod refusal;
 mod review;
 mod rule;
@@ -13,11 +14,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use proto::{Message, NodeName};
+use proto::{Message, NodeName, ObjectPath};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Cluster, Settings};
+use super::{Cluster, PodPlace, Settings};
 use cache::Cache;
 use rule::Rule;
 
@@ -69,35 +70,42 @@ impl Authorizer {
             Rule::Refuse(reason) => Err(Refused {
                 reason: reason.to_owned(),
             }),
-            Rule::BoundPod(path) => {
-                let bound = path
-                    .name
-                    .as_ref()
-                    .and_then(|name| self.cluster.node_of_pod(&path.namespace, name));
-                match bound {
-                    // An unknown pod is reported as such by who looks for it.
-                    None => Ok(()),
-                    Some(bound) if bound == *node => Ok(()),
-                    Some(_) => Err(Refused {
-                        reason: format!("pod {path} is not bound to this node"),
-                    }),
-                }
+            Rule::BoundPod(path) => self.bound_pod(node, &path).await,
+            Rule::Review(request) => self.review(node, request).await,
+            Rule::BoundPodAndReview(path, request) => {
+                self.bound_pod(node, &path).await?;
+                self.review(node, request).await
             }
-            Rule::Review(request) => {
-                let now = Instant::now();
-                if let Some(allowed) = self.cache.get(node, &request, now) {
-                    return verdict(allowed, &request);
-                }
-                match self.access.review(node, &request).await {
-                    Ok(allowed) => {
-                        self.cache.put(node, request.clone(), allowed, now);
-                        verdict(allowed, &request)
-                    }
-                    Err(error) => {
-                        let reason = format!("Kubernetes could not be asked whether the node may {request}: {error}");
-                        Err(Refused { reason })
-                    }
-                }
+        }
+    }
+
+    async fn bound_pod(&self, node: &NodeName, path: &ObjectPath) -> Result<(), Refused> {
+        match self.cluster.place_of_pod(path).await {
+            // An absent pod is reported as such by who looks for it.
+            Ok(PodPlace::Absent) => Ok(()),
+            Ok(PodPlace::Node(bound)) if bound == *node => Ok(()),
+            Ok(PodPlace::Node(_) | PodPlace::Unbound) => Err(Refused {
+                reason: format!("pod {path} is not bound to this node"),
+            }),
+            Err(error) => Err(Refused {
+                reason: format!("Kubernetes could not be asked where pod {path} runs: {error}"),
+            }),
+        }
+    }
+
+    async fn review(&self, node: &NodeName, request: ReviewRequest) -> Result<(), Refused> {
+        let now = Instant::now();
+        if let Some(allowed) = self.cache.get(node, &request, now) {
+            return verdict(allowed, &request);
+        }
+        match self.access.review(node, &request).await {
+            Ok(allowed) => {
+                self.cache.put(node, request.clone(), allowed, now);
+                verdict(allowed, &request)
+            }
+            Err(error) => {
+                let reason = format!("Kubernetes could not be asked whether the node may {request}: {error}");
+                Err(Refused { reason })
             }
         }
     }

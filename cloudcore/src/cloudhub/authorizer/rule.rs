@@ -1,29 +1,12 @@
 //! How a message is decided on.
 
-use proto::{Kind, Message, NodeName, Object, ObjectPath, Operation, Route, Source};
-use serde_json::Value;
+use proto::{Kind, Message, NodeName, ObjectPath, Operation, Route, Source};
 
+use super::content;
 use super::review::ReviewRequest;
 
 /// Where the leases of nodes are.
 const LEASES: &str = "kube-node-lease";
-
-/// Marks the image in the API of a pod that the node made from a file.
-const MIRROR: &str = "kubernetes.io/config.mirror";
-
-/// What a mirror pod may not name: Kubernetes' node authorizer lets a node read whatever its pods refer to, so that a pod which a
-/// node makes itself would open any Secret to it. The same as the API server's NodeRestriction asks of kubelets.
-const REFERENCES: [&str; 9] = [
-    "secret",
-    "secretRef",
-    "secretKeyRef",
-    "secretName",
-    "configMap",
-    "configMapRef",
-    "configMapKeyRef",
-    "persistentVolumeClaim",
-    "imagePullSecrets",
-];
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -33,6 +16,8 @@ pub(super) enum Rule {
     BoundPod(ObjectPath),
     /// Kubernetes decides.
     Review(ReviewRequest),
+    /// Both of these.
+    BoundPodAndReview(ObjectPath, ReviewRequest),
 }
 
 pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
@@ -46,8 +31,14 @@ pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
             | Operation::Keepalive
             | Operation::UpdateNodeActionStatus
     );
-    if always || matches!(message.source, Source::MetaServer | Source::Twin) {
+    if always {
         return Rule::Allow;
+    }
+    if matches!(message.source, Source::MetaServer | Source::Twin) {
+        return match message.route.kind() {
+            Some(kind) if is_of_edged(kind) => Rule::Refuse("devices and the edge API have no say in such objects"),
+            _ => Rule::Allow,
+        };
     }
     match &message.route {
         Route::ClusterCa | Route::InventorySync | Route::Node | Route::WatchSync => Rule::Allow,
@@ -57,75 +48,65 @@ pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
     }
 }
 
+/// What edged and MetaManager ask about, and nobody else.
+const fn is_of_edged(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Node
+            | Kind::NodeStatus
+            | Kind::NodePatch
+            | Kind::Pod
+            | Kind::PodStatus
+            | Kind::PodPatch
+            | Kind::Lease
+            | Kind::Secret
+            | Kind::ConfigMap
+            | Kind::ServiceAccountToken
+            | Kind::PersistentVolume
+            | Kind::PersistentVolumeClaim
+            | Kind::CertificateSigningRequest
+            | Kind::Event
+    )
+}
+
 fn object_rule(node: &NodeName, message: &Message, path: &ObjectPath) -> Rule {
+    use Operation::{Delete, Insert, Patch, Update};
     let own = path.name_str() == node.as_str();
+    let operation = &message.operation;
     match &path.kind {
-        Kind::Volume | Kind::RuleStatus | Kind::Event => Rule::Allow,
-        Kind::Node | Kind::NodeStatus | Kind::NodePatch if message.operation == Operation::Delete => {
-            review(message, path)
+        Kind::Volume | Kind::RuleStatus => Rule::Allow,
+        Kind::Event if matches!(operation, Insert | Update | Patch) => content::event(node, message),
+        Kind::Node | Kind::NodeStatus | Kind::NodePatch if *operation == Delete => review(message, path),
+        Kind::Node | Kind::NodeStatus | Kind::NodePatch if !own => {
+            Rule::Refuse("a node may read and write its own Node only")
         }
-        Kind::Node | Kind::NodeStatus | Kind::NodePatch => own_only(own, "a node may read and write its own Node only"),
-        Kind::Lease => own_only(
-            own && path.namespace.as_str() == LEASES,
-            "a node may read and write its own Lease only",
-        ),
+        Kind::Node | Kind::NodeStatus if *operation == Insert => content::checked(content::registration(message)),
+        Kind::NodePatch => content::checked(content::node_patch(message)),
+        Kind::Node | Kind::NodeStatus => Rule::Allow,
+        Kind::Lease if !own || path.namespace.as_str() != LEASES => {
+            Rule::Refuse("a node may read and write its own Lease only")
+        }
+        Kind::Lease if matches!(operation, Insert | Update) => content::checked(content::lease(message, path)),
+        Kind::Lease => Rule::Allow,
+        // Its pods are named in the content: who writes them asks for each where it is bound.
         Kind::PodStatus if path.name.is_none() => Rule::Allow,
-        Kind::PodStatus | Kind::PodPatch => Rule::BoundPod(path.clone()),
-        Kind::Pod => match message.operation {
-            Operation::Delete => Rule::BoundPod(path.clone()),
-            Operation::Insert => mirror_pod(node, message, path),
-            _ => review(message, path),
+        Kind::PodStatus => Rule::BoundPod(path.clone()),
+        Kind::PodPatch => match content::pod_patch(message) {
+            Ok(()) => Rule::BoundPod(path.clone()),
+            Err(reason) => Rule::Refuse(reason),
+        },
+        Kind::Pod if *operation == Delete => Rule::BoundPod(path.clone()),
+        Kind::Pod if *operation == Insert => content::checked(content::mirror_pod(node, message, path)),
+        Kind::CertificateSigningRequest if *operation == Insert => match content::signing_request(node, message) {
+            Ok(()) => review(message, path),
+            Err(reason) => Rule::Refuse(reason),
+        },
+        Kind::ServiceAccountToken => match (content::pod_of_token(message, path), review(message, path)) {
+            (Ok(pod), Rule::Review(request)) => Rule::BoundPodAndReview(pod, request),
+            (Err(reason), _) => Rule::Refuse(reason),
+            (_, other) => other,
         },
         _ => review(message, path),
-    }
-}
-
-fn own_only(own: bool, reason: &'static str) -> Rule {
-    if own { Rule::Allow } else { Rule::Refuse(reason) }
-}
-
-fn mirror_pod(node: &NodeName, message: &Message, path: &ObjectPath) -> Rule {
-    let Ok(pod) = message.content.object() else {
-        return Rule::Refuse("the content is no pod");
-    };
-    if pod.spec_node_name().as_ref() != Some(node) {
-        return Rule::Refuse("a node may make pods for itself only");
-    }
-    if pod.name().as_str() != path.name_str() || pod.namespace() != path.namespace {
-        return Rule::Refuse("the pod is not the one that the resource names");
-    }
-    if has_references(&pod) {
-        return Rule::Refuse(
-            "a node may make mirror pods only, which name no service account, Secret, ConfigMap or volume claim",
-        );
-    }
-    Rule::Allow
-}
-
-fn has_references(pod: &Object) -> bool {
-    let Ok(pod) = pod.view::<Value>() else { return true };
-    let is_mirror = pod
-        .pointer("/metadata/annotations")
-        .is_some_and(|annotations| annotations.get(MIRROR).is_some());
-    let spec = pod.get("spec").unwrap_or(&Value::Null);
-    let has_account = ["serviceAccountName", "serviceAccount"].iter().any(|key| {
-        spec.get(key)
-            .and_then(Value::as_str)
-            .is_some_and(|name| !name.is_empty())
-    });
-    !is_mirror || has_account || names(spec)
-}
-
-fn names(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.iter().any(|(key, value)| {
-            (REFERENCES.contains(&key.as_str())
-                && !value.is_null()
-                && value.as_array().is_none_or(|list| !list.is_empty()))
-                || names(value)
-        }),
-        Value::Array(list) => list.iter().any(names),
-        _ => false,
     }
 }
 

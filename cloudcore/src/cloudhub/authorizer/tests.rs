@@ -16,12 +16,33 @@ fn authorizer(change: impl FnOnce(&mut Settings)) -> (Authorizer, Arc<Fake>) {
     let fake = Arc::new(Fake::default());
     fake.pods.lock().insert("default/mine".into(), "edge-1".into());
     fake.pods.lock().insert("default/other".into(), "edge-2".into());
+    fake.pods.lock().insert("default/unbound".into(), "".into());
     let mut settings = settings(std::path::Path::new("/"));
     change(&mut settings);
     (Authorizer::new(&settings, fake.clone(), fake.clone()), fake)
 }
 
 const MIRROR: &str = r#"{"metadata":{"name":"m-edge-1","namespace":"default","annotations":{"kubernetes.io/config.mirror":"x"}},"spec":{"nodeName":"edge-1","containers":[{"name":"c"}]}}"#;
+
+const STATUS: &str = r#"{"metadata":{"uid":"u"},"status":{"phase":"Running"}}"#;
+
+fn labels(key: &str) -> String {
+    format!(r#"{{"metadata":{{"labels":{{"{key}":""}}}}}}"#)
+}
+
+fn event(name: &str, kind: &str, about: &str) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"{name}"}},"involvedObject":{{"kind":"{kind}","name":"{about}","namespace":"default"}}}}"#
+    )
+}
+
+fn event_patch(name: &str, patch: &str) -> String {
+    format!(r#"{{"event":{},"patchData":"{patch}"}}"#, event(name, "Node", "edge-1"))
+}
+
+fn token(pod: &str) -> String {
+    format!(r#"{{"spec":{{"boundObjectRef":{{"kind":"Pod","name":"{pod}","uid":"u"}}}}}}"#)
+}
 
 #[tokio::test]
 async fn a_node_writes_what_is_its_own() {
@@ -33,27 +54,145 @@ async fn a_node_writes_what_is_its_own() {
     );
     let with_account = MIRROR.replace(r#""nodeName""#, r#""serviceAccountName":"default","nodeName""#);
     let elsewhere = MIRROR.replace(r#""nodeName":"edge-1""#, r#""nodeName":"edge-2""#);
+    let owned = MIRROR.replace(
+        r#""annotations""#,
+        r#""ownerReferences":[{"kind":"ReplicaSet","name":"r"}],"annotations""#,
+    );
     let plain = MIRROR.replace("kubernetes.io/config.mirror", "x");
     for (operation, resource, content, allowed) in [
         (Operation::Insert, "null/node/edge-1", "null", true),
-        (Operation::Patch, "default/nodepatch/edge-1", "null", true),
+        (
+            Operation::Insert,
+            "null/node/edge-1",
+            &labels("node-role.kubernetes.io/edge"),
+            true,
+        ),
+        (
+            Operation::Insert,
+            "null/node/edge-1",
+            &labels("node-restriction.kubernetes.io/a"),
+            false,
+        ),
+        (
+            Operation::Insert,
+            "default/nodestatus/edge-1",
+            &labels("kubernetes.io/a"),
+            false,
+        ),
+        (Operation::Patch, "default/nodepatch/edge-1", STATUS, true),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            &labels("example.com/a"),
+            true,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            &labels("node-role.kubernetes.io/control-plane"),
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"$patch":"delete"}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"finalizers":[]}}"#,
+            false,
+        ),
+        (Operation::Patch, "default/nodepatch/edge-1", "null", false),
         (Operation::Update, "default/nodestatus/edge-1", "null", true),
         (Operation::Patch, "null/nodepatch/edge-2", "null", false),
         (Operation::Update, "kube-node-lease/lease/edge-1", "null", true),
+        (
+            Operation::Insert,
+            "kube-node-lease/lease/edge-1",
+            r#"{"metadata":{"name":"edge-1"}}"#,
+            true,
+        ),
+        (
+            Operation::Insert,
+            "kube-node-lease/lease/edge-1",
+            r#"{"metadata":{"name":"edge-2"}}"#,
+            false,
+        ),
         (Operation::Update, "kube-node-lease/lease/edge-2", "null", false),
         (Operation::Update, "kube-system/lease/edge-1", "null", false),
-        (Operation::Patch, "default/podpatch/mine", "null", true),
-        (Operation::Patch, "default/podpatch/other", "null", false),
-        (Operation::Patch, "default/podpatch/unknown", "null", true),
+        (Operation::Patch, "default/podpatch/mine", STATUS, true),
+        (Operation::Patch, "default/podpatch/mine", &labels("a"), false),
+        (Operation::Patch, "default/podpatch/other", STATUS, false),
+        (Operation::Patch, "default/podpatch/unbound", STATUS, false),
+        (Operation::Patch, "default/podpatch/unknown", STATUS, true),
         (Operation::Update, "default/podstatus", "null", true),
         (Operation::Delete, "default/pod/other", "null", false),
-        (Operation::Insert, "default/event/e", "null", true),
+        (Operation::Insert, "default/event/e", "null", false),
+        (
+            Operation::Insert,
+            "default/event/e",
+            &event("edge-1.1", "Node", "edge-1"),
+            true,
+        ),
+        (
+            Operation::Insert,
+            "default/event/e",
+            &event("edge-2.1", "Node", "edge-2"),
+            false,
+        ),
+        (
+            Operation::Insert,
+            "default/event/e",
+            &event("other.1", "Node", "edge-1"),
+            false,
+        ),
+        (
+            Operation::Update,
+            "default/event/e",
+            &event("mine.1", "Pod", "mine"),
+            true,
+        ),
+        (
+            Operation::Update,
+            "default/event/e",
+            &event("other.1", "Pod", "other"),
+            false,
+        ),
+        (
+            Operation::Insert,
+            "default/event/e",
+            &event("s.1", "Secret", "s"),
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/event/e",
+            &event_patch("edge-1.1", "{}"),
+            true,
+        ),
+        (
+            Operation::Patch,
+            "default/event/e",
+            &event_patch("edge-1.1", r#"{\"involvedObject\":{}}"#),
+            false,
+        ),
+        (Operation::Insert, "default/certificatesigningrequest/c", "null", false),
+        (Operation::Query, "default/serviceaccounttoken/sa", "null", false),
+        (
+            Operation::Query,
+            "default/serviceaccounttoken/sa",
+            &token("other"),
+            false,
+        ),
         (Operation::Insert, "default/pod/m-edge-1", MIRROR, true),
         (Operation::Insert, "default/pod/another", MIRROR, false),
         (Operation::Insert, "default/pod/m-edge-1", &with_secret, false),
         (Operation::Insert, "default/pod/m-edge-1", &with_account, false),
         (Operation::Insert, "default/pod/m-edge-1", &elsewhere, false),
         (Operation::Insert, "default/pod/m-edge-1", &plain, false),
+        (Operation::Insert, "default/pod/m-edge-1", &owned, false),
         (Operation::Query, "default/deployment/d", "null", false),
         (Operation::from("Delta"), "a/b/c/d", "null", false),
     ] {
@@ -78,7 +217,8 @@ async fn what_a_node_reads_is_asked_and_remembered() {
         assert!(ask("default/secret/allowed").await.is_ok());
         assert!(ask("default/secret/hidden").await.is_err());
     }
-    assert!(ask("default/serviceaccounttoken/allowed").await.is_ok());
+    let asked = message(Operation::Query, "default/serviceaccounttoken/allowed", &token("mine"));
+    assert!(authorizer.authorize(&node, &asked).await.is_ok());
     assert!(ask("default/volumeattachment/allowed").await.is_ok());
     assert_eq!(
         *fake.reviews.lock(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::tls::server::{ClientCertificates, client_verifier, server_config};
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use proto::join::{CertificateName, PeerName};
+use proto::join::{CertificateName, PeerName, issued_at};
 use proto::{FEATURES_HEADER, Features, NodeName};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -90,7 +90,12 @@ async fn connect(
             Ok(tls) => tls,
             Err(error) => {
                 shared.metrics.refused("tls");
-                debug!(%peer, %error, "TLS handshake of an edge failed");
+                if error.kind() == std::io::ErrorKind::InvalidData {
+                    // Not a broken connection: the certificate, as a rule.
+                    warn!(%peer, reason = %error, "edge refused");
+                } else {
+                    debug!(%peer, %error, "TLS handshake of an edge failed");
+                }
                 return None;
             }
         };
@@ -118,11 +123,19 @@ async fn upgrade(
 ) -> Option<(Arc<Session>, WebSocketStream<Box<Tls>>)> {
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let name = certificate.and_then(|certificate| CertificateName::of_certificate(certificate));
+    let issued = certificate.and_then(|certificate| issued_at(certificate));
     let mut session = None;
     #[expect(clippy::result_large_err, reason = "the type is that of the WebSocket library")]
     let decide = |request: &Request, mut response: Response| {
-        let admitted = admission(shared.settings.legacy_certificates, request.headers(), name.as_ref())
-            .and_then(|(node, features, legacy)| shared.admit(node, features, legacy).map_err(Refusal::from));
+        let admitted = admission(shared.settings.legacy_certificates, request.headers(), name.as_ref()).and_then(
+            |(node, features, legacy)| {
+                if shared.revoked.read().refuses(&node, issued) {
+                    return Err(Refusal::revoked(&node));
+                }
+                let session = Session::new(node, features, legacy, issued, shared.metrics.clone());
+                shared.admit(session).map_err(Refusal::from)
+            },
+        );
         match admitted {
             Ok(admitted) => {
                 if !admitted.features.is_empty()
@@ -176,6 +189,11 @@ impl Refusal {
             label,
             text: text.into(),
         }
+    }
+
+    fn revoked(node: &NodeName) -> Self {
+        let text = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
+        Self::new(StatusCode::FORBIDDEN, "revoked", text)
     }
 
     fn response(self) -> ErrorResponse {

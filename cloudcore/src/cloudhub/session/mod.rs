@@ -8,6 +8,7 @@ mod line;
 mod task;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::{Features, Message, MsgId, NodeName};
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) node: NodeName,
     pub(super) features: Features,
     pub(super) legacy: bool,
+    /// When its certificate was issued (Unix time).
+    pub(super) issued: Option<Duration>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -55,7 +58,13 @@ struct State {
 }
 
 impl Session {
-    pub(super) fn new(node: NodeName, features: Features, legacy: bool, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        node: NodeName,
+        features: Features,
+        legacy: bool,
+        issued: Option<Duration>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let state = Mutex::new(State {
             outbox: Outbox::new(metrics),
             end: None,
@@ -64,6 +73,7 @@ impl Session {
             node,
             features,
             legacy,
+            issued,
             state,
             wake: Notify::new(),
         }

@@ -9,14 +9,14 @@ use common::Tasks;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use proto::{Namespace, NodeName, ObjectName, Status, Uid};
+use proto::{NodeName, ObjectPath, Status, Uid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::cloudhub::identity::tests::Memory;
 use crate::cloudhub::{
-    AccessReview, CloudHub, Cluster, DeliveryRecords, Identity, ObjectRef, Parts, ReviewRequest, Settings, TaskReport,
-    Upstream,
+    AccessReview, CloudHub, Cluster, DeliveryRecords, Identity, ObjectRef, Parts, PodPlace, ReviewRequest, Settings,
+    TaskReport, Upstream,
 };
 
 pub(in crate::cloudhub) fn settings(folder: &Path) -> Settings {
@@ -60,8 +60,14 @@ impl Cluster for Fake {
         Box::pin(async move { Ok(node.as_str() == "edge-go") })
     }
 
-    fn node_of_pod(&self, namespace: &Namespace, name: &ObjectName) -> Option<NodeName> {
-        self.pods.lock().get(&format!("{namespace}/{name}")).cloned()
+    fn place_of_pod<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<PodPlace, Status>> {
+        let name = format!("{}/{}", path.namespace, path.name_str());
+        let place = match self.pods.lock().get(&name) {
+            None => PodPlace::Absent,
+            Some(node) if node.is_empty() => PodPlace::Unbound,
+            Some(node) => PodPlace::Node(node.clone()),
+        };
+        Box::pin(async move { Ok(place) })
     }
 
     fn certificate_authority(&self) -> Arc<str> {

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 use super::edge::{Edge, NodeIdentity, tls};
 use super::fakes::World;
-use crate::cloudhub::{SessionEvent, Upstream};
+use crate::cloudhub::{Revoked, SessionEvent, Upstream};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -118,6 +118,34 @@ async fn refusals_come_before_the_upgrade() {
     assert_eq!(refused.map(|(code, _)| code), Some(503));
     let _again = connect(&world, "edge-1").await;
     assert_eq!(world.hub.connected_count(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate() {
+    let world = World::start(|_| {}).await;
+    let authority = world.identity.authority();
+    let now = crate::cloudhub::identity::unix_now();
+    let name = proto::join::CertificateName::of_node(&"edge-1".into());
+    let hour = Duration::from_secs(3600);
+    let old = NodeIdentity::issue(authority, &name, "edge-1", now - hour, "[2]");
+    let headers = [("node_id", "edge-1"), ("ConnectionUse", "msg")];
+    let dial = async |identity: &NodeIdentity| {
+        let dialled = Edge::dial(world.hub.websocket_address(), world.identity.ca(), identity, &headers).await;
+        dialled.map_err(|(code, _)| code)
+    };
+    let mut edge = dial(&old).await.expect("connected");
+    let list = |text: &str| Revoked::new([("edge-1".to_owned(), text.to_owned())].into());
+    let minute_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
+    world.hub.revoke(list(&minute_ago.to_string()));
+    assert!(ended(&mut edge).await);
+    assert_eq!(dial(&old).await.err(), Some(403));
+    let new = NodeIdentity::of_node(authority, "edge-1");
+    let mut edge = dial(&new).await.expect("connected with a new certificate");
+    world.hub.revoke(list("stolen"));
+    assert!(ended(&mut edge).await);
+    assert_eq!(dial(&new).await.err(), Some(403));
+    world.hub.revoke(Revoked::default());
+    assert!(dial(&new).await.is_ok());
 }
 
 #[tokio::test]
@@ -269,14 +297,17 @@ async fn messages_go_where_they_belong() {
         (Operation::Query, "default/secret/allowed"),
         (Operation::Insert, "null/node/edge-1"),
         (Operation::Patch, "default/podpatch/mine"),
-        (Operation::Insert, "default/event/e"),
         (Operation::Update, "kube-node-lease/lease/edge-1"),
         (
             Operation::UpdateNodeActionStatus,
             "operations.kubeedge.io/v1alpha2/nodeupgradejob/j/node/edge-1",
         ),
     ] {
-        edge.send(&request(operation.clone(), resource)).await;
+        let mut message = request(operation.clone(), resource);
+        if operation == Operation::Patch {
+            message.content = Content::from_json_text(r#"{"status":{}}"#.into()).unwrap();
+        }
+        edge.send(&message).await;
         let Upstream { node, message } = upstream(&mut world).await;
         assert_eq!(
             (node.as_str(), message.operation, message.route.render().as_str()),
@@ -319,6 +350,7 @@ async fn large_messages_pass_both_ways_and_too_large_ones_end_the_session() {
     assert_eq!(next(&mut edge).await.content.get(), json);
     message.source = Source::MetaServer;
     message.operation = Operation::Null;
+    message.route = Route::WatchSync;
     edge.send(&message).await;
     assert_eq!(upstream(&mut world).await.message.content.get(), json);
     // The hub may close before all of it is written.

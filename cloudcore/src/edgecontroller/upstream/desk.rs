@@ -21,6 +21,8 @@ pub(in crate::edgecontroller) struct Desk {
     pub(in crate::edgecontroller) informers: Informers,
     /// This cloudcore's address, for the annotation `cloudcore` of nodes.
     pub(in crate::edgecontroller) address: String,
+    /// `authorization.enable` without `debug`: what the hub cannot decide on is decided here.
+    pub(in crate::edgecontroller) authorization: bool,
 }
 
 impl Desk {
@@ -45,7 +47,7 @@ impl Desk {
             (Kind::Pod, Insert) => pod::create(self, request, path).await,
             (Kind::Pod, Delete) => pod::delete(self, request, path).await,
             (Kind::PodPatch, Patch) => pod::patch_status(self, request, path).await,
-            (Kind::PodStatus, Update) => return pod::legacy_status(self, request, path).await,
+            (Kind::PodStatus, Update) => return pod::legacy_status(self, node, request, path).await,
             (Kind::Lease, Query) => self.query_lease(request, path).await,
             (Kind::Lease, Insert | Update) => self.write_lease(request, path).await,
             (Kind::ConfigMap | Kind::Secret, Query) => self.query_body(peer, node, request, path).await,

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::desk::{Desk, metadata_patch};
 use super::reply;
 use crate::kubernetes::{ApiError, NODES, PatchKind};
+use crate::labels::is_label_of_nodes;
 
 /// `insert` of a Node: the answer tells kubelet to go on, or that the Node exists already.
 pub(super) async fn register(desk: &Desk, request: &Message, path: &ObjectPath) -> Message {
@@ -54,6 +55,13 @@ pub(super) async fn legacy_register(desk: &Desk, request: &Message, path: &Objec
 /// `update` of a Node: its labels and annotations are added. No answer on error, as in Go.
 pub(super) async fn update(desk: &Desk, request: &Message, path: &ObjectPath) -> Option<Message> {
     let node: Value = request.content.parse().ok()?;
+    if desk.authorization
+        && let Some(label) = forbidden(desk, path.name_str(), &node["metadata"]["labels"]).await
+    {
+        let reason = format!("a node may not change the label {label} of itself");
+        warn!(node = path.name_str(), operation = %request.operation, route = %request.route, reason, "request of the edge refused");
+        return None;
+    }
     let patch = metadata_patch(&node["metadata"]["labels"], &node["metadata"]["annotations"]);
     match patch_node(desk, path.name_str(), "", PatchKind::Strategic, &patch).await {
         Ok(node) => Some(reply::ok_at(request, &node)),
@@ -62,6 +70,24 @@ pub(super) async fn update(desk: &Desk, request: &Message, path: &ObjectPath) ->
             None
         }
     }
+}
+
+/// A label among these that a node may not change and that is not so already: old edges send all that the Node has.
+async fn forbidden(desk: &Desk, name: &str, labels: &Value) -> Option<String> {
+    let labels = labels.as_object()?.iter();
+    let labels: Vec<(&String, &Value)> = labels.filter(|(key, _)| !is_label_of_nodes(key)).collect();
+    if labels.is_empty() {
+        return None;
+    }
+    let present: Value = match desk.kube.get(&NODES, &Namespace::cluster(), name).await {
+        Ok(node) => node.view().unwrap_or_default(),
+        Err(_) => Value::Null,
+    };
+    let present = &present["metadata"]["labels"];
+    let changed = labels
+        .iter()
+        .find(|(key, value)| present.get(key.as_str()) != Some(value));
+    changed.map(|(key, _)| (*key).clone())
 }
 
 /// `patch` of a nodepatch: kubelet's own patch of the status.

@@ -2,7 +2,7 @@
 
 use common::chain;
 use jiff::Timestamp;
-use proto::{Content, Group, Kind, Message, Namespace, Object, ObjectPath, Operation, Source, Status};
+use proto::{Content, Group, Kind, Message, Namespace, NodeName, Object, ObjectPath, Operation, Source, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -66,7 +66,7 @@ pub(super) async fn delete(desk: &Desk, request: &Message, path: &ObjectPath) ->
 }
 
 /// `update` of a podstatus (edges up to v1.11): one entry or a list of them.
-pub(super) async fn legacy_status(desk: &Desk, request: &Message, path: &ObjectPath) -> Vec<Message> {
+pub(super) async fn legacy_status(desk: &Desk, node: &NodeName, request: &Message, path: &ObjectPath) -> Vec<Message> {
     let reports: Vec<Report> = match request.content.parse::<Value>() {
         Ok(Value::Array(entries)) => entries
             .into_iter()
@@ -80,9 +80,14 @@ pub(super) async fn legacy_status(desk: &Desk, request: &Message, path: &ObjectP
         .is_empty()
         .then(|| Status::failure(400, "BadRequest", "the report holds no pod status"));
     for report in reports {
-        match report_status(desk, &path.namespace, &report).await {
+        match report_status(desk, node, &path.namespace, &report).await {
             Ok(Outcome::Written) => {}
             Ok(Outcome::Gone) => messages.push(gone(&path.namespace, &report)),
+            Ok(Outcome::Elsewhere) => {
+                let reason = format!("pod {}/{} is not bound to this node", path.namespace, report.name);
+                warn!(%node, operation = %request.operation, route = %request.route, reason, "request of the edge refused");
+                failure = Some(Status::failure(403, "Forbidden", reason));
+            }
             Err(error) => {
                 warn!(namespace = %path.namespace, pod = report.name, error = %chain(&error), "pod status was not written");
                 failure = Some(error.into_status());
@@ -107,13 +112,23 @@ enum Outcome {
     Written,
     /// The Pod does not exist, or is another one.
     Gone,
+    /// The Pod is another node's.
+    Elsewhere,
 }
 
-async fn report_status(desk: &Desk, namespace: &Namespace, report: &Report) -> Result<Outcome, ApiError> {
+async fn report_status(
+    desk: &Desk,
+    node: &NodeName,
+    namespace: &Namespace,
+    report: &Report,
+) -> Result<Outcome, ApiError> {
     let mut tries = 0;
     loop {
         tries += 1;
         let pod = match desk.kube.get(&PODS, namespace, &report.name).await {
+            Ok(pod) if desk.authorization && pod.spec_node_name().as_ref() != Some(node) => {
+                return Ok(Outcome::Elsewhere);
+            }
             Ok(pod) if pod.meta().uid == report.uid => pod,
             Ok(_) => return Ok(Outcome::Gone),
             Err(error) if error.is_not_found() => return Ok(Outcome::Gone),

@@ -2,13 +2,13 @@
 
 use http::HeaderValue;
 use proto::NodeName;
-use proto::join::{CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, verify_jwt};
+use proto::join::{CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, issued_at, verify_jwt};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error as TlsError};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::cloudhub::Shared;
 use crate::cloudhub::identity::{Identity, unix_now};
+use crate::cloudhub::{Revoked, Shared};
 
 /// Not let in; the text is the answer.
 #[derive(Debug)]
@@ -30,6 +30,13 @@ impl Proof<'_> {
         match self.shown {
             Some(shown) => verify(shown, verifier, node),
             None => self.check_token(identity),
+        }
+    }
+
+    pub(super) fn is_revoked(&self, revoked: &Revoked, node: &NodeName) -> bool {
+        match self.shown {
+            Some(shown) => revoked.refuses(node, issued_at(shown)),
+            None => revoked.refuses_token(node),
         }
     }
 

@@ -69,6 +69,10 @@ async fn edge(
     if let Err(Denied(reason)) = proof.check(&server.shared.identity, &*server.verifier, &node) {
         return refuse(StatusCode::UNAUTHORIZED, reason);
     }
+    if proof.is_revoked(&server.shared.revoked.read(), &node) {
+        let reason = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
+        return refuse(StatusCode::UNAUTHORIZED, reason);
+    }
     let failed = |reason: String| {
         refuse(
             StatusCode::INTERNAL_SERVER_ERROR,
