@@ -111,7 +111,11 @@ impl Door {
     pub fn join(&self, node: &str) -> Result<Card> {
         let token = self.uplink.token.clone();
         let (status, body, pair) = self.apply(node, node, Some(&token), None)?;
-        anyhow::ensure!(status == 200, "no certificate: {status} {}", String::from_utf8_lossy(&body));
+        anyhow::ensure!(
+            status == 200,
+            "no certificate: {status} {}",
+            String::from_utf8_lossy(&body)
+        );
         Ok(Card {
             chain: body.into(),
             key: ec_private_key(&pair).context("key")?,
@@ -152,7 +156,11 @@ impl Door {
             .position(|window| window == b"\r\n\r\n")
             .context("the answer has no head")?;
         let (head, body) = answer.split_at(at);
-        let status = String::from_utf8_lossy(head).split(' ').nth(1).unwrap_or_default().parse()?;
+        let status = String::from_utf8_lossy(head)
+            .split(' ')
+            .nth(1)
+            .unwrap_or_default()
+            .parse()?;
         Ok((status, body.get(4..).unwrap_or_default().to_vec(), pair))
     }
 
@@ -160,7 +168,10 @@ impl Door {
     pub fn connect(&self, node: &str, card: Option<&Card>) -> Result<Result<Node<'_>, Refusal>> {
         let identity = card.map(Card::identity).transpose()?;
         let config = client_config(&[self.authority.certificate().clone()], identity)?;
-        let url = format!("wss://{}:{}/e632aba927ea4ac2b575ec1603d56f10/{node}/events", self.address, self.uplink.websocket);
+        let url = format!(
+            "wss://{}:{}/e632aba927ea4ac2b575ec1603d56f10/{node}/events",
+            self.address, self.uplink.websocket
+        );
         let mut request = url.into_client_request()?;
         for (name, value) in [("node_id", node), ("project_id", "e2e"), ("ConnectionUse", "msg")] {
             request.headers_mut().insert(name, value.parse()?);

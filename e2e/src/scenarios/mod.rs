@@ -1,6 +1,7 @@
 //! The scenarios, by topic. Each holds for any KubeEdge: one that fails with the Go programs on both sides is a wrong
 //! scenario, unless its text says what ours adds.
 
+mod authorizer;
 mod faults;
 mod harness;
 mod manifests;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         volumes::LIST,
         pods::LIST,
         manifests::LIST,
+        authorizer::LIST,
         faults::LIST,
         if swaps { swap::LIST } else { &[] },
     ]

@@ -1,0 +1,765 @@
+//! What a node may not do, whatever it says: a node made by hand tries it with real certificates, against a real API server. Only
+//! our cloudcore promises all of it.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use proto::{Content, Group, Message, Operation, Route, Source};
+use serde_json::{Value, json};
+
+use super::{Entry, IDLE, bare};
+use crate::api::{self, text};
+use crate::hub::{Door, Node, encoded_request};
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("authorizer_table", false, table),
+    ("authorizer_door", false, door),
+    ("revoked_node", false, revoked_node),
+];
+
+/// The node made by hand.
+const NODE: &str = "guard-1";
+/// An ordinary node, whose pods cloudcore does not watch.
+const ORDINARY: &str = "ordinary-1";
+/// How long an answer may take, and how long silence is listened to.
+const ANSWER: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(1);
+
+pub(super) fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn request(operation: Operation, resource: &str, content: &Value) -> Message {
+    let route = Route::parse(&Group::Meta, resource);
+    Message::new(Source::Edged, Group::Meta, operation, route, Content::json(content))
+}
+
+pub(super) fn door_of(system: &System) -> Result<Door> {
+    Door::new(
+        system.api(),
+        &system.edge.number().cloud_address(),
+        system.cloud.uplink()?,
+    )
+}
+
+fn registration(name: &str, label: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {label: "", "node-role.kubernetes.io/edge": ""}},
+        "spec": {}, "status": {"capacity": {"cpu": "2", "memory": "1Gi", "pods": "10"}, "allocatable": {"cpu": "2", "memory": "1Gi", "pods": "10"}}})
+}
+
+fn event(namespace: &str, kind: &str, about: &str) -> Value {
+    json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": format!("{about}.17"), "namespace": namespace},
+        "involvedObject": {"kind": kind, "name": about, "namespace": namespace, "apiVersion": "v1"},
+        "reason": "Tried", "message": "by hand", "type": "Normal", "source": {"component": "e2e"}})
+}
+
+fn lease(name: &str) -> Value {
+    json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": name, "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}})
+}
+
+fn token(pod: &Value) -> Value {
+    json!({"spec": {"audiences": [], "expirationSeconds": 3600,
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": api::name(pod), "uid": text(pod, "/metadata/uid")}}})
+}
+
+fn signing(name: &str) -> Result<Value> {
+    Ok(
+        json!({"kind": "CertificateSigningRequest", "apiVersion": "certificates.k8s.io/v1", "metadata": {"name": format!("guard-{name}")},
+        "spec": {"request": encoded_request(name)?, "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            "usages": ["digital signature", "client auth"]}}),
+    )
+}
+
+fn mirror(namespace: &str, name: &str, node: &str) -> Value {
+    json!({"kind": "Pod", "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": namespace, "annotations": {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.source": "file"}},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x"}], "tolerations": [{"operator": "Exists"}]}})
+}
+
+/// Secrets, ConfigMaps, accounts and claims, each once used by a pod of the node made by hand and once not.
+fn objects(namespace: &str) -> String {
+    let mut all = String::new();
+    for name in ["used", "unused"] {
+        all += &format!(
+            r#"apiVersion: v1
+kind: Secret
+metadata: {{name: {name}}}
+stringData: {{word: "sesame of {name}"}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: {name}}}
+data: {{word: "sesame of {name}"}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {name}}}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {namespace}-{name}}}
+spec:
+  capacity: {{storage: 1Mi}}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: none
+  claimRef: {{namespace: {namespace}, name: {name}}}
+  hostPath: {{path: /nowhere}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: none
+  volumeName: {namespace}-{name}
+  resources: {{requests: {{storage: 1Mi}}}}
+---
+"#
+        );
+    }
+    all
+}
+
+const MINE: &str = "  serviceAccountName: used
+  volumes:
+  - {name: s, secret: {secretName: used}}
+  - {name: c, configMap: {name: used}}
+  - {name: p, persistentVolumeClaim: {claimName: used}}";
+
+/// A node made by hand that has joined and registered.
+fn node_by_hand<'a>(system: &System, door: &'a Door) -> Result<Node<'a>> {
+    let card = door.join(NODE)?;
+    let mut node = door
+        .connect(NODE, Some(&card))?
+        .map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+    let register = request(
+        Operation::Insert,
+        &format!("null/node/{NODE}"),
+        &registration(NODE, "node-role.kubernetes.io/agent"),
+    );
+    permitted(&mut node, "its own registration", &register)?;
+    ensure!(
+        system.api().get(&api::node_path(NODE))?.is_some(),
+        "the node is not in the API"
+    );
+    Ok(node)
+}
+
+fn permitted(node: &mut Node<'_>, what: &str, message: &Message) -> Result<Message> {
+    let answer = node
+        .ask(message, ANSWER)?
+        .with_context(|| format!("{what}: no answer"))?;
+    let content = answer.content.get();
+    ensure!(
+        answer.operation != Operation::Error && !content.contains("\"ErrStatus\":{") && !content.contains("Forbidden"),
+        "{what}: {content}"
+    );
+    println!("    permitted: {what}");
+    Ok(answer)
+}
+
+/// The request is not carried out, is answered by a refusal if it is answered at all, and cloudcore says why.
+fn refused(system: &System, node: &mut Node<'_>, what: &str, message: &Message, silent: bool) -> Result<()> {
+    let before = system.cloud.log().len();
+    let answer = node
+        .ask(message, if silent { SILENCE } else { ANSWER })
+        .with_context(|| what.to_owned())?;
+    match answer {
+        Some(answer) => {
+            let content = answer.content.get();
+            ensure!(!content.contains("sesame"), "{what}: answered with {content}");
+            ensure!(
+                answer.operation == Operation::Error || content.contains("403"),
+                "{what}: answered with {content}"
+            );
+        }
+        None => ensure!(silent, "{what}: no answer"),
+    }
+    let route = format!("route={}", message.route);
+    let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
+        let log = system.cloud.log();
+        let new = log.get(before..).unwrap_or_default();
+        Ok(new
+            .lines()
+            .find(|line| line.contains("request of the edge refused") && line.contains(&route))
+            .map(str::to_owned))
+    })?;
+    let reason = line.split_once("reason=").map_or("", |(_, reason)| reason);
+    ensure!(line.contains(NODE) && !reason.is_empty(), "{what}: {line}");
+    println!("    refused: {what}: {reason}");
+    Ok(())
+}
+
+/// The table: more than twenty refusals, each answered and logged with its reason, nothing changed by any; then what is permitted.
+fn table(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("guard")?;
+    let door = door_of(system)?;
+    let mut node = node_by_hand(system, &door)?;
+    let other = system.edge.name().to_owned();
+    system.api().create(
+        "/api/v1/nodes",
+        &json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": ORDINARY}}),
+    )?;
+    let pods = [
+        bare("mine", NODE, MINE, IDLE),
+        bare("theirs", &other, "", IDLE),
+        bare("elsewhere", ORDINARY, "  serviceAccountName: unused", IDLE),
+    ];
+    system
+        .cluster
+        .apply(&namespace, &[objects(&namespace), pods.join("---\n")].concat())?;
+    system.until_pod("another node's pod Running", (&namespace, "theirs"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    let pod = |name: &str| system.pod(&namespace, name);
+    let (mine, theirs, elsewhere) = (pod("mine")?, pod("theirs")?, pod("elsewhere")?);
+    let before = (
+        text(&theirs, "/metadata/resourceVersion").to_owned(),
+        text(&elsewhere, "/metadata/resourceVersion").to_owned(),
+    );
+    // The node authorizer learns of the pod by its own watch.
+    let used = format!("{namespace}/secret/used");
+    wait::until("the node may read what its pod names", seconds(20), || {
+        let answer = node.ask(&request(Operation::Query, &used, &Value::Null), ANSWER)?;
+        Ok(answer
+            .filter(|answer| answer.operation != Operation::Error && answer.content.get().contains("used"))
+            .map(drop))
+    })?;
+    refusals(system, &mut node, &namespace, &other, &[&mine, &theirs, &elsewhere])?;
+    let after = (
+        text(&pod("theirs")?, "/metadata/resourceVersion").to_owned(),
+        text(&pod("elsewhere")?, "/metadata/resourceVersion").to_owned(),
+    );
+    ensure!(before == after, "another node's pod was changed");
+    for path in [
+        format!("/api/v1/namespaces/{namespace}/pods/static-{other}"),
+        format!("/api/v1/namespaces/{namespace}/events/theirs.17"),
+        format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/guard-{other}"),
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/stolen".to_owned(),
+    ] {
+        ensure!(system.api().get(&path)?.is_none(), "{path} was made");
+    }
+    permits(system, &mut node, &namespace, &mine)?;
+    drop(node);
+    for path in [
+        api::node_path(ORDINARY),
+        format!("/api/v1/persistentvolumes/{namespace}-used"),
+        format!("/api/v1/persistentvolumes/{namespace}-unused"),
+        format!("/apis/certificates.k8s.io/v1/certificatesigningrequests/guard-{NODE}"),
+    ] {
+        system.api().delete(&path)?;
+    }
+    clean(system, &namespace)
+}
+
+/// Nobody ends the pods of a node made by hand.
+fn clean(system: &System, namespace: &str) -> Result<()> {
+    system.api().delete(&api::node_path(NODE))?;
+    for name in ["mine", "elsewhere", &format!("static-{NODE}")] {
+        let arguments = ["-n", namespace, "delete", "pod", name, "--force", "--grace-period=0"];
+        system
+            .cluster
+            .kubectl(&[&arguments[..], &["--ignore-not-found"]].concat())?;
+    }
+    system.clean(namespace)
+}
+
+fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, pods: &[&Value; 3]) -> Result<()> {
+    use Operation::{Delete, Insert, Patch, Query, Update};
+    let [mine, theirs, elsewhere] = pods;
+    let none = Value::Null;
+    let status = json!({"status": {"phase": "Failed"}});
+    let report = |pod: &Value| json!([{"UID": text(pod, "/metadata/uid"), "Name": api::name(pod), "Status": {"phase": "Failed"}}]);
+    let options = |pod: &Value| json!({"gracePeriodSeconds": 0, "preconditions": {"uid": text(pod, "/metadata/uid")}});
+    let labels = |key: &str| json!({"metadata": {"labels": {key: "x"}}});
+    let with_owner = {
+        let mut pod = mirror(namespace, &format!("static-{NODE}"), NODE);
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}]);
+        pod
+    };
+    let with_secret = {
+        let mut pod = mirror(namespace, &format!("static-{NODE}"), NODE);
+        pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "unused"}}]);
+        pod
+    };
+    let mut client = signing(NODE)?;
+    client["spec"]["signerName"] = "kubernetes.io/kube-apiserver-client".into();
+    let unbound = json!({"spec": {"audiences": [], "expirationSeconds": 3600}});
+    let at = |kind: &str, name: &str| format!("{namespace}/{kind}/{name}");
+    let all = [
+        ("another edge's pod status", Patch, at("podpatch", "theirs"), &status),
+        (
+            "the status of an ordinary node's pod",
+            Patch,
+            at("podpatch", "elsewhere"),
+            &status,
+        ),
+        (
+            "labels of its pod by a status",
+            Patch,
+            at("podpatch", "mine"),
+            &labels("app"),
+        ),
+        (
+            "a directive for its whole pod",
+            Patch,
+            at("podpatch", "mine"),
+            &json!({"$patch": "delete"}),
+        ),
+        (
+            "deletion of another edge's pod",
+            Delete,
+            at("pod", "theirs"),
+            &options(theirs),
+        ),
+        (
+            "deletion of an ordinary node's pod",
+            Delete,
+            at("pod", "elsewhere"),
+            &options(elsewhere),
+        ),
+        (
+            "an old report of another edge's pod",
+            Update,
+            at("podstatus", "theirs"),
+            &report(theirs),
+        ),
+        (
+            "an old report that names another pod than its resource",
+            Update,
+            at("podstatus", "mine"),
+            &report(theirs),
+        ),
+        (
+            "old reports without a name",
+            Update,
+            format!("{namespace}/podstatus"),
+            &report(elsewhere),
+        ),
+        (
+            "a Secret that none of its pods names",
+            Query,
+            at("secret", "unused"),
+            &none,
+        ),
+        (
+            "a ConfigMap that none of its pods names",
+            Query,
+            at("configmap", "unused"),
+            &none,
+        ),
+        (
+            "the Secret of cloudcore's CA",
+            Query,
+            "kubeedge/secret/casecret".into(),
+            &none,
+        ),
+        (
+            "a token of another node's pod",
+            Query,
+            at("serviceaccounttoken", "unused"),
+            &token(elsewhere),
+        ),
+        (
+            "a token of its pod for another account",
+            Query,
+            at("serviceaccounttoken", "unused"),
+            &token(mine),
+        ),
+        (
+            "a token bound to no pod",
+            Query,
+            at("serviceaccounttoken", "used"),
+            &unbound,
+        ),
+        (
+            "another node's lease",
+            Update,
+            format!("kube-node-lease/lease/{other}"),
+            &lease(other),
+        ),
+        (
+            "a look at another node's lease",
+            Query,
+            format!("kube-node-lease/lease/{other}"),
+            &none,
+        ),
+        (
+            "a lease of another name than its resource",
+            Insert,
+            format!("kube-node-lease/lease/{NODE}"),
+            &lease("stolen"),
+        ),
+        (
+            "another node's registration",
+            Insert,
+            format!("null/node/{other}"),
+            &registration(other, "x"),
+        ),
+        ("a look at another Node", Query, format!("null/node/{other}"), &none),
+        (
+            "another node's status",
+            Patch,
+            format!("null/nodepatch/{other}"),
+            &status,
+        ),
+        ("deletion of another Node", Delete, format!("null/node/{other}"), &none),
+        (
+            "a role by registration",
+            Insert,
+            format!("null/node/{NODE}"),
+            &registration(NODE, "node-role.kubernetes.io/control-plane"),
+        ),
+        (
+            "a label kept from nodes, by a status",
+            Patch,
+            format!("null/nodepatch/{NODE}"),
+            &labels("node-restriction.kubernetes.io/fips"),
+        ),
+        (
+            "a certificate request in another's name",
+            Insert,
+            format!("null/certificatesigningrequest/guard-{other}"),
+            &signing(other)?,
+        ),
+        (
+            "a certificate of a signer that is not kubelets'",
+            Insert,
+            format!("null/certificatesigningrequest/guard-{NODE}"),
+            &client,
+        ),
+        (
+            "a claim that none of its pods uses",
+            Query,
+            at("persistentvolumeclaim", "unused"),
+            &none,
+        ),
+        (
+            "a volume that none of its pods uses",
+            Query,
+            format!("null/persistentvolume/{namespace}-unused"),
+            &none,
+        ),
+        (
+            "a mirror pod on another node",
+            Insert,
+            at("pod", &format!("static-{other}")),
+            &mirror(namespace, &format!("static-{other}"), other),
+        ),
+        (
+            "a mirror pod that names a Secret",
+            Insert,
+            at("pod", &format!("static-{NODE}")),
+            &with_secret,
+        ),
+        (
+            "a mirror pod that a ReplicaSet would count",
+            Insert,
+            at("pod", &format!("static-{NODE}")),
+            &with_owner,
+        ),
+        ("a Deployment", Query, at("deployment", "x"), &none),
+    ];
+    let mut count = 0;
+    for (what, operation, resource, content) in all {
+        refused(system, node, what, &request(operation, &resource, content), false)?;
+        count += 1;
+    }
+    // These requests are never answered: only the log tells.
+    let label = labels("node-role.kubernetes.io/control-plane");
+    for (what, operation, resource, content) in [
+        (
+            "an event about another node's pod",
+            Insert,
+            at("event", "theirs.17"),
+            &event(namespace, "Pod", "theirs"),
+        ),
+        (
+            "an event about another Node",
+            Insert,
+            at("event", "x"),
+            &event("default", "Node", other),
+        ),
+        (
+            "another node's old status",
+            Update,
+            format!("default/nodestatus/{other}"),
+            &json!({"Status": {}}),
+        ),
+        (
+            "a role by an update of its Node",
+            Update,
+            format!("null/node/{NODE}"),
+            &label,
+        ),
+    ] {
+        refused(system, node, what, &request(operation, &resource, content), true)?;
+        count += 1;
+    }
+    for source in [Source::MetaServer, Source::Twin] {
+        let mut message = request(Query, &at("secret", "unused"), &none);
+        let what = format!("a Secret in the name of {source}");
+        message.source = source;
+        refused(system, node, &what, &message, false)?;
+        count += 1;
+    }
+    println!("    {count} requests refused");
+    Ok(())
+}
+
+fn permits(system: &System, node: &mut Node<'_>, namespace: &str, mine: &Value) -> Result<()> {
+    use Operation::{Delete, Insert, Patch, Query, Update};
+    let at = |kind: &str, name: &str| format!("{namespace}/{kind}/{name}");
+    let (none, own_lease) = (Value::Null, format!("kube-node-lease/lease/{NODE}"));
+    let status = json!({"metadata": {"uid": text(mine, "/metadata/uid")}, "status": {"phase": "Running"}});
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+    let fixed = format!("static-{NODE}");
+    let end = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": text(mine, "/metadata/uid")}});
+    for (what, operation, resource, content, holds) in [
+        ("its own Node", Query, format!("null/node/{NODE}"), &none, NODE),
+        (
+            "its own status",
+            Patch,
+            format!("null/nodepatch/{NODE}"),
+            &ready,
+            "KubeletReady",
+        ),
+        ("its own lease", Insert, own_lease.clone(), &lease(NODE), NODE),
+        ("a look at its own lease", Query, own_lease, &none, NODE),
+        (
+            "a Secret that its pod names",
+            Query,
+            at("secret", "used"),
+            &none,
+            "c2VzYW1lIG9mIHVzZWQ=",
+        ),
+        (
+            "a ConfigMap that its pod names",
+            Query,
+            at("configmap", "used"),
+            &none,
+            "sesame of used",
+        ),
+        (
+            "a claim that its pod uses",
+            Query,
+            at("persistentvolumeclaim", "used"),
+            &none,
+            "used",
+        ),
+        (
+            "a volume that its pod uses",
+            Query,
+            format!("null/persistentvolume/{namespace}-used"),
+            &none,
+            "used",
+        ),
+        (
+            "a token of its pod",
+            Query,
+            at("serviceaccounttoken", "used"),
+            &token(mine),
+            "token",
+        ),
+        (
+            "the status of its pod",
+            Patch,
+            at("podpatch", "mine"),
+            &status,
+            "Running",
+        ),
+        (
+            "a mirror pod",
+            Insert,
+            at("pod", &fixed),
+            &mirror(namespace, &fixed, NODE),
+            &fixed,
+        ),
+        (
+            "a certificate request of its own",
+            Insert,
+            format!("null/certificatesigningrequest/guard-{NODE}"),
+            &signing(NODE)?,
+            NODE,
+        ),
+        ("the cluster's CA", Query, "k8s/ca.crt".into(), &none, "CERTIFICATE"),
+    ] {
+        let answer = permitted(node, what, &request(operation, &resource, content))?;
+        ensure!(answer.content.get().contains(holds), "{what}: {}", answer.content.get());
+    }
+    node.tell(&request(Update, &at("event", "x"), &event(namespace, "Pod", "mine")))?;
+    node.tell(&request(
+        Insert,
+        &at("event", "mine.17"),
+        &event(namespace, "Pod", "mine"),
+    ))?;
+    let path = format!("/api/v1/namespaces/{namespace}/events/mine.17");
+    wait::until("an event about its pod is in the API", seconds(10), || {
+        system.api().get(&path)
+    })?;
+    permitted(node, "the end of its pod", &request(Delete, &at("pod", "mine"), &end))?;
+    let path = format!("{}/mine", api::pods_path(namespace));
+    wait::until("its pod is gone", seconds(10), || {
+        Ok(system.api().get(&path)?.is_none().then_some(()))
+    })
+}
+
+/// What is refused before a node can say anything, at both ports.
+fn door(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let door = door_of(system)?;
+    let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(365 * 86_400));
+    let other = system.edge.name().to_owned();
+    let own = door.join(NODE)?;
+    let from = now();
+    let expired = door.forge(NODE, from.saturating_sub(year), hour, "[2]")?;
+    let early = door.forge(NODE, from + year, hour, "[2]")?;
+    let server = door.forge(NODE, from, hour, "[1]")?;
+    let foreign = Door::foreign(NODE, from)?;
+    for (what, name, card, code, said) in [
+        (
+            "a node_id that is not the certificate's",
+            other.as_str(),
+            Some(&own),
+            403,
+            "not that of node",
+        ),
+        ("no client certificate", NODE, None, 0, "edge refused"),
+        ("a certificate of another CA", NODE, Some(&foreign), 0, "edge refused"),
+        ("an expired certificate", NODE, Some(&expired), 0, "edge refused"),
+        ("a certificate of next year", NODE, Some(&early), 0, "edge refused"),
+        ("a certificate for servers", NODE, Some(&server), 0, "edge refused"),
+    ] {
+        let before = system.cloud.log().len();
+        let refusal = door
+            .connect(name, card)?
+            .err()
+            .with_context(|| format!("{what} was let in"))?;
+        ensure!(refusal.code == code, "{what}: {refusal:?}");
+        logged(system, before, what, said)?;
+    }
+    let token = system.cloud.token()?;
+    let forged = format!("{token}x");
+    for (what, node, subject, token, card, status) in [
+        ("a forged token", NODE, NODE, Some(&forged), None, 401),
+        ("no token", NODE, NODE, None, None, 401),
+        (
+            "another name in the request",
+            NODE,
+            other.as_str(),
+            Some(&token),
+            None,
+            500,
+        ),
+        (
+            "another node's certificate",
+            other.as_str(),
+            other.as_str(),
+            None,
+            Some(&own),
+            401,
+        ),
+        ("a renewal in another name", NODE, other.as_str(), None, Some(&own), 500),
+        (
+            "a renewal with an expired certificate",
+            NODE,
+            NODE,
+            None,
+            Some(&expired),
+            401,
+        ),
+        (
+            "a renewal with another CA's certificate",
+            NODE,
+            NODE,
+            None,
+            Some(&foreign),
+            401,
+        ),
+    ] {
+        let before = system.cloud.log().len();
+        let (code, body, _) = door.apply(node, subject, token.map(String::as_str), card)?;
+        ensure!(code == status, "{what}: {code} {}", String::from_utf8_lossy(&body));
+        logged(system, before, what, "no certificate issued")?;
+    }
+    Ok(())
+}
+
+fn logged(system: &System, before: usize, what: &str, said: &str) -> Result<()> {
+    let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
+        let log = system.cloud.log();
+        let new = log.get(before..).unwrap_or_default();
+        Ok(new.lines().find(|line| line.contains(said)).map(str::to_owned))
+    })?;
+    println!(
+        "    refused: {what}: {}",
+        line.split_once("reason=").map_or(line.as_str(), |(_, reason)| reason)
+    );
+    Ok(())
+}
+
+/// A line in the ConfigMap `kubeedge/revokednodes` ends the node's session within a second and keeps its certificate out, at both
+/// ports and over a restart of cloudcore; a time in it lets the node join anew. Deleting the Node object ends its session too.
+fn revoked_node(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let door = door_of(system)?;
+    let card = door.join(NODE)?;
+    let mut node = node_by_hand(system, &door)?;
+    system.api().delete(&api::node_path(NODE))?;
+    ensure!(node.ended(seconds(5)), "the session of a deleted Node goes on");
+    let mut node = node_by_hand(system, &door)?;
+    let list = |value: &str| json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "revokednodes"}, "data": {NODE: value}});
+    system
+        .api()
+        .create("/api/v1/namespaces/kubeedge/configmaps", &list("stolen"))?;
+    ensure!(node.ended(seconds(1)), "the session of a revoked node goes on");
+    drop(node);
+    let is_out = |what: &str| -> Result<()> {
+        let before = system.cloud.log().len();
+        let refusal = door
+            .connect(NODE, Some(&card))?
+            .err()
+            .context("a revoked node was let in")?;
+        ensure!(refusal.code == 403, "{refusal:?}");
+        logged(system, before, what, "revoked")?;
+        let (status, ..) = door.apply(NODE, NODE, None, Some(&card))?;
+        ensure!(status == 401, "a revoked certificate was renewed: {status}");
+        Ok(())
+    };
+    is_out("a revoked node")?;
+    let token = system.cloud.token()?;
+    let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
+    ensure!(status == 401, "a revoked node got a certificate by a token: {status}");
+    // Certificates of before now are out, the token is good again.
+    let time = process_time()?;
+    system.api().patch(
+        "/api/v1/namespaces/kubeedge/configmaps/revokednodes",
+        &json!({"data": {NODE: time}}),
+    )?;
+    wait::until("the node may join again", seconds(5), || {
+        let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
+        Ok((status == 200).then_some(()))
+    })?;
+    is_out("the old certificate")?;
+    let new = door.join(NODE)?;
+    let node = door.connect(NODE, Some(&new))?;
+    ensure!(node.is_ok(), "the new certificate is refused: {:?}", node.err());
+    system
+        .api()
+        .delete("/api/v1/namespaces/kubeedge/configmaps/revokednodes")?;
+    system.api().delete(&api::node_path(NODE))?;
+    system.node_ready(seconds(10))
+}
+
+/// The time now, as operators write it.
+fn process_time() -> Result<String> {
+    crate::process::call("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).map(|text| text.trim().to_owned())
+}
