@@ -57,12 +57,16 @@ pub struct Listing {
 }
 
 /// The answer to a [`Listing`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// How many objects were sent as new or changed.
     pub sent: u64,
     /// How many deletions were sent.
     pub deleted: u64,
+    /// The Pods among what was sent. This answer may overtake them, and other messages come in between: an edge that lost its database
+    /// knows by it which running pods are still to be named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<Uid>,
 }
 
 /// What has to be told to the edge.

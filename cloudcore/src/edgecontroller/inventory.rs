@@ -71,6 +71,9 @@ async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> R
         };
         let (path, object) = found.swap_remove(at);
         outcome.sent += 1;
+        if path.kind == Kind::Pod {
+            outcome.pods.push(object.uid());
+        }
         messages.push(object_message(path, operation, &object));
     }
     info!(%node, sent = outcome.sent, deleted = outcome.deleted, "inventory brought up to date");

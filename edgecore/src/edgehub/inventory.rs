@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::inventory::{Digest, Listing, Outcome, Verdict};
-use proto::{Answer, Content, Group, Message, Operation, Route, Source};
+use proto::{Answer, Content, Group, Message, Operation, Route, Source, Uid};
 use tracing::{info, warn};
 
 use crate::metamanager::MetaManager;
@@ -14,27 +14,37 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause before another try in the same session.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// How long announced pods may take. Until they came, nothing that runs is removed for being unknown.
+const ARRIVAL: Duration = Duration::from_secs(30);
+
 /// Compares until it has succeeded or the session is over.
 pub(super) async fn compare(meta: MetaManager, uplink: Uplink, session: Link) {
     while *uplink.link().borrow() == session {
         match once(&meta, &uplink).await {
-            Ok(sent) => {
-                meta.compared(sent).await;
-                return;
+            Ok(pods) => {
+                meta.compared(pods).await;
+                let mut pods = meta.pods();
+                if tokio::time::timeout(ARRIVAL, pods.wait_for(|set| set.ready)).await.is_ok() {
+                    return;
+                }
+                warn!("not all pods that cloudcore announced have come, it is asked again");
             }
-            Err(reason) => warn!(reason, "the inventory was not compared and will be again"),
+            Err(reason) => {
+                warn!(reason, "the inventory was not compared and will be again");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn once(meta: &MetaManager, uplink: &Uplink) -> Result<u64, String> {
+/// Returns the pods that come.
+async fn once(meta: &MetaManager, uplink: &Uplink) -> Result<Vec<Uid>, String> {
     let items = meta.inventory().await.map_err(|error| common::chain(&error))?;
     let digest: Digest = items.iter().collect();
     let verdict: Verdict = ask(uplink, Operation::Query, Content::json(&digest)).await?;
     if verdict.equal {
         info!(objects = items.len(), "the stored objects are those of the API");
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let held = items.len();
     let outcome: Outcome = ask(uplink, Operation::Update, Content::json(&Listing { items })).await?;
@@ -44,7 +54,7 @@ async fn once(meta: &MetaManager, uplink: &Uplink) -> Result<u64, String> {
         deleted = outcome.deleted,
         "the stored objects were brought up to date"
     );
-    Ok(outcome.sent)
+    Ok(outcome.pods)
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(

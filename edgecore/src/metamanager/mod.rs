@@ -196,9 +196,9 @@ impl MetaManager {
         let _ = self.shared.inbox.send(Input::Connected { inventory }).await;
     }
 
-    /// For edgehub: the cloud compared inventories and sends this many objects.
-    pub async fn compared(&self, sent: u64) {
-        let _ = self.shared.inbox.send(Input::Compared { sent }).await;
+    /// For edgehub: the cloud compared inventories and sends these pods, among others.
+    pub async fn compared(&self, pods: Vec<Uid>) {
+        let _ = self.shared.inbox.send(Input::Compared { pods }).await;
     }
 
     /// For edgehub: what the cloud is asked to compare with the API.

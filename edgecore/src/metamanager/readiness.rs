@@ -1,7 +1,9 @@
 //! When the set of pods may be believed: a state machine without I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use proto::Uid;
 use tokio::time::Instant;
 
 /// How long after the first answer about the node a cloud without inventory gets to send the pods it holds undelivered: its
@@ -19,11 +21,11 @@ pub(super) struct Readiness {
 #[derive(Debug)]
 struct Session {
     inventory: bool,
-    /// Objects received in this session.
-    received: u64,
-    /// Objects that the inventory's answer announced.
-    expected: Option<u64>,
-    /// Since when silence means that all was said.
+    /// Pods that came in this session, or went.
+    arrived: BTreeSet<Uid>,
+    /// Pods that the inventory's answer announced and that have not come: the answer may overtake them.
+    missing: Option<BTreeSet<Uid>>,
+    /// Since when silence means that all was said; for a cloud without inventory.
     since: Option<Instant>,
 }
 
@@ -48,8 +50,8 @@ impl Readiness {
     pub(super) fn connected(&mut self, inventory: bool) {
         self.session = Some(Session {
             inventory,
-            received: 0,
-            expected: None,
+            arrived: BTreeSet::new(),
+            missing: None,
             since: None,
         });
     }
@@ -58,16 +60,23 @@ impl Readiness {
         self.session = None;
     }
 
-    pub(super) fn received(&mut self) {
-        if let Some(session) = &mut self.session {
-            session.received += 1;
+    /// A pod is stored, or removed.
+    pub(super) fn arrived(&mut self, uid: Uid) {
+        if !self.ready
+            && let Some(session) = &mut self.session
+            && session.inventory
+        {
+            if let Some(missing) = &mut session.missing {
+                missing.remove(&uid);
+            }
+            session.arrived.insert(uid);
         }
     }
 
-    pub(super) fn compared(&mut self, sent: u64, now: Instant) {
+    /// The cloud compared inventories; these pods are not known yet.
+    pub(super) fn compared(&mut self, unknown: BTreeSet<Uid>) {
         if let Some(session) = &mut self.session {
-            session.expected = Some(sent);
-            session.since = Some(now);
+            session.missing = Some(unknown.difference(&session.arrived).cloned().collect());
         }
     }
 
@@ -100,12 +109,14 @@ impl Readiness {
             return false;
         }
         let Some(session) = &self.session else { return false };
-        let waited = session.since.is_some_and(|since| now >= since + GRACE);
         self.ready = if session.inventory {
-            session.expected.is_some_and(|expected| session.received >= expected) || waited
+            session.missing.as_ref().is_some_and(BTreeSet::is_empty)
         } else {
-            self.adopted && waited
+            self.adopted && session.since.is_some_and(|since| now >= since + GRACE)
         };
+        if self.ready {
+            self.session = None;
+        }
         self.ready
     }
 }
@@ -120,10 +131,16 @@ mod tests {
         let mut readiness = Readiness::new(false);
         assert!(!readiness.check(now));
         readiness.connected(true);
-        readiness.received();
-        readiness.compared(2, now);
-        assert!(!readiness.check(now));
-        readiness.received();
+        readiness.arrived(Uid::new("u1"));
+        assert!(!readiness.check(now), "nothing was compared yet");
+        readiness.compared(["u1", "u2", "u3"].map(Uid::new).into());
+        for _ in 0..3 {
+            readiness.arrived(Uid::new("u1"));
+            readiness.arrived(Uid::new("another"));
+        }
+        readiness.arrived(Uid::new("u2"));
+        assert!(!readiness.check(now + GRACE * 9), "however much else came, and however long ago");
+        readiness.arrived(Uid::new("u3"));
         assert!(readiness.check(now) && readiness.is_ready());
         assert!(!readiness.check(now), "told once");
     }

@@ -49,8 +49,8 @@ pub(super) enum Input {
     },
     /// The cloud compared inventories.
     Compared {
-        /// Objects that it sends.
-        sent: u64,
+        /// Pods that it sends.
+        pods: Vec<Uid>,
     },
     /// The cloud answered about this node or its lease.
     NodeAnswered,
@@ -183,7 +183,6 @@ impl Task {
             match input {
                 Input::Message(message) => match dispatch::plan(&message, &self.meta.shared.settings.node) {
                     Plan::Apply(step) => {
-                        self.readiness.received();
                         steps.push((*step, Some(message), None));
                     }
                     Plan::Refuse(reason) => self.refuse(&message, &reason).await,
@@ -218,7 +217,10 @@ impl Task {
                     }
                 }
                 Input::Connected { inventory } => self.readiness.connected(inventory),
-                Input::Compared { sent } => self.readiness.compared(sent, Instant::now()),
+                Input::Compared { pods } => {
+                    let unknown = pods.into_iter().filter(|uid| !self.set.contains_key(uid));
+                    self.readiness.compared(unknown.collect());
+                }
                 Input::NodeAnswered => self.readiness.node_answered(Instant::now()),
                 Input::Adopt(running) => self.adoption.waiting = Some(running),
                 Input::Fetched(fetched) => {
@@ -238,6 +240,13 @@ impl Task {
                 let mut applied = applied.into_iter();
                 for (step, _, done) in steps {
                     let outcomes: Vec<Applied> = applied.by_ref().take(step.ops.len()).collect();
+                    for op in &step.ops {
+                        match op {
+                            Op::Put { path, object } if path.kind == Kind::Pod => self.readiness.arrived(object.uid()),
+                            Op::Remove { path, uid, .. } if path.kind == Kind::Pod => self.readiness.arrived(uid.clone()),
+                            _ => {}
+                        }
+                    }
                     dirty |= self.tell(step.news, outcomes.first() == Some(&Applied::Changed));
                     if let Some(ack) = step.ack {
                         // Dropped without a link: the cloud sends the message again.

@@ -493,7 +493,7 @@ async fn damage_while_running_keeps_the_pods() {
     let insert = pod(Operation::Insert, "web", "u1", 7);
     edge.deliver(insert).await;
     edge.sent().await;
-    edge.meta.compared(1).await;
+    edge.meta.compared(vec![Uid::new("u1")]).await;
     edge.meta.pods().wait_for(|set| set.ready).await.expect("ready");
     edge.meta.shared.store.pretend_damage().await;
     // Whatever was in flight is refused or stored; afterwards the new file has the pod.
