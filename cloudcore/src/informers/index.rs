@@ -320,13 +320,19 @@ impl Index {
     }
 
     fn pod_present(&mut self, path: ObjectPath, object: Object, added: bool) -> Vec<Change> {
-        let Some(name) = path.name else { return Vec::new() };
-        let key = (path.namespace, name);
+        let Some(name) = path.name.clone() else { return Vec::new() };
+        let key = (path.namespace.clone(), name);
+        // The deletion of one that had the name before was not seen. It may have been on another node than this one.
+        let old = self.pods.get(&key).map(|old| old.known.uid.clone());
+        let mut changes = match old.filter(|old| *old != object.uid()) {
+            Some(old) => self.pod_absent(&path, shell(&path, &old)),
+            None => Vec::new(),
+        };
         let Some(node) = object.spec_node_name() else {
-            return Vec::new();
+            return changes;
         };
         let Some(node_entry) = self.nodes.get_mut(&node) else {
-            return Vec::new();
+            return changes;
         };
         let mut known = Known::of(&object);
         let print = fingerprint(&object, true);
@@ -350,19 +356,8 @@ impl Index {
             references: references(&object),
         };
         self.locate(&entry);
-        let mut changes = Vec::new();
-        if let Some(old) = self.pods.insert(key.clone(), entry) {
+        if let Some(old) = self.pods.insert(key, entry) {
             self.unlocate(&old);
-            let (old_uid, new_uid) = (&old.known.uid, object.uid());
-            if *old_uid != new_uid {
-                // The deletion between the two was not seen.
-                let path = ObjectPath::new(key.0, Kind::Pod, key.1);
-                changes.push(Change::Pod {
-                    node: old.node,
-                    operation: Operation::Delete,
-                    pod: shell(&path, old_uid),
-                });
-            }
         }
         changes.push(Change::Pod {
             node,

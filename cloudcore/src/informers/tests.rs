@@ -196,7 +196,7 @@ fn a_second_list_finds_what_vanished_unseen() {
     let changes = listed(&mut index, Watch::Pods, vec![pod("b", "e", "v2", 9, json!({}))]);
     assert_eq!(
         ops(&changes),
-        ["delete pod b v on e", "update pod b v2 on e", "delete pod a u on e"]
+        ["delete pod b v on e", "insert pod b v2 on e", "delete pod a u on e"]
     );
     assert_eq!(ops(&listed(&mut index, Watch::Nodes, vec![])), ["gone e"]);
 }
@@ -245,4 +245,19 @@ fn versions_that_are_equal_tell_nobody_twice() {
         []
     ));
     assert_eq!(Operation::Insert.as_str(), "insert");
+}
+
+#[test]
+fn a_pod_made_again_on_another_node_unseen_leaves_the_first() {
+    let mut index = started();
+    index.apply(Watch::Nodes, Seen::Added(node("f", 1, "")));
+    index.found_pods(&NodeName::new("f"), vec![]);
+    let pods = |index: &Index, name: &str| index.wanted(&NodeName::new(name)).len() - 1;
+    listed(&mut index, Watch::Pods, vec![pod("db-0", "e", "u1", 5, json!({}))]);
+    let changes = listed(&mut index, Watch::Pods, vec![pod("db-0", "f", "u2", 9, json!({}))]);
+    assert_eq!(ops(&changes), ["delete pod db-0 u1 on e", "insert pod db-0 u2 on f"]);
+    assert_eq!((pods(&index, "e"), pods(&index, "f")), (0, 1));
+    let changes = listed(&mut index, Watch::Pods, vec![pod("db-0", "no-edge", "u3", 12, json!({}))]);
+    assert_eq!(ops(&changes), ["delete pod db-0 u2 on f"]);
+    assert_eq!((pods(&index, "e"), pods(&index, "f")), (0, 0));
 }

@@ -1,11 +1,13 @@
 //! Which messages a node must acknowledge, and how they are kept until then (spec 01 §5.6).
 
-use proto::{Answer, Kind, Message, Operation, Source};
+use proto::{Answer, Kind, Message, Operation, Route, Source};
 
 use crate::cloudhub::records::ObjectRef;
 
-/// Parts of a resource that make a message one without acknowledgement, wherever they stand in it.
-const NOTICES: [&str; 5] = [
+/// Parts of a resource that make a message one without acknowledgement. Go looks for them anywhere in the resource; here names do not
+/// count, or a Pod called `membership-0` would be sent once and never again.
+const NOTICES: [&str; 6] = [
+    "inventory/sync",
     "podlist",
     "membership",
     "twin/cloud_updated",
@@ -94,7 +96,10 @@ pub(in crate::cloudhub) fn lane(message: &Message) -> Lane {
 }
 
 fn needs_no_ack(message: &Message) -> bool {
-    let resource = message.route.render();
+    let resource = match &message.route {
+        Route::Object(path) => path.kind.as_str().to_owned(),
+        route => route.render(),
+    };
     if NOTICES.iter().any(|part| resource.contains(part)) {
         return true;
     }

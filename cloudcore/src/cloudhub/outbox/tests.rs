@@ -72,6 +72,26 @@ fn needs_an_acknowledgement_or_not() {
             make(
                 edge(),
                 resource(),
+                Operation::Insert,
+                "default/pod/membership-podlist-0",
+                pod(),
+            ),
+        ),
+        (
+            "notice",
+            make(
+                edge(),
+                resource(),
+                Operation::Response,
+                "inventory/sync",
+                Content::json(&serde_json::json!({"equal": true})),
+            ),
+        ),
+        (
+            "state",
+            make(
+                edge(),
+                resource(),
                 Operation::Update,
                 "null/node/n",
                 object("Node", "n", "7", ""),
