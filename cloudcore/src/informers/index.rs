@@ -320,7 +320,9 @@ impl Index {
     }
 
     fn pod_present(&mut self, path: ObjectPath, object: Object, added: bool) -> Vec<Change> {
-        let Some(name) = path.name.clone() else { return Vec::new() };
+        let Some(name) = path.name.clone() else {
+            return Vec::new();
+        };
         let key = (path.namespace.clone(), name);
         // The deletion of one that had the name before was not seen. It may have been on another node than this one.
         let old = self.pods.get(&key).map(|old| old.known.uid.clone());

@@ -257,7 +257,11 @@ fn a_pod_made_again_on_another_node_unseen_leaves_the_first() {
     let changes = listed(&mut index, Watch::Pods, vec![pod("db-0", "f", "u2", 9, json!({}))]);
     assert_eq!(ops(&changes), ["delete pod db-0 u1 on e", "insert pod db-0 u2 on f"]);
     assert_eq!((pods(&index, "e"), pods(&index, "f")), (0, 1));
-    let changes = listed(&mut index, Watch::Pods, vec![pod("db-0", "no-edge", "u3", 12, json!({}))]);
+    let changes = listed(
+        &mut index,
+        Watch::Pods,
+        vec![pod("db-0", "no-edge", "u3", 12, json!({}))],
+    );
     assert_eq!(ops(&changes), ["delete pod db-0 u2 on f"]);
     assert_eq!((pods(&index, "e"), pods(&index, "f")), (0, 0));
 }

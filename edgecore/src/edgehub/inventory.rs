@@ -24,7 +24,10 @@ pub(super) async fn compare(meta: MetaManager, uplink: Uplink, session: Link) {
             Ok(pods) => {
                 meta.compared(pods).await;
                 let mut pods = meta.pods();
-                if tokio::time::timeout(ARRIVAL, pods.wait_for(|set| set.ready)).await.is_ok() {
+                if tokio::time::timeout(ARRIVAL, pods.wait_for(|set| set.ready))
+                    .await
+                    .is_ok()
+                {
                     return;
                 }
                 warn!("not all pods that cloudcore announced have come, it is asked again");

@@ -139,7 +139,10 @@ mod tests {
             readiness.arrived(Uid::new("another"));
         }
         readiness.arrived(Uid::new("u2"));
-        assert!(!readiness.check(now + GRACE * 9), "however much else came, and however long ago");
+        assert!(
+            !readiness.check(now + GRACE * 9),
+            "however much else came, and however long ago"
+        );
         readiness.arrived(Uid::new("u3"));
         assert!(readiness.check(now) && readiness.is_ready());
         assert!(!readiness.check(now), "told once");

@@ -243,7 +243,9 @@ impl Task {
                     for op in &step.ops {
                         match op {
                             Op::Put { path, object } if path.kind == Kind::Pod => self.readiness.arrived(object.uid()),
-                            Op::Remove { path, uid, .. } if path.kind == Kind::Pod => self.readiness.arrived(uid.clone()),
+                            Op::Remove { path, uid, .. } if path.kind == Kind::Pod => {
+                                self.readiness.arrived(uid.clone())
+                            }
                             _ => {}
                         }
                     }
