@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::api;
 use crate::edge::{BUSYBOX, EdgeHost, Wire};
+use crate::fleet::Fleet;
 use crate::process;
 use crate::run::Run;
 use crate::settings::{Settings, program};
@@ -26,6 +27,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 const CUT: Duration = Duration::from_secs(42);
 const MANY: usize = 30;
 const NODE_LIMITS: [u32; 3] = [500, 10_000, 100_000];
+/// Simulated edges, and what they are divided by.
+const FLEET: usize = 2_000;
+const FLEET_DIVISOR: f64 = 2_000.0;
 
 /// All marks, in the order they are taken.
 pub const NAMES: &[&str] = &[
@@ -41,6 +45,9 @@ pub const NAMES: &[&str] = &[
     "delete-30",
     "recover",
     "cloudcore-rss",
+    "accept-cpu",
+    "edge-cost",
+    "idle-cpu",
 ];
 
 /// One measured value.
@@ -157,6 +164,9 @@ impl Bench {
         }
         if wanted("cloudcore-rss") {
             self.cloudcore_memory()?;
+        }
+        if ["accept-cpu", "edge-cost", "idle-cpu"].into_iter().any(wanted) {
+            self.fleet(wanted)?;
         }
         Ok(())
     }
@@ -326,6 +336,45 @@ impl Bench {
                 "no edge connected".to_owned(),
             );
         }
+        Ok(())
+    }
+
+    /// What edges that do nothing cost the cloud.
+    fn fleet(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.system.edge.stop_edgecore()?;
+        self.system.cloud.stop()?;
+        self.system.cloud.set_node_limit(10_000);
+        self.system.cloud.start()?;
+        pause(SETTLE / 4);
+        let pid = self.system.cloud.cloudcore()?.pid();
+        let cloud = self.system.cloud.authority()?;
+        let (memory, cpu) = (process::resident_mb(pid)?, process::cpu_seconds(pid)?);
+        let fleet = Fleet::connect(&cloud, FLEET)?;
+        if wanted("accept-cpu") {
+            let value = (process::cpu_seconds(pid)? - cpu) * 1e3 / FLEET_DIVISOR;
+            let note = format!("edges={FLEET}, TLS, upgrade, a keepalive and a ping each");
+            self.push("accept-cpu", value, "ms", note);
+        }
+        if wanted("edge-cost") || wanted("idle-cpu") {
+            pause(SETTLE);
+        }
+        if wanted("edge-cost") {
+            let value = (process::resident_mb(pid)? - memory) * 1e3 / FLEET_DIVISOR;
+            let note = format!("edges={} connected, of {memory:.1} MB before", fleet.connected());
+            self.push("edge-cost", value, "KB", note);
+        }
+        if wanted("idle-cpu") {
+            let (from, start) = (process::cpu_seconds(pid)?, Instant::now());
+            pause(CPU_WINDOW);
+            let cores = (process::cpu_seconds(pid)? - from) / start.elapsed().as_secs_f64();
+            let note = format!("over {} s with {} edges", CPU_WINDOW.as_secs(), fleet.connected());
+            self.push("idle-cpu", cores, "cores", note);
+        }
+        ensure!(
+            fleet.connected() == FLEET,
+            "only {} of {FLEET} edges are still connected",
+            fleet.connected()
+        );
         Ok(())
     }
 

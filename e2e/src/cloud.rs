@@ -12,6 +12,7 @@ use base64::Engine as _;
 use crate::api::{Api, text};
 use crate::cluster::{Cluster, free_ports};
 use crate::edge::Uplink;
+use crate::fleet;
 use crate::process::{self, Daemon};
 use crate::run;
 use crate::settings::{Settings, program};
@@ -236,6 +237,19 @@ shift; exec "$@""#;
             websocket: self.ports.websocket,
             https: self.ports.https(),
             token: self.token()?,
+        })
+    }
+
+    /// The cloud as a fleet of simulated edges needs to know it, with the key of its CA.
+    pub fn authority(&self) -> Result<fleet::Cloud> {
+        let secret = self.api.must("/api/v1/namespaces/kubeedge/secrets/casecret")?;
+        let bytes = |path| base64::engine::general_purpose::STANDARD.decode(text(&secret, path));
+        let name = self.advertise.first().context("no address is advertised")?;
+        Ok(fleet::Cloud {
+            port: self.ports.websocket,
+            name: name.parse().with_context(|| name.clone())?,
+            ca: bytes("/data/cadata")?,
+            ca_key: bytes("/data/cakeydata")?,
         })
     }
 

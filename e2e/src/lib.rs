@@ -4,7 +4,7 @@
 //! Owns everything it starts: each run has one folder ([`run::Run`]) from which every process, network namespace, mount and
 //! cgroup of the run can be found and removed, also by a later process. Reads the programs and the cache that `e2e/setup`
 //! fills. Must not reach into the cores that it tests: it sees them as an operator does, through files, processes, sockets and
-//! the Kubernetes API, and as a node does ([`hub`], by the crate `proto`).
+//! the Kubernetes API, and as nodes do ([`hub`], [`fleet`], by the crate `proto`).
 //!
 //! The code is blocking: a scenario is a list of steps that wait for conditions with a deadline.
 
@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod containers;
 pub mod demo;
 pub mod edge;
+pub mod fleet;
 pub mod hosts;
 pub mod hub;
 pub mod link;
