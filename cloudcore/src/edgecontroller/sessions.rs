@@ -44,7 +44,11 @@ pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks
 }
 
 async fn welcome(desk: &Desk, hub: &CloudHub, reconciler: &SyncController, node: NodeName) {
-    if !desk.informers.is_owned_by(&node, &desk.address)
+    let informers = &desk.informers;
+    // A node that is not registered yet gets the annotation with its registration: no request for each edge of a new fleet.
+    let unregistered = informers.is_synced() && !informers.has_node(&node);
+    if !unregistered
+        && !informers.is_owned_by(&node, &desk.address)
         && let Err(error) = annotate(desk, node.as_str()).await
     {
         warn!(%node, error = %chain(&error), "annotation cloudcore was not written: other cloudcores cannot find this node until it connects again");
