@@ -1,6 +1,7 @@
 //! What is counted about the link (`/metrics`).
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -15,12 +16,22 @@ pub(super) struct Class {
     class: &'static str,
 }
 
+/// What became of a message that was not delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Dropped {
+    class: &'static str,
+    reason: &'static str,
+}
+
 /// The counters. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     sent: Family<Class, Counter>,
     received: Family<Class, Counter>,
-    dropped: Family<Class, Counter>,
+    acknowledged: Family<Class, Counter>,
+    retried: Family<Class, Counter>,
+    dropped: Family<Dropped, Counter>,
+    oldest: Family<Class, Gauge<f64, AtomicU64>>,
     sessions: Counter,
     up: Gauge<i64, AtomicI64>,
     certificate_days: Gauge<i64, AtomicI64>,
@@ -43,8 +54,23 @@ impl Metrics {
         );
         registry.register(
             "messages_dropped",
-            "Messages of the cloud that nobody here takes",
+            "Messages that came to nobody, by class and reason",
             metrics.dropped.clone(),
+        );
+        registry.register(
+            "messages_acknowledged",
+            "Messages that the cloud answered, by class",
+            metrics.acknowledged.clone(),
+        );
+        registry.register(
+            "messages_retried",
+            "Messages without an answer in time, which their owners send again, by class",
+            metrics.retried.clone(),
+        );
+        registry.register(
+            "messages_oldest_age_seconds",
+            "Age of the oldest message that waits for its answer, by class, as of the last ping (every 10 s)",
+            metrics.oldest.clone(),
         );
         registry.register(
             "sessions",
@@ -68,8 +94,26 @@ impl Metrics {
         self.received.get_or_create(&class(message)).inc();
     }
 
-    pub(super) fn dropped(&self, class: &'static str) {
-        self.dropped.get_or_create(&Class { class }).inc();
+    pub(super) fn acknowledged(&self, class: &Class) {
+        self.acknowledged.get_or_create(class).inc();
+    }
+
+    pub(super) fn retried(&self, class: &Class) {
+        self.retried.get_or_create(class).inc();
+    }
+
+    pub(super) fn dropped(&self, message: &Message, reason: &'static str) {
+        let Class { class } = class(message);
+        self.dropped.get_or_create(&Dropped { class, reason }).inc();
+    }
+
+    /// The ages of what waits, in any order; classes that are absent have nothing waiting.
+    pub(super) fn waiting(&self, ages: impl Iterator<Item = (Class, Duration)>) {
+        self.oldest.clear();
+        for (class, age) in ages {
+            let oldest = self.oldest.get_or_create(&class);
+            oldest.set(oldest.get().max(age.as_secs_f64()));
+        }
     }
 
     pub(super) fn link(&self, up: bool) {
@@ -84,7 +128,7 @@ impl Metrics {
     }
 }
 
-fn class(message: &Message) -> Class {
+pub(super) fn class(message: &Message) -> Class {
     let class = match &message.operation {
         Operation::Keepalive => "keepalive",
         Operation::Response if message.parent.is_some() => "answer",

@@ -195,7 +195,7 @@ impl Hub {
         self.tasks.spawn("edgehub-writer", writer);
 
         // Keepalive is the first message; the link is up only after it is on its way.
-        let mut state = Session::new(self.limits(), Instant::now());
+        let mut state = Session::new(self.limits(), self.metrics.clone(), Instant::now());
         if let Some(Due::Keepalive(message)) = state.due(Instant::now(), true) {
             self.metrics.sent(&message);
             let _ = urgent.send(Frame::text(message.encode())).await;
@@ -304,7 +304,7 @@ impl Hub {
             Received::Meta(message) => return Ok(Some(message)),
             Received::Late(message) => {
                 debug!(route = %message.route, "answer came too late");
-                self.metrics.dropped("late");
+                self.metrics.dropped(&message, "late");
                 self.send(writes, &session::late_ack(&message));
             }
             Received::Unknown(message) => {
@@ -312,7 +312,7 @@ impl Hub {
                     group = %message.group, source = %message.source, operation = %message.operation, route = %message.route,
                     "message for a module that is not here"
                 );
-                self.metrics.dropped("unknown");
+                self.metrics.dropped(&message, "unknown");
             }
         }
         Ok(None)
@@ -323,7 +323,7 @@ impl Hub {
     fn send(&self, writes: &mpsc::Sender<Frame>, message: &Message) -> bool {
         match writes.try_send(Frame::text(message.encode())) {
             Ok(()) => self.metrics.sent(message),
-            Err(mpsc::error::TrySendError::Full(_)) => self.metrics.dropped("full"),
+            Err(mpsc::error::TrySendError::Full(_)) => self.metrics.dropped(message, "full"),
             Err(mpsc::error::TrySendError::Closed(_)) => return false,
         }
         true
@@ -355,7 +355,9 @@ async fn offline<T>(outgoing: &mut mpsc::Receiver<Outgoing>, metrics: &Metrics, 
     loop {
         tokio::select! {
             done = &mut work => return done,
-            Some(_) = outgoing.recv() => metrics.dropped("offline"),
+            Some(lost) = outgoing.recv() => match lost {
+                Outgoing::Ask { message, .. } | Outgoing::Tell(message) => metrics.dropped(&message, "offline"),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@ use proto::{Content, Group, Kind, Message, MsgId, Operation};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::metrics::{Class, Metrics, class};
 use crate::uplink::Outgoing;
 
 /// Questions that wait for answers; one more is refused at once (its asker sees a lost link and asks again).
@@ -64,12 +65,15 @@ pub(super) enum Due {
 struct Waiting {
     answer: oneshot::Sender<Message>,
     of_node: bool,
+    class: Class,
+    since: Instant,
 }
 
 /// The state.
 #[derive(Debug)]
 pub(super) struct Session {
     limits: Limits,
+    metrics: Metrics,
     waiting: HashMap<MsgId, Waiting>,
     held: VecDeque<Message>,
     tokens: f64,
@@ -80,10 +84,21 @@ pub(super) struct Session {
     unanswered: Option<Instant>,
 }
 
+impl Drop for Session {
+    /// Without the session no answer comes: owners ask again in the next one.
+    fn drop(&mut self) {
+        for waiting in self.waiting.values() {
+            self.metrics.retried(&waiting.class);
+        }
+        self.metrics.waiting(std::iter::empty());
+    }
+}
+
 impl Session {
-    pub(super) fn new(limits: Limits, now: Instant) -> Self {
+    pub(super) fn new(limits: Limits, metrics: Metrics, now: Instant) -> Self {
         Self {
             limits,
+            metrics,
             waiting: HashMap::new(),
             held: VecDeque::new(),
             tokens: capacity(limits),
@@ -112,6 +127,7 @@ impl Session {
                 if waiting.of_node {
                     self.unanswered = None;
                 }
+                self.metrics.acknowledged(&waiting.class);
                 return Received::Answer(waiting.answer, message);
             }
             let repeated = message.group == Group::Resource && message.operation == Operation::Response;
@@ -136,16 +152,23 @@ impl Session {
                     return None;
                 }
                 if self.waiting.len() >= MAX_WAITING {
-                    self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
+                    self.forget_given_up();
                 }
                 if self.waiting.len() >= MAX_WAITING {
+                    self.metrics.dropped(&message, "full");
                     return None;
                 }
                 let of_node = matches!(message.route.kind(), Some(Kind::Node | Kind::Lease));
                 if of_node {
                     self.unanswered.get_or_insert(now);
                 }
-                self.waiting.insert(message.id.clone(), Waiting { answer, of_node });
+                let waiting = Waiting {
+                    answer,
+                    of_node,
+                    class: class(&message),
+                    since: now,
+                };
+                self.waiting.insert(message.id.clone(), waiting);
                 message
             }
         };
@@ -180,7 +203,10 @@ impl Session {
         }
         if now >= self.next_ping {
             self.next_ping = now + PING;
-            self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
+            self.forget_given_up();
+            let ages = self.waiting.values();
+            self.metrics
+                .waiting(ages.map(|waiting| (waiting.class.clone(), now.duration_since(waiting.since))));
             return Some(Due::Ping);
         }
         self.refill(now);
@@ -205,6 +231,17 @@ impl Session {
             deadline = deadline.min(self.filled + Duration::from_secs_f64(missing));
         }
         deadline
+    }
+
+    /// Askers whose time is over ask again.
+    fn forget_given_up(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            let waits = !waiting.answer.is_closed();
+            if !waits {
+                self.metrics.retried(&waiting.class);
+            }
+            waits
+        });
     }
 
     fn refill(&mut self, now: Instant) {
@@ -256,7 +293,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_keepalive_goes_at_once_and_then_by_the_heartbeat() {
         let start = Instant::now();
-        let mut session = Session::new(LIMITS, start);
+        let mut session = Session::new(LIMITS, Metrics::default(), start);
         assert!(matches!(drain(&mut session, start).as_slice(), [Due::Keepalive(_)]));
         assert!(drain(&mut session, start + Duration::from_secs(9)).is_empty());
         session.heard(start + Duration::from_secs(15));
@@ -267,7 +304,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_finds_its_question_once() {
         let now = Instant::now();
-        let mut session = Session::new(LIMITS, now);
+        let mut session = Session::new(LIMITS, Metrics::default(), now);
         let message = question(Kind::ConfigMap);
         let id = message.id.clone();
         let (answer, mut waiting) = oneshot::channel();
@@ -287,7 +324,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cloud_that_answers_nothing_about_the_node_is_dead_after_a_minute() {
         let start = Instant::now();
-        let mut session = Session::new(LIMITS, start);
+        let mut session = Session::new(LIMITS, Metrics::default(), start);
         for second in (0..60).step_by(10) {
             let now = start + Duration::from_secs(second);
             session.heard(now);
@@ -311,7 +348,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_limit_holds_back_floods_but_no_acknowledgement() {
         let start = Instant::now();
-        let mut session = Session::new(LIMITS, start);
+        let mut session = Session::new(LIMITS, Metrics::default(), start);
         drain(&mut session, start);
         let sent = (0..400)
             .filter(|_| session.outgoing(Outgoing::Tell(question(Kind::Event)), start).is_some())
@@ -331,7 +368,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_found_out() {
         let start = Instant::now();
-        let mut session = Session::new(LIMITS, start);
+        let mut session = Session::new(LIMITS, Metrics::default(), start);
         let now = start + SILENCE;
         let due: Vec<Due> = (0..3).filter_map(|_| session.due(now, true)).collect();
         assert!(due.iter().any(|due| matches!(due, Due::Dead(_))), "{due:?}");
