@@ -97,6 +97,7 @@ pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSe
         eviction_hard: kubelet.eviction_hard.clone().into_iter().collect(),
         look: period(kubelet.node_status_update_frequency, 10),
         report: period(kubelet.node_status_report_frequency, 300),
+        pressure_hold: kubelet.eviction_pressure_transition_period.to_std(),
         lease_seconds: u32::try_from(kubelet.node_lease_duration_seconds)
             .ok()
             .filter(|seconds| *seconds > 0)

@@ -373,4 +373,40 @@ mod tests {
         let due: Vec<Due> = (0..3).filter_map(|_| session.due(now, true)).collect();
         assert!(due.iter().any(|due| matches!(due, Due::Dead(_))), "{due:?}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_became_of_questions_is_counted() {
+        let start = Instant::now();
+        let mut registry = prometheus_client::registry::Registry::default();
+        let mut session = Session::new(LIMITS, Metrics::register(&mut registry), start);
+        drain(&mut session, start);
+        let mut ask = || {
+            let (answer, waits) = oneshot::channel();
+            let message = question(Kind::ConfigMap);
+            let id = message.id.clone();
+            session.outgoing(Outgoing::Ask { message, answer }, start);
+            (id, waits)
+        };
+        let (answered, given_up, _waits) = (ask(), ask(), ask());
+        drop(given_up);
+        let answer = Message::answer_to(&question(Kind::ConfigMap), Source::EdgeController, Content::null());
+        session.received(answer.answering(&answered.0));
+        session.heard(start + PING);
+        drain(&mut session, start + PING);
+        let told = |registry: &prometheus_client::registry::Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).expect("text");
+            text
+        };
+        let text = told(&registry);
+        for line in [
+            "edgehub_messages_acknowledged_total{class=\"question\"} 1",
+            "edgehub_messages_retried_total{class=\"question\"} 1",
+            "edgehub_messages_oldest_age_seconds{class=\"question\"} 10.0",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        drop(session);
+        assert!(told(&registry).contains("edgehub_messages_retried_total{class=\"question\"} 2"));
+    }
 }

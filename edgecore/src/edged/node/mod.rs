@@ -26,7 +26,7 @@ pub use facts::{Machine, NodeFacts, SystemFacts, Usage};
 
 use crate::metamanager::{MetaManager, RequestError};
 use crate::uplink::Link;
-use status::Report;
+use status::{Pressure, Report, Shortages};
 
 /// Pauses between tries to register: as a kubelet's.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -104,6 +104,8 @@ pub struct Settings {
     pub system_reserved: BTreeMap<String, String>,
     /// `evictionHard`.
     pub eviction_hard: BTreeMap<String, String>,
+    /// `evictionPressureTransitionPeriod`: how long a shortage is told after it has passed.
+    pub pressure_hold: Duration,
     /// `nodeStatusUpdateFrequency`: how often the status is computed.
     pub look: Duration,
     /// `nodeStatusReportFrequency`: how often it is sent although nothing changed.
@@ -133,6 +135,7 @@ pub fn start(
         facts,
         uid,
         sent: None,
+        shortages: Shortages::default(),
         registered: false,
         was_ready: None,
         said: String::new(),
@@ -148,6 +151,7 @@ struct Keeper {
     machine: Machine,
     uid: watch::Sender<Option<String>>,
     sent: Option<(Report, Instant)>,
+    shortages: Shortages,
     registered: bool,
     was_ready: Option<bool>,
     said: String,
@@ -190,7 +194,9 @@ impl Keeper {
     async fn report(&mut self) -> Result<(), RequestError> {
         let usage = self.facts.usage();
         let state = self.runtime.borrow_and_update().clone();
-        let report = Report::new(&self.settings, &self.machine, &usage, &state);
+        let seen = Pressure::of(&self.settings, &self.machine, &usage);
+        let pressure = self.shortages.tell(seen, Instant::now(), self.settings.pressure_hold);
+        let report = Report::new(&self.settings, &self.machine, &usage, pressure, &state);
         if self.was_ready != Some(report.is_ready()) {
             self.was_ready = Some(report.is_ready());
             info!(node = %self.settings.node, ready = report.is_ready(), reason = state.reason, "node status");

@@ -1,10 +1,12 @@
 //! The Node object that this machine wants to be: pure, from facts to JSON (spec 05 §5.3, §6 row 31).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::{BadObject, Object};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::facts::{Machine, Usage};
 use super::{Allocatable, RuntimeState, Settings};
@@ -34,7 +36,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(settings: &Settings, machine: &Machine, usage: &Usage, runtime: &RuntimeState) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        machine: &Machine,
+        usage: &Usage,
+        pressure: Pressure,
+        runtime: &RuntimeState,
+    ) -> Self {
         let (capacity, allocatable) = resources(settings, machine, usage);
         let runtime_version = if runtime.name.is_empty() {
             "containerd://Unknown".to_owned()
@@ -54,7 +62,7 @@ impl Report {
             ("architecture", machine.architecture.clone()),
         ];
         Self {
-            conditions: conditions(settings, machine, usage, runtime),
+            conditions: conditions(pressure, runtime),
             capacity,
             allocatable,
             addresses: vec![
@@ -282,18 +290,56 @@ fn threshold(text: &str, total: i64) -> Option<i64> {
     Quantity::parse(text).ok().map(Quantity::value)
 }
 
-fn conditions(settings: &Settings, machine: &Machine, usage: &Usage, runtime: &RuntimeState) -> Vec<Condition> {
-    let below = |signal: &str, available: i64, total: i64| {
-        total > 0
-            && settings
-                .eviction_hard
-                .get(signal)
-                .and_then(|text| threshold(text, total))
-                .is_some_and(|limit| available < limit)
-    };
-    let memory = below("memory.available", usage.memory_available, machine.memory);
-    let disk = below("nodefs.available", usage.disk_available, usage.disk_total)
-        || below("nodefs.inodesFree", usage.inodes_available, usage.inodes_total);
+/// What the machine is short of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pressure {
+    pub(super) memory: bool,
+    pub(super) disk: bool,
+}
+
+impl Pressure {
+    /// By the thresholds of hard eviction.
+    pub(super) fn of(settings: &Settings, machine: &Machine, usage: &Usage) -> Self {
+        let below = |signal: &str, available: i64, total: i64| {
+            total > 0
+                && settings
+                    .eviction_hard
+                    .get(signal)
+                    .and_then(|text| threshold(text, total))
+                    .is_some_and(|limit| available < limit)
+        };
+        Self {
+            memory: below("memory.available", usage.memory_available, machine.memory),
+            disk: below("nodefs.available", usage.disk_available, usage.disk_total)
+                || below("nodefs.inodesFree", usage.inodes_available, usage.inodes_total),
+        }
+    }
+}
+
+/// When something was last short: what comes and goes is told as staying, or the scheduler would send pods in between.
+#[derive(Debug, Default)]
+pub(super) struct Shortages {
+    memory: Option<Instant>,
+    disk: Option<Instant>,
+}
+
+impl Shortages {
+    /// What to tell: what is short now or was within `hold`.
+    pub(super) fn tell(&mut self, seen: Pressure, now: Instant, hold: Duration) -> Pressure {
+        let held = |last: &mut Option<Instant>, short: bool| {
+            if short {
+                *last = Some(now);
+            }
+            last.is_some_and(|last| short || now.duration_since(last) < hold)
+        };
+        Pressure {
+            memory: held(&mut self.memory, seen.memory),
+            disk: held(&mut self.disk, seen.disk),
+        }
+    }
+}
+
+fn conditions(Pressure { memory, disk }: Pressure, runtime: &RuntimeState) -> Vec<Condition> {
     let condition = |kind, status, reason, message: &str| Condition {
         kind,
         status,

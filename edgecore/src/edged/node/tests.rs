@@ -8,6 +8,7 @@ use common::Tasks;
 use proto::{Content, Message, Object, Operation, Source, Status};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Machine, NodeFacts, RuntimeState, Settings, Taint, Usage, start};
 use crate::metamanager::{self, MetaManager};
@@ -60,6 +61,7 @@ fn settings() -> Settings {
             .into(),
         look: Duration::from_secs(10),
         report: Duration::from_secs(300),
+        pressure_hold: Duration::from_secs(300),
         lease_seconds: 40,
     }
 }
@@ -253,8 +255,32 @@ fn objects_of_the_real_machine_are_complete() {
     assert!(machine.processors > 0 && machine.memory > 0 && !machine.kernel.is_empty() && !machine.boot_id.is_empty());
     let usage = facts.usage();
     assert!(usage.disk_total > 0 && usage.disk_total >= usage.disk_available);
-    let report = super::status::Report::new(&settings(), &machine, &usage, &RuntimeState::default());
+    let report = super::status::Report::new(
+        &settings(),
+        &machine,
+        &usage,
+        super::status::Pressure::default(),
+        &RuntimeState::default(),
+    );
     let node: Object = report.node(&settings(), jiff::Timestamp::now()).expect("object");
     node.view::<k8s_openapi::api::core::v1::Node>()
         .expect("a Node as Kubernetes reads it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shortage_is_told_for_a_while_after_it_has_passed() {
+    let (mut shortages, start, hold) = (
+        super::status::Shortages::default(),
+        Instant::now(),
+        Duration::from_secs(300),
+    );
+    let short = super::status::Pressure {
+        memory: true,
+        disk: false,
+    };
+    let fine = super::status::Pressure::default();
+    assert_eq!(shortages.tell(fine, start, hold), fine);
+    assert_eq!(shortages.tell(short, start, hold), short);
+    assert_eq!(shortages.tell(fine, start + hold / 2, hold), short);
+    assert_eq!(shortages.tell(fine, start + hold, hold), fine);
 }
