@@ -280,8 +280,19 @@ pub fn teardown(folder: &Path) {
     }
 }
 
+/// Body of a plain HTTP GET.
+pub fn http_body(address: &str, path: &str) -> Result<String> {
+    let answer = http_get(address, path)?;
+    Ok(answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned())
+}
+
 /// Status of a plain HTTP GET.
 fn http_status(address: &str, path: &str) -> Result<String> {
+    let answer = http_get(address, path)?;
+    Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+fn http_get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(wait::seconds(5)))?;
     write!(
@@ -290,5 +301,5 @@ fn http_status(address: &str, path: &str) -> Result<String> {
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
+    Ok(answer)
 }

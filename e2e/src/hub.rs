@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use common::tls::client::{Identity, client_config, unverified_config};
 use futures::{SinkExt as _, StreamExt as _};
-use proto::join::{Authority, CertificateName, CertificateRequest, ExtendedKeyUsages, ec_private_key};
+use proto::join::{Authority, CertificateName, CertificateRequest, ExtendedKeyUsages, ec_private_key, sign_token};
 use proto::{Message, NodeName};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -102,6 +102,12 @@ impl Door {
         forge(&self.authority, node, from, life, usages)
     }
 
+    /// A join token that ends at a moment (Unix time).
+    pub fn token(&self, until: Duration) -> Result<String> {
+        let certificate = self.authority.certificate();
+        Ok(sign_token(certificate, self.authority.key(), until.as_secs())?)
+    }
+
     /// A certificate of another CA.
     pub fn foreign(node: &str, now: Duration) -> Result<Card> {
         forge(&Authority::generate(now)?, node, now, Duration::from_secs(3600), "[2]")
@@ -143,14 +149,15 @@ impl Door {
             self.address,
             request.len()
         );
-        let answer = self.runtime.block_on(timeout(LIMIT, async {
+        let exchange = async {
             let mut stream = self.tls(config, self.uplink.https).await?;
             stream.write_all(&[head.as_bytes(), &request].concat()).await?;
             let mut answer = Vec::new();
             // The end may come without a farewell of TLS.
             let _ = stream.read_to_end(&mut answer).await;
             anyhow::Ok(answer)
-        }))??;
+        };
+        let answer = self.runtime.block_on(async { timeout(LIMIT, exchange).await })??;
         let at = answer
             .windows(4)
             .position(|window| window == b"\r\n\r\n")
@@ -177,7 +184,7 @@ impl Door {
             request.headers_mut().insert(name, value.parse()?);
         }
         let refused = |code, text: String| Ok(Err(Refusal { code, text }));
-        self.runtime.block_on(timeout(LIMIT, async {
+        let dial = async {
             let stream = match self.tls(config, self.uplink.websocket).await {
                 Ok(stream) => stream,
                 Err(error) => return refused(0, format!("{error:#}")),
@@ -190,7 +197,8 @@ impl Door {
                 }
                 Err(error) => refused(0, error.to_string()),
             }
-        }))?
+        };
+        self.runtime.block_on(async { timeout(LIMIT, dial).await })?
     }
 
     async fn tls(&self, config: rustls::ClientConfig, port: u16) -> Result<TlsStream<TcpStream>> {

@@ -266,6 +266,18 @@ impl EdgeHost {
             .map_or(Ok(()), |mut daemon| daemon.stop(wait::seconds(30)))
     }
 
+    /// The log of edgecore so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("edgecore.log")).unwrap_or_default()
+    }
+
+    /// The node's CA, certificate and key, where edgecore has them by default.
+    #[must_use]
+    pub fn certificate_files(&self) -> [PathBuf; 3] {
+        ["ca/rootCA.crt", "certs/server.crt", "certs/server.key"].map(|name| self.folder.join("etc").join(name))
+    }
+
     /// edgecore's database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

@@ -4,6 +4,8 @@
 mod authorizer;
 mod faults;
 mod harness;
+mod identity;
+mod machine;
 mod manifests;
 mod pods;
 mod swap;
@@ -24,6 +26,8 @@ pub fn all() -> Vec<Scenario> {
         pods::LIST,
         manifests::LIST,
         authorizer::LIST,
+        identity::LIST,
+        machine::LIST,
         faults::LIST,
         if swaps { swap::LIST } else { &[] },
     ]

@@ -264,7 +264,7 @@ impl Server {
 
 /// What to look at when a server's certificate is refused.
 pub(in crate::edgehub) fn tls_hint(error: &std::io::Error) -> &'static str {
-    use rustls::{CertificateError, Error};
+    use rustls::{AlertDescription, CertificateError, Error};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(
             CertificateError::Expired
@@ -277,6 +277,10 @@ pub(in crate::edgehub) fn tls_hint(error: &std::io::Error) -> &'static str {
         )) => ": add this address to cloudHub.advertiseAddress or dnsNames of cloudcore",
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             ": it was issued by another cluster's CA"
+        }
+        // Also what a certificate of the future gets.
+        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            ": this node's certificate is not valid now: set the clock right, or put a token of `keadm gettoken` into modules.edgeHub.token"
         }
         Some(Error::AlertReceived(_)) => ": cloudcore refuses this node's certificate",
         _ => "",

@@ -1,0 +1,166 @@
+//! What is wrong with the machine: ports that are taken, a runtime that is away, disks that are read-only or full. One clear line
+//! each, the programs go on or end as they should, containers are not touched, and what is put right works again.
+
+use std::net::TcpListener;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Entry;
+use super::faults::{no_restarts, workload};
+use super::identity::one_line;
+use crate::process::{self, Daemon};
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("port_taken_at_the_edge", false, port_taken_at_the_edge),
+    ("port_taken_in_the_cloud", false, port_taken_in_the_cloud),
+    ("runtime_away", false, runtime_away),
+    ("disk_read_only", false, disk_read_only),
+    ("disk_full", false, disk_full),
+];
+
+const DISK: &str = "/var/lib/kubeedge";
+
+/// Runs edgecore in a trouble that is there before it starts; it is put right while it runs.
+fn trouble(
+    context: &mut Context,
+    name: &str,
+    said: &str,
+    begin: impl FnOnce(&mut System) -> Result<()>,
+    end: impl FnOnce(&mut System) -> Result<()>,
+) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, name, 1)?;
+    system.edge.stop_edgecore()?;
+    begin(system)?;
+    one_line(system, name, said)?;
+    wait::stays("containers stay", seconds(4), || {
+        Ok(system.edge.containers(&namespace)? == before)
+    })?;
+    end(system)?;
+    system.node_ready(seconds(60))?;
+    system.converged("put right", &namespace, 1, 60)?;
+    ensure!(system.edge.containers(&namespace)? == before, "containers changed");
+    no_restarts(system, &namespace)?;
+    system.clean(&namespace)
+}
+
+/// The port of edgecore's local server is another program's: edgecore works without it and takes it once it is free.
+fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
+    let mut holder = None;
+    trouble(
+        context,
+        "port",
+        "the local server cannot listen",
+        |system| {
+            let folder = system.edge.folder().to_owned();
+            let mut command = system.edge.command("/bin/busybox");
+            command.args(["nc", "-lk", "-p", "10350", "-e", "/bin/true"]);
+            let started = Daemon::start(&folder, "nc", &mut command)?;
+            holder = Some(started);
+            wait::quietly("the port is taken", seconds(5), || {
+                let sockets = process::run(system.edge.command("cat").arg("/proc/net/tcp"))?;
+                let more = process::run(system.edge.command("cat").arg("/proc/net/tcp6"))?;
+                // 10350 in hexadecimal, listening.
+                Ok([sockets, more].concat().contains(":286E 0").then_some(()))
+            })
+        },
+        |_| Ok(()),
+    )?;
+    let mut holder = holder.context("the port's holder")?;
+    holder.kill();
+    let system = context.system()?;
+    wait::until("the port is used once it is free", seconds(15), || {
+        let page =
+            process::run(
+                system
+                    .edge
+                    .command("curl")
+                    .args(["-sSf", "-m", "3", "http://127.0.0.1:10350/healthz"]),
+            );
+        Ok((page? == "ok").then_some(()))
+    })
+}
+
+/// cloudcore without its hub or join port ends and says which one it is; without its monitor port it says so and serves.
+fn port_taken_in_the_cloud(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let uplink = system.cloud.uplink()?;
+    let (_, monitor) = {
+        let address = system.cloud.monitor();
+        let (host, port) = address.rsplit_once(':').context("address")?;
+        (host.to_owned(), port.parse::<u16>()?)
+    };
+    for (port, ends) in [(uplink.websocket, true), (uplink.https, true), (monitor, false)] {
+        system.cloud.stop()?;
+        let from = system.cloud.log().len();
+        let taken = wait::quietly("the port", seconds(10), || {
+            Ok(Some(TcpListener::bind(("0.0.0.0", port))?))
+        })?;
+        let started = system.cloud.start();
+        ensure!(started.is_err() == ends, "port {port} taken: {started:?}");
+        let log = system.cloud.log();
+        let new = log.get(from..).unwrap_or_default();
+        let lines: Vec<&str> = new
+            .lines()
+            .filter(|line| line.contains(&format!(":{port}")))
+            .filter(|line| line.contains("ERROR") || line.contains("WARN"))
+            .collect();
+        ensure!(lines.len() == 1, "port {port} taken: {new}");
+        println!("    {}", lines.join(""));
+        drop(taken);
+    }
+    system.cloud.stop()?;
+    system.cloud.start()?;
+    system.node_ready(seconds(60))
+}
+
+/// containerd is not there: the node is not Ready, and its containers run on; containerd comes and all is well.
+fn runtime_away(context: &mut Context) -> Result<()> {
+    trouble(
+        context,
+        "runtime",
+        "container runtime",
+        |system| system.edge.stop_containerd(),
+        |system| system.edge.start_containerd(),
+    )
+}
+
+/// The disk of the database is read-only, as after an error of the file system: what is stored is used.
+fn disk_read_only(context: &mut Context) -> Result<()> {
+    let mount = |system: &System, how: &str| {
+        let mut command = system.edge.command("mount");
+        process::run(command.args(["-o", how, DISK])).map(drop)
+    };
+    trouble(
+        context,
+        "readonly",
+        "read-only",
+        |system| mount(system, "remount,ro,bind"),
+        |system| mount(system, "remount,rw,bind"),
+    )
+}
+
+/// The disk of the database is full: a small file system with the database on it and no room beside it.
+fn disk_full(context: &mut Context) -> Result<()> {
+    const FILL: &str = r#"mkdir -p "$2"; cp -a "$1"/. "$2"; mount -t tmpfs -o size=256k tmpfs "$1"
+cp -a "$2"/edgecore.db "$1"/; dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null || true"#;
+    trouble(
+        context,
+        "full",
+        "full",
+        |system| {
+            let aside = system.edge.folder().join("aside");
+            let mut command = system.edge.command("bash");
+            process::run(command.args(["-ec", FILL, "fill", DISK]).arg(aside)).map(drop)
+        },
+        |system| {
+            std::fs::remove_dir_all(system.edge.folder().join("aside"))?;
+            process::run(system.edge.command("rm").arg(format!("{DISK}/ballast")))?;
+            system.edge.stop_edgecore()?;
+            process::run(system.edge.command("umount").arg(DISK))?;
+            system.edge.start_edgecore()
+        },
+    )
+}
