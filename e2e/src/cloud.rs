@@ -186,8 +186,14 @@ shift; exec "$@""#;
             .args(["--config", "/etc/kubeedge/config/cloudcore.yaml"]);
         let mut daemon = Daemon::start(&self.folder, "cloudcore", &mut command)?;
         let ready = wait::until("cloudcore ready", wait::seconds(60), || {
-            anyhow::ensure!(daemon.alive(), "cloudcore ended");
-            Ok((!self.token()?.is_empty() && self.ready()).then_some(()))
+            if !daemon.alive() {
+                return Ok(Some(false));
+            }
+            Ok((!self.token()?.is_empty() && self.ready()).then_some(true))
+        });
+        let ready = ready.and_then(|alive| {
+            anyhow::ensure!(alive, "cloudcore ended");
+            Ok(())
         });
         let tail = daemon.tail();
         self.cloudcore = Some(daemon);

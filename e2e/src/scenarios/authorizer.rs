@@ -739,6 +739,8 @@ fn revoked_node(context: &mut Context) -> Result<()> {
     let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
     ensure!(status == 401, "a revoked node got a certificate by a token: {status}");
     // Certificates of before now are out, the token is good again.
+    // They know whole seconds.
+    crate::wait::pause(seconds(1));
     let time = process_time()?;
     system.api().patch(
         "/api/v1/namespaces/kubeedge/configmaps/revokednodes",

@@ -56,7 +56,7 @@ fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
         |system| {
             let folder = system.edge.folder().to_owned();
             let mut command = system.edge.command("/bin/busybox");
-            command.args(["nc", "-lk", "-p", "10350", "-e", "/bin/true"]);
+            command.args(["nc", "-ll", "-p", "10350", "-e", "/bin/true"]);
             let started = Daemon::start(&folder, "nc", &mut command)?;
             holder = Some(started);
             wait::quietly("the port is taken", seconds(5), || {
