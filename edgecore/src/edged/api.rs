@@ -52,6 +52,8 @@ pub trait Api: Send + Sync + fmt::Debug {
     fn patch_pod_status<'a>(&'a self, namespace: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object>;
     /// The last status patch that was kept, if any.
     fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>>;
+    /// Creates the mirror of a static pod.
+    fn create_pod<'a>(&'a self, pod: &'a Object) -> Reply<'a, Object>;
     /// Removes a pod from the API, guarded by its uid.
     fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()>;
 }
@@ -99,6 +101,10 @@ impl Api for MetaManager {
 
     fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>> {
         async move { Self::pod_patch(self, &namespace.into(), &name.into()).await }.boxed()
+    }
+
+    fn create_pod<'a>(&'a self, pod: &'a Object) -> Reply<'a, Object> {
+        Self::create_pod(self, pod).boxed()
     }
 
     fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()> {

@@ -9,6 +9,7 @@
 //! - `runtime`: calls of the container runtime interface, with a fake for tests;
 //! - `podspec`: from a pod to the runtime's configurations, no side effects but reading;
 //! - `volumes`, `cgroups`, `hooks`, `probes`: what surrounds containers;
+//! - `static_pods`: pods from files of this node, and their mirrors in the API;
 //! - `admission`: whether a newcomer fits;
 //! - `pods`: decides what to do about one pod, and does it.
 
@@ -28,6 +29,7 @@ pub mod podspec;
 pub mod probes;
 pub mod quantity;
 pub mod runtime;
+mod static_pods;
 mod status;
 mod surroundings;
 #[cfg(test)]
@@ -165,19 +167,24 @@ fn assemble(
         api,
         clock,
     } = outside;
+    let (all, pods) = watch::channel(Arc::default());
+    let name = node.borrow().name.clone();
+    let statics = static_pods::run(settings.static_pod_path.clone(), name, api.clone(), all);
+    tasks.spawn("edged-static-pods", statics);
     let shared = Arc::new(Shared {
         runtime: runtime.clone(),
         parts,
         api: api.clone(),
+        pods: pods.clone(),
         images: Images::new(runtime.clone(), &settings),
-        statuses: StatusManager::start(api.clone(), tasks),
+        statuses: StatusManager::start(api, pods.clone(), tasks),
         settings: settings.clone(),
         node,
         network_ready: channels.network.subscribe(),
         runtime_name: channels.name.subscribe(),
         clock,
     });
-    tasks.spawn("edged-gc", gc::run(runtime.clone(), api, settings));
+    tasks.spawn("edged-gc", gc::run(runtime.clone(), pods, settings));
     let manager = PodManager::new(shared, tasks);
     tasks.spawn(
         "edged-pleg",
@@ -247,6 +254,8 @@ async fn adopt(runtime: Arc<dyn Runtime>, meta: MetaManager) {
     let mut running: Vec<RunningPod> = sandboxes
         .iter()
         .filter(|sandbox| sandbox.state == proto::cri::PodSandboxState::SandboxReady as i32)
+        // The cloud never had those of files.
+        .filter(|sandbox| !sandbox.annotations.contains_key("kubernetes.io/config.hash"))
         .filter_map(|sandbox| {
             let label = |key: &str| sandbox.labels.get(key);
             Some(RunningPod {

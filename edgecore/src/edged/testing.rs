@@ -40,6 +40,7 @@ struct Sent {
     version: u64,
     patches: Vec<Value>,
     deleted: Vec<String>,
+    created: Vec<Value>,
     /// The patch of the only pod of a test that is offline.
     kept: Option<String>,
     /// This node as stored, and as the cloud has it.
@@ -127,11 +128,18 @@ impl FakeApi {
     }
 
     pub(crate) fn phase(&self, uid: &str) -> String {
+        if !self.pods.borrow().pods.contains_key(&Uid::new(uid)) {
+            return String::new();
+        }
         self.pod(uid).status.and_then(|s| s.phase).unwrap_or_default()
     }
 
     pub(crate) fn patches(&self) -> Vec<Value> {
         self.sent.lock().patches.clone()
+    }
+
+    pub(crate) fn created(&self) -> Vec<Value> {
+        self.sent.lock().created.clone()
     }
 
     pub(crate) fn deleted(&self) -> Vec<String> {
@@ -191,6 +199,19 @@ impl Api for FakeApi {
 
     fn pod_patch<'a>(&'a self, _: &'a str, _: &'a str) -> Reply<'a, Option<String>> {
         futures::future::ready(Ok(self.sent.lock().kept.clone())).boxed()
+    }
+
+    fn create_pod<'a>(&'a self, pod: &'a Object) -> Reply<'a, Object> {
+        let mut value: Value = pod.view().expect("JSON");
+        let uid = {
+            let mut sent = self.sent.lock();
+            sent.created.push(value.clone());
+            format!("m-{}", sent.created.len())
+        };
+        value["metadata"]["uid"] = json!(uid);
+        self.put(&value);
+        let object = self.pods.borrow().pods[&Uid::new(&uid)].object.clone();
+        futures::future::ready(Ok(object)).boxed()
     }
 
     fn delete_pod<'a>(&'a self, _: &'a str, _: &'a str, uid: &'a Uid, _: i64) -> Reply<'a, ()> {
@@ -400,6 +421,7 @@ pub(crate) struct World {
     pub(crate) runtime: Arc<Fake>,
     pub(crate) api: Arc<FakeApi>,
     pub(crate) parts: Arc<FakeParts>,
+    settings: Settings,
     tasks: Tasks,
 }
 
@@ -408,10 +430,23 @@ pub(crate) const IMAGE: &str = "docker.io/library/busybox:1.36";
 impl World {
     /// With one image, and edged started.
     pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    /// With a folder of manifests, too.
+    pub(crate) fn with_static_pods(folder: &std::path::Path) -> Self {
+        Self::with(Settings {
+            static_pod_path: Some(folder.to_owned()),
+            ..Settings::default()
+        })
+    }
+
+    fn with(settings: Settings) -> Self {
         let mut world = Self {
             runtime: Arc::new(Fake::new(&[IMAGE])),
             api: Arc::new(FakeApi::new()),
             parts: Arc::default(),
+            settings,
             tasks: Tasks::new(),
         };
         world.start();
@@ -462,7 +497,7 @@ impl World {
             api: self.api.clone(),
             clock,
         };
-        super::assemble(outside, &channels, Arc::new(Settings::default()), node, &self.tasks);
+        super::assemble(outside, &channels, Arc::new(self.settings.clone()), node, &self.tasks);
     }
 
     /// Waits until something holds; a test that waits for more than an hour has failed.

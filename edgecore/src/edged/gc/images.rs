@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use proto::cri;
 use tokio::time::Instant;
@@ -40,33 +41,49 @@ impl ImageCollector {
         if limits.high_percent >= 100 {
             return Ok(());
         }
-        let Some(mut to_free) = bytes_to_free(runtime, limits).await? else {
+        let Some(to_free) = bytes_to_free(runtime, limits).await? else {
             return Ok(());
         };
-        let mut unused: Vec<&cri::Image> = images.iter().filter(|i| !i.pinned && !used.contains(&i.id)).collect();
-        unused.sort_by_key(|image| self.0.get(&image.id).map(|known| known.last_used));
-        for image in unused {
-            let young = self
-                .0
-                .get(&image.id)
-                .is_none_or(|k| now.duration_since(k.first_seen) < limits.min_age);
-            if to_free == 0 {
-                break;
-            }
-            if young {
-                continue;
-            }
+        let (chosen, left) = self.choose(&images, &used, now, limits.min_age, to_free);
+        for image in chosen {
             info!(image = image.id, names = ?image.repo_tags, bytes = image.size, "unused image is removed");
             runtime.remove_image(&image.id).await?;
-            to_free = to_free.saturating_sub(image.size);
         }
-        if to_free > 0 {
+        if left > 0 {
             warn!(
-                bytes = to_free,
+                bytes = left,
                 "the disk is too full and there is no unused image left to remove"
             );
         }
         Ok(())
+    }
+
+    /// The images to remove, longest unused first, and how much is missing after that.
+    fn choose<'a>(
+        &self,
+        images: &'a [cri::Image],
+        used: &BTreeSet<String>,
+        now: Instant,
+        min_age: Duration,
+        to_free: u64,
+    ) -> (Vec<&'a cri::Image>, u64) {
+        let old = |known: &&Known| now.duration_since(known.first_seen) >= min_age;
+        let mut unused: Vec<(Instant, &cri::Image)> = images
+            .iter()
+            .filter(|image| !image.pinned && !used.contains(&image.id))
+            .filter_map(|image| Some((self.0.get(&image.id).filter(old)?.last_used, image)))
+            .collect();
+        unused.sort_by_key(|(last_used, _)| *last_used);
+        let mut left = to_free;
+        let mut chosen = Vec::new();
+        for (_, image) in unused {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(image.size);
+            chosen.push(image);
+        }
+        (chosen, left)
     }
 }
 
@@ -112,11 +129,98 @@ async fn bytes_to_free(runtime: &dyn Runtime, limits: &ImageGc) -> Result<Option
     };
     let capacity = disk.f_blocks.saturating_mul(disk.f_frsize);
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok(excess(capacity, free, limits))
+}
+
+fn excess(capacity: u64, free: u64, limits: &ImageGc) -> Option<u64> {
     let used = capacity.saturating_sub(free);
     if capacity == 0 || used.saturating_mul(100) < capacity.saturating_mul(u64::from(limits.high_percent)) {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(
-        used.saturating_sub(capacity / 100 * u64::from(limits.low_percent)),
-    ))
+    Some(used.saturating_sub(capacity / 100 * u64::from(limits.low_percent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(id: &str, size: u64) -> cri::Image {
+        cri::Image {
+            id: id.to_owned(),
+            size,
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_unused_go_first_until_enough_is_free() {
+        let start = Instant::now();
+        let second = Duration::from_secs;
+        let known = |first: u64, last: u64| Known {
+            first_seen: start + second(first),
+            last_used: start + second(last),
+        };
+        let ages = [
+            ("old", 0, 10),
+            ("older", 0, 5),
+            ("used", 0, 1),
+            ("young", 290, 290),
+            ("pinned", 0, 0),
+        ];
+        let collector = ImageCollector(ages.map(|(id, first, last)| (id.to_owned(), known(first, last))).into());
+        let mut images: Vec<_> = ages.iter().map(|(id, _, _)| image(id, 100)).collect();
+        if let Some(last) = images.last_mut() {
+            last.pinned = true;
+        }
+        let used = ["used".to_owned()].into();
+        let choose = |bytes| {
+            let (chosen, left) = collector.choose(&images, &used, start + second(300), second(120), bytes);
+            (chosen.iter().map(|image| image.id.as_str()).collect::<Vec<_>>(), left)
+        };
+        assert_eq!(choose(100), (vec!["older"], 0));
+        assert_eq!(choose(101), (vec!["older", "old"], 0));
+        assert_eq!(choose(1000), (vec!["older", "old"], 800));
+        assert_eq!(choose(0), (vec![], 0));
+    }
+
+    #[test]
+    fn containers_name_their_images_in_many_ways() {
+        let mut tagged = image("sha256:1", 1);
+        tagged.repo_tags = vec!["docker.io/library/a:1".into()];
+        let mut digested = image("sha256:2", 1);
+        digested.repo_digests = vec!["docker.io/library/b@sha256:ff".into()];
+        let mut pause = image("sha256:3", 1);
+        pause.repo_tags = vec!["registry.k8s.io/pause:3.10".into()];
+        let images = [tagged, digested, pause, image("sha256:4", 1), image("sha256:5", 1)];
+        let by_tag = cri::Container {
+            image: Some(cri::ImageSpec {
+                image: "docker.io/library/a:1".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let by_digest = cri::Container {
+            image_ref: "docker.io/library/b@sha256:ff".into(),
+            ..Default::default()
+        };
+        let by_id = cri::Container {
+            image_id: "sha256:4".into(),
+            ..Default::default()
+        };
+        let used = in_use(&[by_tag, by_digest, by_id], &images);
+        let expected = ["sha256:1", "sha256:2", "sha256:3", "sha256:4"].map(str::to_owned);
+        assert_eq!(used, expected.into());
+    }
+
+    #[test]
+    fn nothing_is_removed_below_the_upper_limit() {
+        let limits = ImageGc {
+            high_percent: 85,
+            low_percent: 80,
+            min_age: Duration::ZERO,
+        };
+        assert_eq!(excess(1000, 151, &limits), None);
+        assert_eq!(excess(1000, 150, &limits), Some(50));
+        assert_eq!(excess(0, 0, &limits), None);
+    }
 }

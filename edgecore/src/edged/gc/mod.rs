@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{Uid, cri};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use crate::edged::api::Api;
 use crate::edged::context::Settings;
 use crate::edged::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_UID, Runtime, RuntimeError, SandboxId};
+use crate::metamanager::PodSet;
 use images::ImageCollector;
 
 /// As often as kubelet.
@@ -24,14 +25,14 @@ const CONTAINERS: Duration = Duration::from_secs(60);
 const IMAGES: u32 = 5;
 
 /// Runs for ever.
-pub(super) async fn run(runtime: Arc<dyn Runtime>, api: Arc<dyn Api>, settings: Arc<Settings>) {
+pub(super) async fn run(runtime: Arc<dyn Runtime>, pods: watch::Receiver<Arc<PodSet>>, settings: Arc<Settings>) {
     let mut ticks = tokio::time::interval_at(Instant::now() + CONTAINERS, CONTAINERS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut collector = ImageCollector::default();
     let mut round = 0u32;
     loop {
         ticks.tick().await;
-        let set = api.pods().borrow().clone();
+        let set = pods.borrow().clone();
         if set.ready
             && let Err(error) = containers(&*runtime, settings.dead_containers_per_container, |uid| {
                 set.pods.contains_key(uid)

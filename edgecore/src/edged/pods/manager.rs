@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use super::worker::{Calls, Shared, Wanted, Worker};
-use crate::edged::admission::{Refusal, admit};
+use crate::edged::admission::{Refusal, admit, is_static};
 use crate::edged::context::PodContext;
 use crate::edged::runtime::{LABEL_POD_UID, RuntimeError};
 use crate::edged::status::is_terminal;
@@ -30,7 +30,12 @@ struct Entry {
     wake: Arc<Notify>,
     /// Whether the pod holds what it asked for: from its admission until its containers are gone.
     holds: Arc<AtomicBool>,
+    /// Where it is known.
+    name: Option<FullName>,
 }
+
+/// Namespace and name.
+type FullName = (Option<String>, Option<String>);
 
 type Workers = Arc<Mutex<BTreeMap<Uid, Entry>>>;
 
@@ -87,7 +92,7 @@ impl PodManager {
 
     /// Follows the set of pods until the process stops.
     pub(crate) async fn run(mut self) {
-        let mut pods = self.shared.api.pods();
+        let mut pods = self.shared.pods.clone();
         let mut changes = self.shared.api.changes();
         let mut housekeeping = tokio::time::interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,6 +128,9 @@ impl PodManager {
     async fn apply(&self, set: &PodSet) {
         let mut refused = self.refused(set).await;
         for (uid, desired) in &set.pods {
+            if self.waits(set, uid, &desired.pod) {
+                continue;
+            }
             let pod = Arc::new(desired.pod.clone());
             self.want(uid, Wanted::Pod(pod), refused.remove(uid));
         }
@@ -138,6 +146,17 @@ impl PodManager {
                 });
             }
         }
+    }
+
+    /// Whether a pod of a file has to wait for the one that the file held before.
+    fn waits(&self, set: &PodSet, uid: &Uid, pod: &Pod) -> bool {
+        let workers = self.workers.lock();
+        if !is_static(pod) || workers.contains_key(uid) {
+            return false;
+        }
+        let name = full_name(pod);
+        let mut gone = workers.iter().filter(|(uid, _)| !set.pods.contains_key(*uid));
+        gone.any(|(_, entry)| entry.name.as_ref() == Some(&name))
     }
 
     /// The newcomers that get no place on this node.
@@ -234,6 +253,10 @@ impl PodManager {
             });
             return;
         }
+        let name = match &wanted {
+            Wanted::Pod(pod) => Some(full_name(pod)),
+            Wanted::Gone => None,
+        };
         let (sender, receiver) = watch::channel(wanted);
         let wake = Arc::new(Notify::new());
         let holds = Arc::new(AtomicBool::new(refusal.is_none()));
@@ -247,6 +270,7 @@ impl PodManager {
             wanted: sender,
             wake,
             holds,
+            name,
         };
         workers.insert(uid.clone(), entry);
         let (ended, uid) = (self.ended.0.clone(), uid.clone());
@@ -313,6 +337,10 @@ fn is_over(pod: &Pod) -> bool {
 /// Whether the pod was given a place before edgecore started: only then it has a start time.
 fn was_admitted(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+fn full_name(pod: &Pod) -> FullName {
+    (pod.metadata.namespace.clone(), pod.metadata.name.clone())
 }
 
 /// First come, first served.

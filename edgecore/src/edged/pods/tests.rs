@@ -642,3 +642,37 @@ async fn a_pod_ends_when_its_time_is_over_and_stays_ended() {
     assert_eq!(world.api.pod("u1").status, Some(status));
     assert!(world.runtime.running().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn containers_of_a_go_edgecore_go_on_whatever_it_hashed_until_their_image_changes() {
+    let mut world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.stop().await;
+    // Of the whole spec, as releases of long ago did.
+    world.runtime.made_by_go("deadbeef");
+    world.start();
+    pass(120).await;
+    assert_eq!(world.runtime.calls(), ["run 0", "start main"]);
+    assert_eq!(condition(&world, "u1", "Ready"), "True");
+    world.api.edit("u1", |pod| {
+        pod["spec"]["containers"][0]["image"] = json!("docker.io/library/busybox:1.37")
+    });
+    world.until("restarted", |w| running(w, "main") == Some(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_dead_containers_only_the_newest_is_kept() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Ends(seconds(1), 1)]);
+    world.api.put(&pod("u1", "Always"));
+    pass(3600).await;
+    let restarts = container(&world, "u1", "main")["restartCount"]
+        .as_u64()
+        .expect("a number");
+    assert!(restarts >= 10, "{restarts}");
+    pass(120).await;
+    // One to tell the last end from, and the one that ended since.
+    assert!(world.runtime.dead() <= 2, "{}", world.runtime.dead());
+    assert_eq!(world.runtime.sandbox_attempts(), [0]);
+}

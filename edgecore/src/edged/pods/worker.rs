@@ -32,6 +32,7 @@ use crate::edged::status::{
     DEADLINE, Input, Report, StatusManager, ephemeral_containers, is_terminal, never_ran, pod_status, refused,
     terminated, with_kept,
 };
+use crate::metamanager::PodSet;
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
 const FINDINGS: usize = 32;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) parts: Arc<dyn Parts>,
     pub(crate) api: Arc<dyn Api>,
+    /// All pods of this node, with those of files and without their mirrors.
+    pub(crate) pods: watch::Receiver<Arc<PodSet>>,
     pub(crate) images: Images,
     pub(crate) statuses: StatusManager,
     pub(crate) settings: Arc<Settings>,

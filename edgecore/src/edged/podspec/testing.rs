@@ -90,6 +90,10 @@ impl Api for Objects {
         async { Ok(None) }.boxed()
     }
 
+    fn create_pod<'a>(&'a self, _: &'a Object) -> Reply<'a, Object> {
+        futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed()
+    }
+
     fn delete_pod<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Uid, _: i64) -> Reply<'a, ()> {
         async { Ok(()) }.boxed()
     }

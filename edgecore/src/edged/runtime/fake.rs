@@ -120,6 +120,22 @@ impl Fake {
         state.containers.retain(|c| c.ended.is_none());
     }
 
+    /// Makes all containers look as if a Go edgecore had made them, with that hash of their spec.
+    pub(crate) fn made_by_go(&self, hash: &str) {
+        for container in &mut self.state.lock().containers {
+            let annotations = &mut container.status.annotations;
+            annotations.retain(|key, _| key.starts_with("io.kubernetes."));
+            annotations.insert("io.kubernetes.container.hash".to_owned(), hash.to_owned());
+        }
+    }
+
+    /// How many containers ended and were not removed.
+    pub(crate) fn dead(&self) -> usize {
+        let mut state = self.state.lock();
+        state.settle();
+        state.containers.iter().filter(|c| c.ended.is_some()).count()
+    }
+
     /// The containers that run, by name, with their restart count.
     pub(crate) fn running(&self) -> Vec<(String, u32)> {
         let mut state = self.state.lock();

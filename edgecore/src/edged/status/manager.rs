@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::patch;
 use crate::edged::api::Api;
+use crate::edged::static_pods::lacks_mirror;
 use crate::metamanager::{PodSet, RequestError};
 use crate::uplink::{AskError, Link};
 
@@ -39,10 +40,10 @@ pub(crate) struct StatusManager {
 
 impl StatusManager {
     /// Starts the manager.
-    pub(crate) fn start(api: Arc<dyn Api>, tasks: &Tasks) -> Self {
+    pub(crate) fn start(api: Arc<dyn Api>, pods: watch::Receiver<Arc<PodSet>>, tasks: &Tasks) -> Self {
         let (reports, queue) = mpsc::channel(QUEUE);
         let manager = Manager {
-            pods: api.pods(),
+            pods,
             link: api.link(),
             api,
             entries: BTreeMap::new(),
@@ -153,7 +154,7 @@ impl Manager {
             }
             entry.due = None;
             // A pod that is not in the set any more has no status. One that is not there yet will be.
-            if let Some(pod) = set.pods.get(uid) {
+            if let Some(pod) = set.pods.get(uid).filter(|pod| !lacks_mirror(pod)) {
                 sends.push(send(&*self.api, entry, &pod.object));
             }
         }
@@ -169,18 +170,20 @@ async fn send(api: &dyn Api, entry: &mut Entry, stored: &Object) {
     if entry
         .answer
         .as_ref()
-        .is_some_and(|answer| answer.version() <= stored.version())
+        .is_some_and(|answer| answer.version() <= stored.version() || answer.uid() != stored.uid())
     {
         entry.answer = None;
     }
     let known = entry.answer.as_ref().unwrap_or(stored);
     let Report {
-        uid,
         namespace,
         name,
         status,
         finished,
+        ..
     } = &entry.report;
+    // Of a pod from a file the API has another one, its mirror.
+    let uid = &stored.uid();
     if let Some(patch) = patch::patch(uid, &patch::status_of(known), status) {
         match api.patch_pod_status(namespace, name, &patch).await {
             Ok(object) if object.uid() == *uid => {

@@ -1,0 +1,172 @@
+//! The folder of pods.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use proto::{NodeName, Uid};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tracing::warn;
+
+/// What tells that a file has changed.
+type Stamp = (u64, Option<SystemTime>);
+
+/// A folder of manifests, or a single one.
+pub(super) struct Folder {
+    path: PathBuf,
+    node: NodeName,
+    seen: Option<BTreeMap<PathBuf, Stamp>>,
+    pods: BTreeMap<PathBuf, (Uid, Arc<Pod>)>,
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf, node: NodeName) -> Self {
+        Self {
+            path,
+            node,
+            seen: None,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// The pods, if any file was changed since the last call. A file that cannot be read keeps the pod that it had: nobody means to
+    /// stop a pod by a half-written file.
+    pub(super) fn read(&mut self) -> Option<BTreeMap<Uid, Arc<Pod>>> {
+        let files = match list(&self.path) {
+            Ok(files) => files,
+            Err(error) => {
+                if self.seen.as_ref().is_some_and(|seen| !seen.is_empty()) {
+                    warn!(path = %self.path.display(), %error, "the folder of this node's pods cannot be read, they stay as they are");
+                }
+                return None;
+            }
+        };
+        if self.seen.as_ref() == Some(&files) {
+            return None;
+        }
+        self.pods.retain(|path, _| files.contains_key(path));
+        let before = self.seen.replace(files.clone()).unwrap_or_default();
+        for (path, stamp) in files {
+            if before.get(&path) == Some(&stamp) {
+                continue;
+            }
+            match read_pod(&path, &self.node) {
+                Ok((uid, pod)) => {
+                    self.pods.insert(path, (uid, Arc::new(pod)));
+                }
+                Err(error) => {
+                    warn!(file = %path.display(), error = common::chain(&error), "file is no pod, what it held before stays");
+                }
+            }
+        }
+        Some(self.pods.values().cloned().collect())
+    }
+}
+
+/// Why a file is no pod.
+#[derive(Debug, Error)]
+enum BadFile {
+    #[error("cannot be read")]
+    Io(#[from] std::io::Error),
+    #[error("is neither YAML nor JSON")]
+    Yaml(#[source] Box<serde_saphyr::Error>),
+    #[error("holds a {0:?}, write one object of kind Pod and apiVersion v1")]
+    Kind(String),
+    #[error("has no metadata.name")]
+    Nameless,
+    #[error("is not a pod that Kubernetes knows")]
+    Pod(#[source] serde_json::Error),
+}
+
+fn list(path: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
+    let stamp = |meta: &std::fs::Metadata| (meta.len(), meta.modified().ok());
+    let meta = std::fs::metadata(path)?;
+    if meta.is_file() {
+        return Ok([(path.to_owned(), stamp(&meta))].into());
+    }
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        // Editors keep their drafts in dot files.
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if let Ok(meta) = std::fs::metadata(entry.path())
+            && meta.is_file()
+        {
+            files.insert(entry.path(), stamp(&meta));
+        }
+    }
+    Ok(files)
+}
+
+fn read_pod(path: &Path, node: &NodeName) -> Result<(Uid, Pod), BadFile> {
+    let text = std::fs::read_to_string(path)?;
+    let mut value: Value = serde_saphyr::from_str(&text).map_err(|error| BadFile::Yaml(error.into()))?;
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if kind != "Pod" {
+        return Err(BadFile::Kind(kind.to_owned()));
+    }
+    set_defaults(&mut value);
+    let seed = format!("{value}host:{node}file:{}", path.display());
+    let mut pod: Pod = serde_json::from_value(value).map_err(BadFile::Pod)?;
+    let meta = &mut pod.metadata;
+    let name = meta
+        .name
+        .take()
+        .filter(|name| !name.is_empty())
+        .ok_or(BadFile::Nameless)?;
+    meta.name = Some(format!("{name}-{}", node.as_str().to_lowercase()));
+    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    let uid = meta.uid.get_or_insert_with(|| uid_of(&seed)).clone();
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.insert("kubernetes.io/config.source".to_owned(), "file".to_owned());
+    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.clone());
+    annotations.insert("kubernetes.io/config.seen".to_owned(), Timestamp::now().to_string());
+    if let Some(spec) = &mut pod.spec {
+        spec.node_name = Some(node.to_string());
+        spec.tolerations.get_or_insert_default().push(Toleration {
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoExecute".to_owned()),
+            ..Default::default()
+        });
+    }
+    pod.status.get_or_insert_default().phase = Some("Pending".to_owned());
+    Ok((Uid::new(uid), pod))
+}
+
+/// The same for the same content at the same place: 32 hexadecimal digits.
+fn uid_of(seed: &str) -> String {
+    let digest = Sha256::digest(seed.as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the API server would have filled in and others rely on.
+fn set_defaults(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let defaults = [
+        ("restartPolicy", json!("Always")),
+        ("dnsPolicy", json!("ClusterFirst")),
+        ("terminationGracePeriodSeconds", json!(30)),
+        ("enableServiceLinks", json!(true)),
+    ];
+    for (key, value) in defaults {
+        spec.entry(key).or_insert(value);
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container
+                .entry("terminationMessagePath")
+                .or_insert(json!("/dev/termination-log"));
+            container.entry("terminationMessagePolicy").or_insert(json!("File"));
+        }
+    }
+}
