@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Entry, IDLE, bare};
 use crate::api::{self, number, text};
+use crate::process;
 use crate::system::Context;
 use crate::wait::{self, seconds};
 
@@ -13,6 +14,7 @@ pub(super) const LIST: &[Entry] = &[
     ("probes_flip", false, probes_flip),
     ("crash_loop", false, crash_loop),
     ("restart_policies", false, restart_policies),
+    ("static_pods", false, static_pods),
 ];
 
 /// Readiness by http, tcp and exec goes false and true again with what it looks at; a failing liveness probe restarts the
@@ -125,6 +127,40 @@ fn crash_loop(context: &mut Context) -> Result<()> {
     })?;
     let code = number(&pod, "/status/containerStatuses/0/lastState/terminated/exitCode");
     ensure!(code == 3, "the last exit code is {code}");
+    system.clean(&namespace)
+}
+
+/// A pod of a file on the edge runs, has a mirror that comes again when it is deleted, and goes with its file.
+fn static_pods(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("static")?;
+    let node = system.edge.name();
+    let manifest = bare("own", node, "", IDLE).replace(
+        "metadata: {name: own,",
+        &format!("metadata: {{name: own, namespace: {namespace},"),
+    );
+    let shell = |line: &str, text: &str| {
+        let script = format!("mkdir -p /etc/kubeedge/manifests; cd /etc/kubeedge/manifests; {line}");
+        process::run(system.edge.command("sh").args(["-c", &script, "sh", text]))
+    };
+    shell(r#"printf '%s' "$1" > own.yaml"#, &manifest)?;
+    let name = format!("own-{node}");
+    let at = (namespace.as_str(), name.as_str());
+    let id = |pod: &serde_json::Value| text(pod, "/status/containerStatuses/0/containerID").to_owned();
+    let mirror = system.until_pod("mirror Ready", at, 60, |pod| api::is_ready(pod).then(|| pod.clone()))?;
+    let uid = text(&mirror, "/metadata/uid").to_owned();
+    system
+        .cluster
+        .kubectl(&["delete", "pod", "-n", &namespace, &name, "--wait=false"])?;
+    let again = system.until_pod("mirror made again", at, 60, |pod| {
+        (text(pod, "/metadata/uid") != uid && api::is_ready(pod)).then(|| pod.clone())
+    })?;
+    ensure!(id(&mirror) == id(&again), "the container was restarted");
+    shell("rm own.yaml", "")?;
+    wait::until("mirror and container gone", seconds(60), || {
+        let gone = system.edge.containers(&namespace)?.is_empty() && system.pods(&namespace)?.is_empty();
+        Ok(gone.then_some(()))
+    })?;
     system.clean(&namespace)
 }
 

@@ -8,9 +8,6 @@ use proto::{Content, Group, Kind, Message, NodeName, Object, ObjectPath, Operati
 use super::DesiredPod;
 use super::store::Op;
 
-/// The annotation of mirrors of static pods.
-const MIRROR: &str = "kubernetes.io/config.mirror";
-
 /// What to do with a message.
 #[derive(Debug)]
 pub(super) enum Plan {
@@ -91,21 +88,12 @@ pub(super) fn refusal_of(message: &Message, reason: &str) -> Message {
     .answering(&message.id)
 }
 
-/// The pod, if it is this node's to run: MetaServer's watches bring those of others (spec 05 §5.2), and a mirror is only what the API
-/// shows of a static pod, which runs from a file under another uid.
+/// The pod, if it is this node's: MetaServer's watches bring those of others (spec 05 §5.2).
 pub(super) fn pod_of_node(object: &Object, node: &NodeName) -> Result<Option<Arc<DesiredPod>>, proto::BadObject> {
     if object.spec_node_name().as_ref() != Some(node) {
         return Ok(None);
     }
     let pod: Pod = object.view()?;
-    if pod
-        .metadata
-        .annotations
-        .as_ref()
-        .is_some_and(|all| all.contains_key(MIRROR))
-    {
-        return Ok(None);
-    }
     Ok(Some(Arc::new(DesiredPod {
         object: object.clone(),
         pod,

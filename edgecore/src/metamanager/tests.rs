@@ -539,7 +539,7 @@ async fn a_kept_status_leaves_although_the_cloud_pushed_the_pod_before_it_answer
 }
 
 #[tokio::test]
-async fn the_mirror_of_a_static_pod_is_stored_and_not_run() {
+async fn the_mirror_of_a_static_pod_is_one_of_the_pods() {
     let (_folder, path) = database();
     let mut edge = Edge::start(&path).await;
     let mut mirror = pod_json("static-edge1", "m1", 7);
@@ -548,7 +548,7 @@ async fn the_mirror_of_a_static_pod_is_stored_and_not_run() {
     message.content = Content::json(&mirror);
     edge.deliver(message).await;
     edge.sent().await;
-    assert!(edge.uids().is_empty());
+    assert_eq!(edge.uids(), ["m1"], "edged tells it from those to run");
     assert_eq!(edge.meta.inventory().await.expect("read").len(), 1);
     edge.stop().await;
 }
