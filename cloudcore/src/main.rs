@@ -127,7 +127,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
             address: host.local_ip.clone(),
             authorization: modules.cloud_hub.authorization.enable && !modules.cloud_hub.authorization.debug,
         };
-        controller.start(changes, requests, &tasks);
+        controller.start(changes, requests, &mut registry, &tasks);
         info!("Module edgecontroller registered successfully");
     }
     if modules.sync_controller.enable {

@@ -7,10 +7,12 @@
 
 pub(crate) mod downstream;
 mod inventory;
+mod metrics;
 mod sessions;
 mod upstream;
 
 use common::Tasks;
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use crate::cloudhub::{CloudHub, Upstream};
@@ -18,6 +20,7 @@ use crate::informers::{Change, Informers};
 use crate::kubernetes::Kube;
 use crate::objectsync::ObjectSyncs;
 use crate::synccontroller::SyncController;
+use metrics::Metrics;
 use upstream::Desk;
 
 /// What the controller works with.
@@ -41,7 +44,14 @@ pub struct EdgeController {
 
 impl EdgeController {
     /// Starts all parts.
-    pub fn start(&self, changes: mpsc::Receiver<Change>, upstream: mpsc::Receiver<Upstream>, tasks: &Tasks) {
+    pub fn start(
+        &self,
+        changes: mpsc::Receiver<Change>,
+        upstream: mpsc::Receiver<Upstream>,
+        registry: &mut Registry,
+        tasks: &Tasks,
+    ) {
+        let metrics = Metrics::register(registry);
         let desk = Desk {
             kube: self.kube.clone(),
             informers: self.informers.clone(),
@@ -49,7 +59,7 @@ impl EdgeController {
             authorization: self.authorization,
         };
         downstream::start(&self.informers, &self.hub, &self.syncs, changes, tasks);
-        upstream::start(&desk, &self.hub, upstream, tasks);
+        upstream::start(&desk, &self.hub, upstream, &metrics, tasks);
         sessions::start(desk, self.hub.clone(), self.reconciler.clone(), tasks);
     }
 }

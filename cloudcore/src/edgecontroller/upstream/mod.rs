@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
+use super::metrics::Metrics;
 use crate::cloudhub::{CloudHub, Upstream};
 use lanes::{Lane, Lanes, Limits};
 use reply::Peer;
@@ -31,11 +32,17 @@ use reply::Peer;
 pub(super) use desk::Desk;
 pub(super) use node::annotate;
 
-pub(super) fn start(desk: &Desk, hub: &CloudHub, mut upstream: mpsc::Receiver<Upstream>, tasks: &Tasks) {
+pub(super) fn start(
+    desk: &Desk,
+    hub: &CloudHub,
+    mut upstream: mpsc::Receiver<Upstream>,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) {
     let shards: Vec<mpsc::Sender<Upstream>> = (0..SHARDS)
         .map(|_| {
             let (sender, receiver) = mpsc::channel(SHARD_QUEUE);
-            tasks.spawn("upstream", work(desk.clone(), hub.clone(), receiver));
+            tasks.spawn("upstream", work(desk.clone(), hub.clone(), metrics.clone(), receiver));
             sender
         })
         .collect();
@@ -52,17 +59,18 @@ pub(super) fn start(desk: &Desk, hub: &CloudHub, mut upstream: mpsc::Receiver<Up
     });
 }
 
-async fn work(desk: Desk, hub: CloudHub, mut requests: mpsc::Receiver<Upstream>) {
+async fn work(desk: Desk, hub: CloudHub, metrics: Metrics, mut requests: mpsc::Receiver<Upstream>) {
     let mut lanes = Lanes::new(LIMITS);
     let mut running = FuturesUnordered::new();
     loop {
         while let Some((node, lane, request)) = lanes.next() {
-            running.push(serve(&desk, &hub, node, lane, request));
+            running.push(serve(&desk, &hub, &metrics, node, lane, request));
         }
         tokio::select! {
             Some(Upstream { node, message }) = requests.recv() => {
                 let lane = Lane::of(&message);
                 if let Err(refused) = lanes.push(node.clone(), lane, message) {
+                    metrics.dropped(&refused, "full");
                     warn!(%node, resource = %refused.route, "node asks more than it may at a time, request refused");
                     let status = Status::failure(429, "TooManyRequests", "cloudcore has too many requests of this node waiting");
                     hub.send(&node, reply::refused(peer(&hub, &node), &refused, &status)).await;
@@ -74,11 +82,20 @@ async fn work(desk: Desk, hub: CloudHub, mut requests: mpsc::Receiver<Upstream>)
     }
 }
 
-async fn serve(desk: &Desk, hub: &CloudHub, node: NodeName, lane: Lane, request: Message) -> (NodeName, Lane) {
+async fn serve(
+    desk: &Desk,
+    hub: &CloudHub,
+    metrics: &Metrics,
+    node: NodeName,
+    lane: Lane,
+    request: Message,
+) -> (NodeName, Lane) {
     if matches!(request.source, Source::Twin | Source::MetaServer) {
         // Devices and the edge API have controllers of their own.
         return (node, lane);
     }
+    metrics.begun();
+    let begun = Instant::now();
     match AssertUnwindSafe(answers(desk, peer(hub, &node), &node, &request))
         .catch_unwind()
         .await
@@ -89,9 +106,11 @@ async fn serve(desk: &Desk, hub: &CloudHub, node: NodeName, lane: Lane, request:
             }
         }
         Err(_) => {
+            metrics.dropped(&request, "panic");
             error!(%node, resource = %request.route, "a request made its handler panic; it stays without an answer")
         }
     }
+    metrics.served(&request, begun.elapsed());
     (node, lane)
 }
 
