@@ -1,6 +1,8 @@
 //! The host's name and address, which some defaults are made of.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// What a default configuration takes from the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +76,21 @@ pub(crate) fn node_name_problems(name: &str) -> Vec<String> {
 }
 
 fn by_name(name: &str) -> Option<IpAddr> {
-    let found = (name, 0_u16).to_socket_addrs().ok()?;
-    found.map(|a| a.ip()).filter(IpAddr::is_ipv4).find(|ip| is_ours(*ip))
+    let name = name.to_owned();
+    within(RESOLVING, move || {
+        let found = (name.as_str(), 0_u16).to_socket_addrs().ok()?;
+        found.map(|a| a.ip()).filter(IpAddr::is_ipv4).find(|ip| is_ours(*ip))
+    })
+}
+
+/// What `work` finds if it does so in time. The system's resolver can neither be given a limit nor interrupted: its thread is
+/// left to end by itself.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+    let (found, wait) = mpsc::sync_channel(1);
+    let worker = std::thread::Builder::new().name("resolver".to_owned());
+    // Nobody may wait for the answer any more.
+    worker.spawn(move || drop(found.send(work()))).ok()?;
+    wait.recv_timeout(limit).ok()?
 }
 
 /// An address is this host's when a socket can be bound to it.
@@ -96,6 +111,9 @@ fn by_route() -> Option<IpAddr> {
     (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
 }
 
+/// A host whose name is not in /etc/hosts and whose name servers do not answer must start as quickly as any other: the resolver
+/// itself gives up after 10 s and more.
+const RESOLVING: Duration = Duration::from_secs(1);
 /// Documentation address, reachable only by the default route.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const FALLBACK: &str = "default-edge-node";
@@ -107,6 +125,14 @@ start and end with an alphanumeric character (e.g. 'example.com', regex used for
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_resolver_that_hangs_is_not_waited_for() {
+        assert_eq!(within(Duration::from_secs(60), || Some(1)), Some(1));
+        assert_eq!(within::<u8>(Duration::from_secs(60), || None), None);
+        let (_never, hang) = mpsc::sync_channel::<u8>(1);
+        assert_eq!(within(Duration::from_millis(10), move || hang.recv().ok()), None);
+    }
 
     #[test]
     fn node_names() {

@@ -123,6 +123,14 @@ impl Cluster {
         process::run(command.arg(name)).map(drop)
     }
 
+    /// Imports an image into an ordinary node's containerd.
+    pub fn import(&self, node: &str, archive: &Path) -> Result<()> {
+        let socket = self.folder()?.join("nodes").join(node).join("containerd.sock");
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(socket).args(["-n", "k8s.io", "image", "import"]);
+        process::run(command.arg(archive)).map(drop)
+    }
+
     /// Stops an ordinary node and removes it from the API.
     pub fn stop_node(&self, name: &str) -> Result<()> {
         process::run(self.script("down")?.arg(name))?;

@@ -64,9 +64,9 @@ modules:
     )
 }
 
-/// containerd's configuration and its CNI network.
-pub(super) fn containerd(folder: &Path, number: HostNumber) -> Result<()> {
-    let (path, pods) = (folder.display(), number.pod_prefix());
+/// The CNI network of an edge's containerd.
+pub(super) fn network(folder: &Path, number: HostNumber) -> Result<()> {
+    let pods = number.pod_prefix();
     std::fs::write(
         folder.join("cni/conf/10-edge.conflist"),
         format!(
@@ -77,6 +77,12 @@ pub(super) fn containerd(folder: &Path, number: HostNumber) -> Result<()> {
 "#
         ),
     )?;
+    Ok(())
+}
+
+/// containerd's configuration, with the folder of its CNI networks.
+pub(super) fn containerd(folder: &Path, networks: &Path) -> Result<()> {
+    let (path, networks) = (folder.display(), networks.display());
     let bin = std::env::var("CNI_BIN").unwrap_or_else(|_| "/usr/lib/cni".to_owned());
     // restrict_oom_score_adj: a machine without CAP_SYS_RESOURCE refuses negative scores, and with them every sandbox.
     std::fs::write(
@@ -94,7 +100,7 @@ state = "{path}/state"
   restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "{bin}"
-  conf_dir = "{path}/cni/conf"
+  conf_dir = "{networks}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]

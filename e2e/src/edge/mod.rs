@@ -2,6 +2,7 @@
 //! paths are its own, cgroups, a containerd, and the edgecore under test.
 
 mod files;
+mod fresh;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,8 @@ use crate::link::Link;
 use crate::process::{self, Daemon};
 use crate::settings::{Settings, program};
 use crate::wait;
+
+pub use fresh::{FreshHost, Init, PROGRAMS};
 
 /// The sandbox image of all edges, imported at start.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
@@ -77,7 +80,8 @@ impl EdgeHost {
             Wire::Veth => number.make_veth().map(|()| None)?,
             Wire::Tun(seed) => Some(Link::start(number, seed)?),
         };
-        files::containerd(&folder, number)?;
+        files::network(&folder, number)?;
+        files::containerd(&folder, &folder.join("cni/conf"))?;
         let holder = files::start_holder(&folder, number)?;
         let mut host = Self {
             name: name.to_owned(),

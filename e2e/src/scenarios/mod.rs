@@ -1,10 +1,12 @@
 //! The scenarios, by topic. Each holds for any KubeEdge: one that fails with the Go programs on both sides is a wrong
 //! scenario, unless its text says what ours adds.
 
+mod account;
 mod authorizer;
 mod faults;
 mod harness;
 mod identity;
+mod install;
 mod machine;
 mod manifests;
 mod pods;
@@ -25,6 +27,8 @@ pub fn all() -> Vec<Scenario> {
         volumes::LIST,
         pods::LIST,
         manifests::LIST,
+        account::LIST,
+        install::LIST,
         authorizer::LIST,
         identity::LIST,
         machine::LIST,

@@ -224,7 +224,8 @@ fn read_token(system: &System, namespace: &str) -> Result<String> {
     Ok(system.edge.exec(&holder, &["cat", file])?.trim().to_owned())
 }
 
-fn check_token(system: &System, namespace: &str, token: &str) -> Result<()> {
+/// The API server takes a token for that of a namespace's default account.
+pub(super) fn check_token(system: &System, namespace: &str, token: &str) -> Result<()> {
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
     let answer = system
         .api()

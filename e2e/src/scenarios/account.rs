@@ -1,0 +1,301 @@
+//! cloudcore with no more rights than its manifests give it: as a program under its service account, and as their Deployment
+//! on an ordinary node.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::volumes::check_token;
+use super::{Entry, bare};
+use crate::api::{self, elements, text};
+use crate::edge::{EdgeHost, Uplink, Wire};
+use crate::process;
+use crate::settings::program;
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("account_rights", false, rights),
+    ("account_serves_edges", false, account),
+    ("deployment_serves_edges", false, deployment),
+];
+
+/// The node that the Deployment runs on.
+const CLOUD_NODE: &str = "cloud-1";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kubeedge/deployments/cloudcore";
+
+/// What the API server lets the account do is what is committed, and nothing in it is too much.
+fn rights(context: &mut Context) -> Result<()> {
+    let manifests = context.settings.root.join("config/manifests");
+    let kubernetes = context.settings.kubernetes.clone();
+    let system = context.system()?;
+    prepare(system, &manifests)?;
+    let committed = std::fs::read_to_string(manifests.join("rbac.can-i.txt"))?;
+    let mut command = Command::new(manifests.join("rbac.sh"));
+    command.arg(kubernetes).args(["kubectl", "--kubeconfig"]);
+    command.arg(system.cluster.kubeconfig());
+    let real = process::run(&mut command)?;
+    ensure!(
+        real == committed,
+        "rbac.can-i.txt is not what the API server says:\n{real}"
+    );
+    ensure!(!real.contains('*'), "the account may do anything to something");
+    for (namespace, line) in lines(&real) {
+        let (resource, rest) = line.split_once(' ').context("a line of the list")?;
+        let verbs = rest
+            .rsplit_once('[')
+            .map_or("", |(_, verbs)| verbs.trim_end_matches(']'));
+        let writes = ["create", "update", "patch", "delete"];
+        ensure!(
+            resource != "secrets" || namespace == "kubeedge" || !verbs.split(' ').any(|verb| writes.contains(&verb)),
+            "the account writes secrets in {namespace}: {line}"
+        );
+    }
+    Ok(())
+}
+
+fn lines(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut namespace = "";
+    list.lines().filter_map(move |line| {
+        if let Some(name) = line.strip_prefix("# namespace ") {
+            namespace = name;
+            return None;
+        }
+        Some((namespace, line))
+    })
+}
+
+/// An edge registers with a cloudcore that is its service account and runs a pod with all that a pod may name; nothing was
+/// forbidden on the way. Server certificate and token are made by the account too.
+fn account(context: &mut Context) -> Result<()> {
+    let manifests = context.settings.root.join("config/manifests");
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let system = context.system()?;
+    prepare(system, &manifests)?;
+    let admin = system.cluster.kubeconfig().to_owned();
+    let own = run.join("account.kubeconfig");
+    std::fs::copy(&admin, &own)?;
+    let token = system
+        .cluster
+        .kubectl(&["create", "token", "cloudcore", "-n", "kubeedge", "--duration", "2h"])?;
+    let own_text = own.to_string_lossy().into_owned();
+    for change in [
+        ["set-credentials", "account", "--token", token.trim()].as_slice(),
+        &["set-context", "--current", "--user", "account"],
+    ] {
+        let mut command = Command::new(&settings.kubernetes);
+        command.args(["kubectl", "--kubeconfig", &own_text, "config"]);
+        // The command line holds the token: a failure must not print it.
+        ensure!(
+            command.args(change).output()?.status.success(),
+            "kubectl config {}",
+            change[0]
+        );
+    }
+    system.cloud.stop()?;
+    for made_again in ["cloudcoresecret", "tokensecret"] {
+        system
+            .api()
+            .delete(&format!("/api/v1/namespaces/kubeedge/secrets/{made_again}"))?;
+    }
+    let log = system.cloud.folder().join("cloudcore.log");
+    let before = std::fs::read_to_string(&log)?.len();
+    system.cloud.set_kubeconfig(&own);
+    let result = (|| {
+        let edge = EdgeHost::start(&settings, &run, "account-1", Wire::Veth)?;
+        system.cloud.advertise(edge.number().cloud_address());
+        system.cloud.start()?;
+        let uplink = system.cloud.uplink()?;
+        serve(system, edge, &uplink)?;
+        system.node_ready(seconds(60))
+    })();
+    system.cloud.set_kubeconfig(&admin);
+    system.cloud.stop()?;
+    system.cloud.start()?;
+    result?;
+    let said = std::fs::read_to_string(&log)?;
+    let forbidden: Vec<&str> = said
+        .get(before..)
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| line.to_lowercase().contains("forbidden"))
+        .collect();
+    ensure!(
+        forbidden.is_empty(),
+        "cloudcore lacks rights:\n{}",
+        forbidden.join("\n")
+    );
+    system.node_ready(seconds(60))
+}
+
+/// The committed Deployment on an ordinary node serves an edge. Changed is what the machine needs: its ports are the run's,
+/// the folder is the run's, and without kube-proxy the API server has another address.
+fn deployment(context: &mut Context) -> Result<()> {
+    let manifests = context.settings.root.join("config/manifests");
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let cloudcore = program(&settings.cloud, "cloudcore")?;
+    let system = context.system()?;
+    prepare(system, &manifests)?;
+    let uplink = system.cloud.uplink()?;
+    system.cluster.start_node(CLOUD_NODE)?;
+    system.cloud.stop()?;
+    let result = (|| {
+        let archive = run.join("cloudcore.tar");
+        let mut image = Command::new(settings.script("image"));
+        image.arg("--program").arg(&cloudcore);
+        process::run(image.arg("docker.io/library/cloudcore:latest").arg(&archive))?;
+        system.cluster.import(CLOUD_NODE, &archive)?;
+        std::fs::remove_file(&archive)?;
+        let edge = EdgeHost::start(&settings, &run, "deployed-1", Wire::Veth)?;
+        for file in ["02-ha-configmap.yaml", "03-ha-deployment.yaml"] {
+            let manifest = std::fs::read_to_string(manifests.join(file))?;
+            let addresses = [edge.number().cloud_address(), system.edge.number().cloud_address()];
+            let manifest = fit(&manifest, system, &uplink, &addresses, &run.join("cloud-node"))?;
+            system.cluster.apply("kubeedge", &manifest)?;
+        }
+        wait::until("cloudcore's pod Ready", seconds(60), || {
+            Ok(cloudcores(system)?.iter().any(api::is_ready).then_some(()))
+        })?;
+        let uplink = system.cloud.uplink()?;
+        serve(system, edge, &uplink)?;
+        // The edge that was there before has come back, too.
+        system.node_ready(seconds(60))?;
+        let pods = cloudcores(system)?;
+        let on_node = pods.iter().any(|pod| text(pod, "/spec/nodeName") == CLOUD_NODE);
+        ensure!(on_node, "cloudcore does not run on {CLOUD_NODE}: {pods:?}");
+        ensure!(
+            pods.iter().all(|pod| api::restarts(pod) == 0),
+            "cloudcore was restarted"
+        );
+        Ok(())
+    })();
+    if result.is_err()
+        && let Ok(said) = system
+            .cluster
+            .kubectl(&["logs", "-n", "kubeedge", "deployment/cloudcore", "--tail", "30"])
+    {
+        println!("----- cloudcore in its pod\n{said}");
+    }
+    system.api().delete(DEPLOYMENT)?;
+    for kind in ["services", "configmaps"] {
+        system
+            .api()
+            .delete(&format!("/api/v1/namespaces/kubeedge/{kind}/cloudcore"))?;
+    }
+    let gone = wait::until("cloudcore's pod gone", seconds(60), || {
+        Ok(cloudcores(system)?.is_empty().then_some(()))
+    });
+    system.cluster.stop_node(CLOUD_NODE)?;
+    system.cloud.start()?;
+    result?;
+    gone?;
+    system.node_ready(seconds(60))
+}
+
+fn prepare(system: &System, manifests: &Path) -> Result<()> {
+    let file = manifests.join("01-ha-prepare.yaml");
+    system
+        .cluster
+        .kubectl(&["apply", "-f", &file.to_string_lossy()])
+        .map(drop)
+}
+
+fn cloudcores(system: &System) -> Result<Vec<serde_json::Value>> {
+    let mut pods = system.pods("kubeedge")?;
+    pods.retain(|pod| text(pod, "/metadata/labels/kubeedge") == "cloudcore");
+    Ok(pods)
+}
+
+/// A manifest with the run's ports, addresses and folder.
+fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], folder: &Path) -> Result<String> {
+    let server = system.cluster.kubectl(&[
+        "config",
+        "view",
+        "--minify",
+        "-o",
+        "jsonpath={.clusters[0].cluster.server}",
+    ])?;
+    let (host, port) = server
+        .trim_start_matches("https://")
+        .rsplit_once(':')
+        .with_context(|| format!("the API server's address {server:?}"))?;
+    let environment = format!(
+        "          env: [{{name: KUBERNETES_SERVICE_HOST, value: \"{host}\"}}, {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}]\n"
+    );
+    let (monitor, advertise) = (system.cloud.monitor(), addresses.join(", "));
+    let (websocket, quic, https) = (uplink.websocket, uplink.websocket + 1, uplink.https);
+    let pull = "          imagePullPolicy: IfNotPresent\n";
+    Ok(manifest
+        .replace("10000", &websocket.to_string())
+        .replace("10001", &quic.to_string())
+        .replace("10002", &https.to_string())
+        .replace(pull, &format!("{pull}{environment}"))
+        .replace("path: /var/lib/kubeedge", &format!("path: {}", folder.display()))
+        .replace(
+            "      cloudHub:\n",
+            &format!("      cloudHub:\n        advertiseAddress: [{advertise}]\n"),
+        )
+        .replace(
+            "    modules:\n",
+            &format!(
+                "    commonConfig: {{monitorServer: {{bindAddress: \"{monitor}\"}}}}\n    modules:\n      \
+                 cloudStream: {{enable: false}}\n      iptablesManager: {{enable: false}}\n"
+            ),
+        ))
+}
+
+/// The edge registers and runs a pod with a ConfigMap, a Secret and a token of its own. Removes both.
+fn serve(system: &System, mut edge: EdgeHost, uplink: &Uplink) -> Result<()> {
+    const OBJECTS: &str = r#"---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: page}
+data: {page: "hello"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password}
+stringData: {password: "open sesame"}
+"#;
+    const VOLUMES: &str =
+        "  volumes: [{name: page, configMap: {name: page}}, {name: password, secret: {secretName: password}}]";
+    edge.write_config(uplink)?;
+    edge.start_edgecore()?;
+    let node = api::node_path(edge.name());
+    let ready = wait::until("the edge's node Ready", seconds(60), || {
+        ensure!(edge.edgecore()?.alive(), "edgecore ended");
+        Ok(system
+            .api()
+            .get(&node)?
+            .filter(|node| api::condition(node, "Ready") == "True")
+            .map(drop))
+    });
+    ready.with_context(|| edge.log_tails().into_iter().map(|(_, tail)| tail).collect::<String>())?;
+    let namespace = system.namespace("served")?;
+    let container = format!(
+        "{}\n    volumeMounts: [{{name: page, mountPath: /page}}, {{name: password, mountPath: /password}}]",
+        super::IDLE
+    );
+    let pod = bare("main", edge.name(), VOLUMES, &container);
+    system.cluster.apply(&namespace, &format!("{pod}{OBJECTS}"))?;
+    system.until_pod("pod Running", (&namespace, "main"), 60, |pod| {
+        let running = elements(pod, "/status/containerStatuses").all(|one| one.pointer("/state/running").is_some());
+        (api::is_ready(pod) && running).then_some(())
+    })?;
+    let main = edge.container(&namespace, "main", "main")?;
+    let read = |path: &str| edge.exec(&main, &["cat", path]);
+    ensure!(read("/page/page")? == "hello", "the ConfigMap is not in the pod");
+    ensure!(
+        read("/password/password")? == "open sesame",
+        "the Secret is not in the pod"
+    );
+    let token = read("/var/run/secrets/kubernetes.io/serviceaccount/token")?;
+    check_token(system, &namespace, token.trim())?;
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::until("the pod gone from the API and containerd", seconds(60), || {
+        Ok((system.pods(&namespace)?.is_empty() && edge.running()?.is_empty()).then_some(()))
+    })?;
+    edge.stop_edgecore()?;
+    system.api().delete(&node)
+}

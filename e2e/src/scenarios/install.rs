@@ -1,0 +1,468 @@
+//! Installing an edge as an operator does, on hosts where nothing is installed: `keadm join` under systemd and without a service
+//! manager, what it refuses and in which words, `keadm reset`. Only ours: the Go tool wants an image registry.
+
+use std::process::Output;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+
+use super::{Entry, bare};
+use crate::api::{self, text};
+use crate::edge::{FreshHost, Init, PROGRAMS, Uplink};
+use crate::process;
+use crate::system::{Context, Skip, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("install_systemd", false, systemd),
+    ("install_detached", false, detached),
+    ("install_refused", false, refused),
+];
+
+/// What the detached edgecore leaves and `keadm reset` takes away.
+const PID_FILE: &str = "/run/edgecore.pid";
+const LOG: &str = "/var/log/kubeedge/edgecore.log";
+const UNIT: &str = "/etc/systemd/system/edgecore.service";
+
+/// Join, restart, journal, a kill and the restart after it, reset, join from an archive; the containers stay what they are
+/// until the reset.
+fn systemd(context: &mut Context) -> Result<()> {
+    let host = boot(context, "install-1", Init::Systemd)?;
+    let system = context.system()?;
+    let uplink = uplink_for(system, &host)?;
+    let installed = join(&host, &uplink, &[])?;
+    steps(
+        &installed,
+        &[
+            "Generate systemd service file",
+            "Run EdgeCore daemon",
+            "Install Complete!",
+        ],
+    )?;
+    ready(system, &host)?;
+    ensure!(host.exists(UNIT)?, "{UNIT} is not there");
+    ensure!(
+        host.run("systemctl", &["is-enabled", "edgecore"])?.trim() == "enabled",
+        "the unit does not start with the host"
+    );
+    let (namespace, before) = workload(system, &host, "systemd")?;
+
+    host.run("systemctl", &["restart", "edgecore"])?;
+    wait::until("edgecore well after systemctl restart", seconds(30), || well(&host))?;
+    same(&host, &before, "systemctl restart edgecore")?;
+
+    let journal = host.run("journalctl", &["-u", "edgecore", "-o", "cat", "--no-pager"])?;
+    ensure!(
+        journal.contains(" INFO ") && journal.contains("Started"),
+        "the journal has not edgecore's lines:\n{journal}"
+    );
+    ensure!(!journal.contains(&uplink.token), "the journal has the join token");
+
+    let old = main_pid(&host)?;
+    host.run("kill", &["-9", &old])?;
+    wait::until("systemd has started the killed edgecore again", seconds(30), || {
+        let new = main_pid(&host)?;
+        Ok((new != "0" && new != old).then_some(()))
+    })?;
+    wait::until("edgecore well after the kill", seconds(30), || well(&host))?;
+    same(&host, &before, "kill -9 of edgecore")?;
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::until("the workload's containers gone", seconds(60), || {
+        Ok(host.tasks()?.is_empty().then_some(()))
+    })?;
+
+    reset(&host)?;
+    ensure!(!host.exists(UNIT)?, "{UNIT} is left");
+    ensure!(
+        !host.output("systemctl", &["status", "edgecore"])?.status.success(),
+        "edgecore is still a service"
+    );
+    system.api().delete(&api::node_path(host.name()))?;
+
+    let archive = pack(&host)?;
+    let installed = join(&host, &uplink, &["--tarballpath", &archive])?;
+    steps(&installed, &["Copy resources", "Install Complete!"])?;
+    ready(system, &host)?;
+    reset(&host)?;
+    forget(system, &host)
+}
+
+/// Without a service manager: a process of its own with a pid file and a log, which goes on when keadm has ended.
+fn detached(context: &mut Context) -> Result<()> {
+    let host = boot(context, "install-2", Init::Plain)?;
+    let system = context.system()?;
+    let uplink = uplink_for(system, &host)?;
+    let installed = join(&host, &uplink, &[])?;
+    steps(
+        &installed,
+        &["No service manager", "Run EdgeCore daemon", "Install Complete!"],
+    )?;
+    ready(system, &host)?;
+    let pid = host.run("cat", &[PID_FILE])?;
+    let name = host.run("cat", &[&format!("/proc/{}/comm", pid.trim())])?;
+    ensure!(name.trim() == "edgecore", "{PID_FILE} names {name:?}");
+    let log = host.run("cat", &[LOG])?;
+    ensure!(log.contains(" INFO "), "{LOG} has not edgecore's lines:\n{log}");
+    ensure!(!log.contains(&uplink.token), "{LOG} has the join token");
+    let (namespace, _) = workload(system, &host, "detached")?;
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::until("the workload's containers gone", seconds(60), || {
+        Ok(host.tasks()?.is_empty().then_some(()))
+    })?;
+    reset(&host)?;
+    ensure!(!host.exists(PID_FILE)?, "{PID_FILE} is left");
+    forget(system, &host)
+}
+
+/// What cannot work is refused in one line that names it, by keadm before anything is written, by edgecore as it runs.
+fn refused(context: &mut Context) -> Result<()> {
+    let host = boot(context, "install-3", Init::Plain)?;
+    let shared = context.system()?;
+    let uplink = uplink_for(shared, &host)?;
+    let token = |token: String| Uplink {
+        token,
+        ..uplink.clone()
+    };
+    let expired = sign(shared, 1_700_000_000)?;
+    let forged = forge(&uplink.token)?;
+    let elsewhere = uplink
+        .token
+        .split_once('.')
+        .map(|(_, jwt)| format!("{}.{jwt}", "0".repeat(64)))
+        .context("the token has two halves")?;
+    let socket = ["--remote-runtime-endpoint", "unix:///run/nothing.sock"];
+    let rows: &[(&str, Uplink, &[&str], &str)] = &[
+        (
+            "token of another cloud",
+            token(elsewhere.clone()),
+            &[],
+            "the token belongs to another cloudcore",
+        ),
+        (
+            "forged token",
+            token(forged.clone()),
+            &[],
+            "cloudcore refuses the token",
+        ),
+        (
+            "mistyped token",
+            token("abc".into()),
+            &[],
+            "was a piece lost in copying?",
+        ),
+        ("expired token", token(expired.clone()), &[], "the token expired"),
+        (
+            "a name that is taken",
+            uplink.clone(),
+            &["--edgenode-name", shared.edge.name()],
+            "node already exists",
+        ),
+        (
+            "wrong hub port",
+            Uplink {
+                websocket: 1,
+                ..uplink.clone()
+            },
+            &[],
+            "hub",
+        ),
+        (
+            "wrong certificate port",
+            Uplink {
+                https: 1,
+                ..uplink.clone()
+            },
+            &[],
+            "unreachable",
+        ),
+        (
+            "no runtime socket",
+            uplink.clone(),
+            &socket,
+            "no container runtime answers",
+        ),
+    ];
+    for (what, uplink, more, says) in rows {
+        let output = keadm_join(&host, uplink, more)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{what}: {}\n{said}", output.status);
+        one_line(what, said.lines().filter(|line| line.starts_with("Error")), says)?;
+        ensure!(
+            !host.exists("/etc/kubeedge/config")? && !host.exists("/usr/local/bin/edgecore")?,
+            "{what}: something was installed"
+        );
+        ensure!(api_has_no(shared, &host)?, "{what}: the node was registered");
+    }
+    let config = |uplink: &Uplink, runtime: &str| edgecore_yaml(&host, uplink, runtime);
+    let runtime = host.runtime();
+    let rows = [
+        ("token of another cloud", config(&token(elsewhere), &runtime), "token"),
+        ("forged token", config(&token(forged), &runtime), "token"),
+        ("expired token", config(&token(expired), &runtime), "token"),
+        (
+            "wrong certificate port",
+            config(
+                &Uplink {
+                    https: 1,
+                    ..uplink.clone()
+                },
+                &runtime,
+            ),
+            ":1/",
+        ),
+        (
+            "no runtime socket",
+            config(&uplink, "unix:///run/nothing.sock"),
+            "/run/nothing.sock",
+        ),
+    ];
+    for (what, text, says) in rows {
+        let (ended, said) = edgecore_for(&host, &text)?;
+        println!("    edgecore, {what}: {}", if ended { "ended" } else { "tries again" });
+        let complaints = said
+            .lines()
+            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+            .filter(|line| line.contains(says));
+        one_line(what, complaints, says)?;
+    }
+    forget(shared, &host)
+}
+
+fn boot(context: &Context, name: &str, init: Init) -> Result<FreshHost> {
+    if !context.settings.edge.join("keadm").is_file() {
+        bail!(Skip(format!(
+            "there is no keadm in {}",
+            context.settings.edge.display()
+        )));
+    }
+    if init == Init::Systemd && !std::path::Path::new("/lib/systemd/systemd").exists() {
+        bail!(Skip("systemd is not installed".into()));
+    }
+    let host = FreshHost::start(&context.settings, context.folder(), name, init)?;
+    if init == Init::Systemd {
+        let state = host.output("systemctl", &["is-system-running", "--wait"])?;
+        println!("    systemd is {}", String::from_utf8_lossy(&state.stdout).trim());
+    }
+    Ok(host)
+}
+
+fn uplink_for(system: &mut System, host: &FreshHost) -> Result<Uplink> {
+    if system.cloud.advertise(host.cloud_address()) {
+        system.cloud.stop()?;
+        system.cloud.start()?;
+    }
+    system.cloud.uplink()
+}
+
+fn keadm_join(host: &FreshHost, uplink: &Uplink, more: &[&str]) -> Result<Output> {
+    let (address, port) = (
+        format!("{}:{}", host.cloud_address(), uplink.websocket),
+        uplink.https.to_string(),
+    );
+    let runtime = host.runtime();
+    let mut line = vec![
+        "join",
+        "--cloudcore-ipport",
+        &address,
+        "--certport",
+        &port,
+        "--token",
+        &uplink.token,
+    ];
+    line.extend(["--edgenode-name", host.name(), "--remote-runtime-endpoint", &runtime]);
+    // A flag that is given again counts.
+    line.extend_from_slice(more);
+    host.output(&format!("{PROGRAMS}/keadm"), &line)
+}
+
+fn join(host: &FreshHost, uplink: &Uplink, more: &[&str]) -> Result<String> {
+    let start = std::time::Instant::now();
+    let output = keadm_join(host, uplink, more)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("    keadm join: {:.2} s", start.elapsed().as_secs_f64());
+    ensure!(output.status.success(), "keadm join: {}\n{said}", output.status);
+    ensure!(!said.contains(&uplink.token), "keadm printed the token");
+    Ok(said)
+}
+
+/// The steps were printed in order, each with its number.
+fn steps(said: &str, wanted: &[&str]) -> Result<()> {
+    let numbered: Vec<&str> = said
+        .lines()
+        .filter(|line| {
+            line.split_once(". ")
+                .is_some_and(|(number, _)| number.parse::<u32>().is_ok())
+        })
+        .collect();
+    for (index, line) in numbered.iter().enumerate() {
+        ensure!(
+            line.starts_with(&format!("{}. ", index + 1)),
+            "step {line:?} is out of order:\n{said}"
+        );
+    }
+    let mut rest = numbered.iter();
+    for text in wanted {
+        ensure!(
+            rest.any(|line| line.contains(text)),
+            "no step {text:?}, or out of order:\n{said}"
+        );
+    }
+    Ok(())
+}
+
+/// keadm ends when the node is Ready: nothing is waited for.
+fn ready(system: &System, host: &FreshHost) -> Result<()> {
+    let node = system.api().must(&api::node_path(host.name()))?;
+    ensure!(
+        api::condition(&node, "Ready") == "True",
+        "keadm has ended, the node is not Ready: {node}"
+    );
+    Ok(())
+}
+
+/// Runs a pod on the host; the second value is all that its containerd runs then.
+fn workload(system: &System, host: &FreshHost, name: &str) -> Result<(String, Vec<String>)> {
+    let namespace = system.namespace(name)?;
+    system
+        .cluster
+        .apply(&namespace, &bare("main", host.name(), "", super::IDLE))?;
+    system.until_pod("pod Running", (&namespace, "main"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    let tasks = host.tasks()?;
+    ensure!(tasks.len() == 2, "not one sandbox and one container: {tasks:?}");
+    Ok((namespace, tasks))
+}
+
+fn well(host: &FreshHost) -> Result<Option<()>> {
+    let url = "http://127.0.0.1:10350/readyz";
+    Ok(host
+        .output("curl", &["-sf", "-m", "3", url])?
+        .status
+        .success()
+        .then_some(()))
+}
+
+fn same(host: &FreshHost, before: &[String], what: &str) -> Result<()> {
+    let after = host.tasks()?;
+    ensure!(
+        after == before,
+        "{what} changed the containers: {before:?}, then {after:?}"
+    );
+    Ok(())
+}
+
+fn main_pid(host: &FreshHost) -> Result<String> {
+    let text = host.run("systemctl", &["show", "-p", "MainPID", "--value", "edgecore"])?;
+    Ok(text.trim().to_owned())
+}
+
+fn reset(host: &FreshHost) -> Result<()> {
+    host.run(&format!("{PROGRAMS}/keadm"), &["reset", "edge", "--force"])?;
+    for path in ["/etc/kubeedge", "/var/lib/kubeedge", "/var/log/kubeedge"] {
+        ensure!(!host.exists(path)?, "keadm reset left {path}");
+    }
+    ensure!(
+        !host.output("pidof", &["edgecore"])?.status.success(),
+        "keadm reset left edgecore running"
+    );
+    Ok(())
+}
+
+fn forget(system: &System, host: &FreshHost) -> Result<()> {
+    system.api().delete(&api::node_path(host.name()))
+}
+
+fn api_has_no(system: &System, host: &FreshHost) -> Result<bool> {
+    Ok(system.api().get(&api::node_path(host.name()))?.is_none())
+}
+
+/// An archive with edgecore as releases are laid out.
+fn pack(host: &FreshHost) -> Result<String> {
+    const SCRIPT: &str = r#"folder=/root/kubeedge-v1.23.1-linux-amd64; mkdir -p $folder/edge
+cp "$1/edgecore" $folder/edge/; cd /root; tar -cf kubeedge.tar.gz -I 'gzip -1' "${folder#/root/}"; rm -r $folder"#;
+    host.run("bash", &["-ec", SCRIPT, "pack", PROGRAMS])?;
+    Ok("/root/kubeedge.tar.gz".to_owned())
+}
+
+/// Exactly one line, and it says what it should.
+fn one_line<'a>(what: &str, lines: impl Iterator<Item = &'a str>, says: &str) -> Result<()> {
+    let lines: Vec<&str> = lines.collect();
+    let [line] = lines.as_slice() else {
+        bail!("{what}: not one line but {lines:#?}");
+    };
+    ensure!(line.contains(says), "{what}: {line:?} does not say {says:?}");
+    println!("    {what}: {line}");
+    Ok(())
+}
+
+/// A token with the right key and this end.
+fn sign(system: &System, expires: u64) -> Result<String> {
+    let engine = base64::engine::general_purpose::STANDARD;
+    let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let secret = system.api().must("/api/v1/namespaces/kubeedge/secrets/casecret")?;
+    let key = engine.decode(text(&secret, "/data/cakeydata"))?;
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let header = url.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let claims = url.encode(format!(r#"{{"exp":{expires}}}"#));
+    let mut command = std::process::Command::new("openssl");
+    command.args([
+        "dgst",
+        "-sha256",
+        "-mac",
+        "HMAC",
+        "-macopt",
+        &format!("hexkey:{hex}"),
+        "-r",
+    ]);
+    let printed = process::feed(&mut command, &format!("{header}.{claims}"))?;
+    let digest = printed.split_whitespace().next().unwrap_or_default();
+    let bytes: Vec<u8> = (0..digest.len() / 2)
+        .filter_map(|index| u8::from_str_radix(digest.get(index * 2..index * 2 + 2)?, 16).ok())
+        .collect();
+    let token = system.cloud.token()?;
+    let authority = token.split_once('.').context("the token has two halves")?.0;
+    Ok(format!("{authority}.{header}.{claims}.{}", url.encode(bytes)))
+}
+
+/// The same token with another signature.
+fn forge(token: &str) -> Result<String> {
+    let (rest, signature) = token.rsplit_once('.').context("the token has parts")?;
+    let turned: String = signature.chars().rev().collect();
+    Ok(format!("{rest}.{turned}"))
+}
+
+/// edgecore.yaml as somebody writes it by hand.
+fn edgecore_yaml(host: &FreshHost, uplink: &Uplink, runtime: &str) -> String {
+    let (cloud, name) = (host.cloud_address(), host.name());
+    let Uplink {
+        websocket,
+        https,
+        token,
+    } = uplink;
+    format!(
+        r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
+kind: EdgeCore
+modules:
+  edgeHub:
+    httpServer: https://{cloud}:{https}
+    token: "{token}"
+    websocket: {{enable: true, server: "{cloud}:{websocket}"}}
+  edged:
+    hostnameOverride: {name}
+    tailoredKubeletConfig: {{containerRuntimeEndpoint: "{runtime}", imageServiceEndpoint: "{runtime}"}}
+"#
+    )
+}
+
+/// Runs edgecore for a while on a host without certificates: whether it ended by itself, and what it said.
+fn edgecore_for(host: &FreshHost, yaml: &str) -> Result<(bool, String)> {
+    const SCRIPT: &str = r#"rm -rf /etc/kubeedge /var/lib/kubeedge; mkdir -p /etc/kubeedge/config; umask 077
+printf %s "$1" > /etc/kubeedge/config/edgecore.yaml
+code=0; timeout 8 "$2/edgecore" > /tmp/edgecore.log 2>&1 || code=$?
+cat /tmp/edgecore.log; rm -rf /etc/kubeedge /var/lib/kubeedge; exit $code"#;
+    let output = host.output("bash", &["-c", SCRIPT, "edgecore", yaml, PROGRAMS])?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    // 124: stopped by timeout, after SIGTERM.
+    Ok((output.status.code() != Some(124), said))
+}
