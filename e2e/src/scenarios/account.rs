@@ -108,7 +108,7 @@ fn account(context: &mut Context) -> Result<()> {
         system.cloud.start()?;
         let uplink = system.cloud.uplink()?;
         serve(system, edge, &uplink)?;
-        system.node_ready(seconds(60))
+        wait::until("the edge that was there before is back", seconds(60), renewal(system)?)
     })();
     system.cloud.set_kubeconfig(&admin);
     system.cloud.stop()?;
@@ -159,8 +159,7 @@ fn deployment(context: &mut Context) -> Result<()> {
         })?;
         let uplink = system.cloud.uplink()?;
         serve(system, edge, &uplink)?;
-        // The edge that was there before has come back, too.
-        system.node_ready(seconds(60))?;
+        wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
         let pods = cloudcores(system)?;
         let on_node = pods.iter().any(|pod| text(pod, "/spec/nodeName") == CLOUD_NODE);
         ensure!(on_node, "cloudcore does not run on {CLOUD_NODE}: {pods:?}");
@@ -205,6 +204,16 @@ fn cloudcores(system: &System) -> Result<Vec<serde_json::Value>> {
     let mut pods = system.pods("kubeedge")?;
     pods.retain(|pod| text(pod, "/metadata/labels/kubeedge") == "cloudcore");
     Ok(pods)
+}
+
+/// True once the shared edge has renewed its lease, which only the cloudcore that runs now can have done for it.
+fn renewal(system: &System) -> Result<impl FnMut() -> Result<Option<()>> + '_> {
+    let path = format!(
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
+        system.edge.name()
+    );
+    let first = text(&system.api().must(&path)?, "/spec/renewTime").to_owned();
+    Ok(move || Ok((text(&system.api().must(&path)?, "/spec/renewTime") != first).then_some(())))
 }
 
 /// A manifest with the run's ports, addresses and folder.

@@ -194,8 +194,8 @@ fn refused(context: &mut Context) -> Result<()> {
         ensure!(api_has_no(shared, &host)?, "{what}: the node was registered");
     }
     let config = |uplink: &Uplink, runtime: &str| edgecore_yaml(&host, uplink, runtime);
-    let runtime = host.runtime();
-    let rows = [
+    let (runtime, closed) = (host.runtime(), format!("{}:1", host.cloud_address()));
+    let rows: [(&str, String, &str); 6] = [
         ("token of another cloud", config(&token(elsewhere), &runtime), "token"),
         ("forged token", config(&token(forged), &runtime), "token"),
         ("expired token", config(&token(expired), &runtime), "token"),
@@ -208,7 +208,18 @@ fn refused(context: &mut Context) -> Result<()> {
                 },
                 &runtime,
             ),
-            ":1/",
+            &closed,
+        ),
+        (
+            "wrong hub port",
+            config(
+                &Uplink {
+                    websocket: 1,
+                    ..uplink.clone()
+                },
+                &runtime,
+            ),
+            &closed,
         ),
         (
             "no runtime socket",
@@ -223,7 +234,7 @@ fn refused(context: &mut Context) -> Result<()> {
             .lines()
             .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
             .filter(|line| line.contains(says));
-        one_line(what, complaints, says)?;
+        one_line(what, complaints, says).with_context(|| format!("edgecore said:\n{said}"))?;
     }
     forget(shared, &host)
 }
