@@ -470,7 +470,7 @@ modules:
 fn edgecore_for(host: &FreshHost, yaml: &str) -> Result<(bool, String)> {
     const SCRIPT: &str = r#"rm -rf /etc/kubeedge /var/lib/kubeedge; mkdir -p /etc/kubeedge/config; umask 077
 printf %s "$1" > /etc/kubeedge/config/edgecore.yaml
-code=0; timeout 8 "$2/edgecore" > /tmp/edgecore.log 2>&1 || code=$?
+code=0; timeout 5 "$2/edgecore" > /tmp/edgecore.log 2>&1 || code=$?
 cat /tmp/edgecore.log; rm -rf /etc/kubeedge /var/lib/kubeedge; exit $code"#;
     let output = host.output("bash", &["-c", SCRIPT, "edgecore", yaml, PROGRAMS])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
