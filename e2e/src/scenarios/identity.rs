@@ -33,7 +33,11 @@ fn join_anew(system: &mut System) -> Result<()> {
     for file in system.edge.certificate_files() {
         let _ = std::fs::remove_file(file);
     }
-    system.join()
+    system.join()?;
+    // The Node may still be shown as Ready from before.
+    let [_, certificate, _] = system.edge.certificate_files();
+    wait::until("a certificate", seconds(30), || Ok(certificate.exists().then_some(())))?;
+    wait::until("a session", seconds(30), || Ok(connected(system)?.then_some(())))
 }
 
 /// Certificates of 3 minutes are renewed without a gap. The gap is measured at the receiver, as the longest time for which

@@ -121,7 +121,7 @@ fn runtime_away(context: &mut Context) -> Result<()> {
     trouble(
         context,
         "runtime",
-        "container runtime",
+        "the container runtime is not ready",
         |system| system.edge.stop_containerd(),
         |system| system.edge.start_containerd(),
     )
@@ -136,7 +136,7 @@ fn disk_read_only(context: &mut Context) -> Result<()> {
     trouble(
         context,
         "readonly",
-        "read-only",
+        "the disk of the database is read-only or full",
         |system| mount(system, "remount,ro,bind"),
         |system| mount(system, "remount,rw,bind"),
     )
@@ -149,7 +149,7 @@ cp -a "$2"/edgecore.db "$1"/; dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null 
     trouble(
         context,
         "full",
-        "full",
+        "the disk of the database is read-only or full",
         |system| {
             let aside = system.edge.folder().join("aside");
             let mut command = system.edge.command("bash");

@@ -294,7 +294,7 @@ impl Owner {
                 if database.read_only && !std::mem::replace(&mut self.said_read_only, true) {
                     warn!(
                         database = %self.path.display(),
-                        "the database is on a read-only disk: stored objects are used, changes are refused"
+                        "the disk of the database is read-only or full: stored objects are used, changes are refused"
                     );
                 }
                 self.database = Some(database);
