@@ -14,14 +14,13 @@ mod tests;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
 use common::Tasks;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use proto::{Message, NodeName, Source, Status};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::metrics::Metrics;
@@ -96,7 +95,7 @@ async fn serve(
     }
     metrics.begun();
     let begun = Instant::now();
-    match AssertUnwindSafe(answers(desk, peer(hub, &node), &node, &request))
+    match AssertUnwindSafe(desk.handle(peer(hub, &node), &node, &request))
         .catch_unwind()
         .await
     {
@@ -114,16 +113,6 @@ async fn serve(
     (node, lane)
 }
 
-/// The answers to a request, when the peer listens for them.
-async fn answers(desk: &Desk, peer: Peer, node: &NodeName, request: &Message) -> Vec<Message> {
-    let arrived = Instant::now();
-    let messages = desk.handle(peer, node, request).await;
-    if peer == Peer::Go {
-        sleep_until(arrived + GO_LISTENS).await;
-    }
-    messages
-}
-
 fn peer(hub: &CloudHub, node: &NodeName) -> Peer {
     if hub.features(node).is_some_and(|features| !features.is_empty()) {
         Peer::Ours
@@ -132,15 +121,11 @@ fn peer(hub: &CloudHub, node: &NodeName) -> Peer {
     }
 }
 
-/// A Go edge hands its request over first and waits for the answer then: one that is there sooner is thrown away ("no goroutine is
-/// ready"), and with it the caller stands still for 60 s, the sync of all pods among them. So long after a request it does wait, on
-/// a busy board too.
-const GO_LISTENS: Duration = Duration::from_millis(20);
 /// Requests run in as many tasks, a node's always in the same.
 const SHARDS: u64 = 4;
 /// Requests between the hub and a shard.
 const SHARD_QUEUE: usize = 256;
-/// Of each shard. 64 requests of some 5 ms each are 12,000 a second; of Go edges, 3,200.
+/// Of each shard. 64 requests of some 5 ms each are 12,000 a second.
 const LIMITS: Limits = Limits {
     running: 64,
     running_of_node: 8,

@@ -6,7 +6,6 @@ use common::Tasks;
 use proto::golden::{Capture, Differences, Exchange};
 use proto::{Content, Group, Message, NodeName, Operation, Source};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::desk::Desk;
 use super::reply::Peer;
@@ -83,26 +82,6 @@ fn answered_here(exchange: &Exchange) -> bool {
     let route = &exchange.request["route"];
     exchange.answer["route"]["source"] == "edgecontroller"
         && !matches!(route["operation"].as_str(), Some("ping" | "config"))
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_reaches_a_go_edge_when_it_listens_and_ours_at_once() {
-    let world = world().await;
-    let route = proto::Route::parse(&Group::Meta, "default/configmap/a");
-    let request = Message::new(
-        Source::MetaManager,
-        Group::Meta,
-        Operation::Query,
-        route,
-        Content::null(),
-    );
-    for (peer, waits) in [(Peer::Ours, false), (Peer::Go, true)] {
-        let start = Instant::now();
-        let answers = super::answers(&world.desk, peer, &NodeName::from("sim-1"), &request).await;
-        assert_eq!(answers.len(), 1, "{peer:?}");
-        assert_eq!(start.elapsed() >= super::GO_LISTENS, waits, "{peer:?}");
-    }
-    world.end().await;
 }
 
 #[tokio::test]
