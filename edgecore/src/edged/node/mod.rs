@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 pub use facts::{Machine, NodeFacts, SystemFacts, Usage};
 
 use crate::metamanager::{MetaManager, RequestError};
-use crate::uplink::Link;
+use crate::uplink::{AskError, Link};
 use status::{Pressure, Report, Shortages};
 
 /// Pauses between tries to register: as a kubelet's.
@@ -216,11 +216,14 @@ impl Keeper {
 
     async fn register(&mut self, report: Report) -> Result<(), RequestError> {
         // A Node that is known is there already, as a rule: one message less until it is Ready.
-        if let Some(stored) = self.meta.node().await? {
-            match self.patch(report.clone(), Some(&stored)).await {
+        match self.meta.node().await {
+            Ok(Some(stored)) => match self.patch(report.clone(), Some(&stored)).await {
                 Err(RequestError::Refused(status)) if status.is_not_found() => {}
                 other => return other,
-            }
+            },
+            // Go's cloudcore of v1.12 does not answer when there is no such Node.
+            Ok(None) | Err(RequestError::Unanswered(AskError::Timeout(_))) => {}
+            Err(error) => return Err(error),
         }
         let node = report
             .node(&self.settings, Timestamp::now())

@@ -210,6 +210,18 @@ async fn registers_reports_changes_at_once_and_again_after_a_reconnect() {
     tasks.stop(Duration::from_secs(5)).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn registers_although_an_old_cloud_does_not_answer_about_a_node_that_is_not_there() {
+    let (mut cloud, _runtime, tasks, _folder) = board().await;
+    let unanswered = cloud.asked().await;
+    assert_eq!(unanswered.0.operation, Operation::Query);
+    let asked = cloud.asked().await;
+    assert_eq!(asked.0.operation, Operation::Insert);
+    let node = node_of(&asked.0);
+    Cloud::answer(asked, stored(&node));
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
 #[tokio::test]
 async fn an_existing_node_is_taken_over_by_one_patch_that_keeps_foreign_labels() {
     let (mut cloud, _runtime, tasks, _folder) = board().await;
