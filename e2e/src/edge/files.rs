@@ -39,6 +39,10 @@ modules:
     hostnameOverride: {name}
     nodeIP: {address}
     podSandboxImage: {PAUSE}
+    # v1.12 looks for docker without these three; later releases have no use for them.
+    containerRuntime: remote
+    remoteRuntimeEndpoint: unix://{folder}/containerd.sock
+    remoteImageEndpoint: unix://{folder}/containerd.sock
     rootDirectory: {folder}/kubelet
     tailoredKubeletConfig:
       containerRuntimeEndpoint: unix://{folder}/containerd.sock

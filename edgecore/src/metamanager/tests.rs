@@ -13,6 +13,8 @@ use super::{MetaManager, RequestError, RunningPod, Settings, TokenKey};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
 const NODE: &str = "edge-go";
+/// Of a Go edge of v1.16 that runs a pod with a ConfigMap and a Secret; without `managedFields`.
+const GO_V1_16: &str = include_str!("../../golden/go-v1.16.sql");
 
 struct Edge {
     meta: MetaManager,
@@ -365,6 +367,45 @@ async fn the_database_of_a_go_edge_is_taken_over() {
     };
     assert!(edge.meta.token(&other).await.is_err(), "never another account's");
     edge.stop().await;
+}
+
+/// What Go edges of older releases left behind (they had another ORM, other columns, and the node under another prefix) opens with
+/// the link down: the pod, what it needs, and the node are known.
+#[tokio::test]
+async fn databases_of_older_go_edges_are_taken_over() {
+    for dump in [GO_V1_16] {
+        let (_folder, path) = database();
+        let connection = Connection::open(&path).expect("database");
+        connection.execute_batch(dump).expect("a dump");
+        drop(connection);
+        let edge = Edge::start(&path).await;
+        edge.cloud.link.send_replace(Link::Down);
+        let set = edge.meta.pods().borrow().clone();
+        assert!(set.ready, "its pods are known at once");
+        let namespace = set.pods.values().next().expect("a pod").object.meta().namespace.clone();
+        assert_eq!(set.pods.len(), 1);
+        for kind in [Kind::ConfigMap, Kind::Secret] {
+            let path = ObjectPath::new(namespace.clone().expect("a namespace"), kind, "web");
+            assert_eq!(edge.meta.object(&path).await.expect("a row").meta().name, "web");
+        }
+        assert_eq!(
+            edge.meta.node().await.expect("readable").expect("row").meta().name,
+            NODE
+        );
+        edge.stop().await;
+        let connection = Connection::open(&path).expect("database");
+        let resource: String = connection
+            .query_row(
+                "SELECT group_version_resource FROM meta_v2 WHERE key LIKE '/core/v1/pods/%'",
+                [],
+                |row| row.get(0),
+            )
+            .expect("row");
+        assert_eq!(
+            resource, "/v1, Resource=pods",
+            "what is in old columns is in the new ones too"
+        );
+    }
 }
 
 #[tokio::test]
