@@ -144,7 +144,9 @@ fn disk_read_only(context: &mut Context) -> Result<()> {
 
 /// The disk of the database is full: a small file system with the database on it and no room beside it.
 fn disk_full(context: &mut Context) -> Result<()> {
-    const FILL: &str = r#"mkdir -p "$2"; cp -a "$1"/. "$2"; mount -t tmpfs -o size=256k tmpfs "$1"
+    // The database of an edge that has run many pods is larger than a new one's: the file system has its size and one page.
+    const FILL: &str = r#"mkdir -p "$2"; cp -a "$1"/. "$2"; size=$(($(stat -c %s "$1"/edgecore.db) + 4096))
+mount -t tmpfs -o size=$size tmpfs "$1"
 cp -a "$2"/edgecore.db "$1"/; dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null || true"#;
     trouble(
         context,
