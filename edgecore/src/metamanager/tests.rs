@@ -13,7 +13,8 @@ use super::{MetaManager, RequestError, RunningPod, Settings, TokenKey};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
 const NODE: &str = "edge-go";
-/// Of a Go edge of v1.16 that runs a pod with a ConfigMap and a Secret; without `managedFields`.
+/// Of Go edges of these releases that run a pod with a ConfigMap and a Secret; without `managedFields`.
+const GO_V1_12: &str = include_str!("../../golden/go-v1.12.sql");
 const GO_V1_16: &str = include_str!("../../golden/go-v1.16.sql");
 
 struct Edge {
@@ -373,7 +374,7 @@ async fn the_database_of_a_go_edge_is_taken_over() {
 /// the link down: the pod, what it needs, and the node are known.
 #[tokio::test]
 async fn databases_of_older_go_edges_are_taken_over() {
-    for dump in [GO_V1_16] {
+    for dump in [GO_V1_12, GO_V1_16] {
         let (_folder, path) = database();
         let connection = Connection::open(&path).expect("database");
         connection.execute_batch(dump).expect("a dump");
