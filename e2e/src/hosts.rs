@@ -1,16 +1,35 @@
-//! Hosts on one machine: the cloud lives in the machine's own network namespace, each edge in one of its own, joined by a
-//! link with 10.250.N.1/24 at the cloud's end and 10.250.N.2/24 at the edge's. N is unique on the machine while the
-//! namespace exists. Also the edge's cgroups.
+//! Hosts on one machine: the control plane and the cloud live in the network namespace of the run (the demo: of the machine),
+//! each edge in one of its own, joined by a link with 10.250.N.1/24 at the cloud's end and 10.250.N.2/24 at the edge's. N is
+//! unique on the machine while the namespace exists. Also the edge's cgroups.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::process::{self, call};
 use crate::{run, wait};
+
+/// Moves this process, and all that it starts from now on, to a network namespace without a name: redirect rules and ports of
+/// one run are then unknown to other runs and to the machine. It has a default route, which leads nowhere, because programs
+/// take their own address from it. Must be called before the first thread is started.
+pub fn isolate() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET).context("a network namespace for the run")?;
+    for arguments in [
+        "link set lo up",
+        "link add uplink type veth peer name nowhere",
+        "addr add 198.18.0.1/24 dev uplink",
+        "link set uplink up",
+        "link set nowhere up",
+        "route add default dev uplink",
+    ] {
+        call("ip", &arguments.split(' ').collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
 
 /// The number of an edge's host on this machine; all its global names derive from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -66,6 +66,9 @@ fn run(command: Command) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::find()?;
+    if matches!(command, Command::System { .. } | Command::Bench { .. }) {
+        e2e::hosts::isolate()?;
+    }
     match command {
         Command::System { filters, long, .. } => {
             let count = e2e::system::run(&settings, &filters, long)?;
