@@ -15,8 +15,8 @@ use crate::edge::Uplink;
 use crate::fleet;
 use crate::process::{self, Daemon};
 use crate::run;
-use crate::settings::{Settings, program};
-use crate::wait;
+use crate::settings::{self, Settings, program};
+use crate::{wait, way_in};
 
 /// The ports of one cloudcore; several may run on a machine.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,14 @@ impl Ports {
     fn https(self) -> u16 {
         self.websocket + 2
     }
+
+    fn stream(self) -> u16 {
+        self.websocket + 3
+    }
+
+    fn tunnel(self) -> u16 {
+        self.websocket + 4
+    }
 }
 
 /// A cloudcore. Dropping it stops it.
@@ -45,6 +53,7 @@ pub struct CloudHost {
     advertise: Vec<String>,
     node_limit: u32,
     hub_keys: String,
+    stream_keys: String,
     cloudcore: Option<Daemon>,
     keep: bool,
 }
@@ -76,6 +85,7 @@ impl CloudHost {
             advertise: (0..8).map(|number| format!("10.250.{number}.1")).collect(),
             node_limit: 500,
             hub_keys: String::new(),
+            stream_keys: String::new(),
             cloudcore: None,
             keep: false,
         })
@@ -99,6 +109,17 @@ impl CloudHost {
     /// Adds a line to the section cloudHub from the next start on; empty for none.
     pub fn set_hub_key(&mut self, line: &str) {
         line.clone_into(&mut self.hub_keys);
+    }
+
+    /// Adds a line to the section cloudStream from the next start on; empty for none.
+    pub fn set_stream_key(&mut self, line: &str) {
+        line.clone_into(&mut self.stream_keys);
+    }
+
+    /// Address of the stream server.
+    #[must_use]
+    pub fn stream(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.stream())
     }
 
     /// The log of cloudcore so far.
@@ -135,7 +156,8 @@ impl CloudHost {
     fn config(&self) -> String {
         let (kubeconfig, monitor, limit) = (self.kubeconfig.display(), self.monitor(), self.node_limit);
         let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
-        let (advertise, more) = (self.advertise.join(", "), &self.hub_keys);
+        let (stream, tunnel) = (self.ports.stream(), self.ports.tunnel());
+        let (advertise, more, stream_keys) = (self.advertise.join(", "), &self.hub_keys, &self.stream_keys);
         format!(
             r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
 kind: CloudCore
@@ -158,7 +180,10 @@ modules:
       enable: true
       port: {websocket}
   cloudStream:
-    enable: false
+    enable: true
+    streamPort: {stream}
+    tunnelPort: {tunnel}
+    {stream_keys}
   dynamicController:
     enable: false
   iptablesManager:
@@ -177,6 +202,9 @@ mount --bind "$1/etc" /etc/kubeedge; mount --bind "$1/var" /var/lib/kubeedge
 shift; exec "$@""#;
         let program = program(&self.settings.cloud, "cloudcore")?;
         std::fs::write(self.folder.join("etc/config/cloudcore.yaml"), self.config())?;
+        if !settings::is_ours(&program) {
+            way_in::stream_certificate(&self.folder.join("etc"))?;
+        }
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--propagation", "private", "bash", "-ec", SCRIPT, "cloud"])
@@ -242,6 +270,8 @@ shift; exec "$@""#;
         Ok(Uplink {
             websocket: self.ports.websocket,
             https: self.ports.https(),
+            stream: self.ports.stream(),
+            tunnel: self.ports.tunnel(),
             token: self.token()?,
         })
     }

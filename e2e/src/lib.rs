@@ -27,3 +27,4 @@ pub mod settings;
 pub mod system;
 mod tun;
 pub mod wait;
+pub mod way_in;

@@ -96,6 +96,12 @@ pub fn program(folder: &Path, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Whether a program is ours: Go's cores know no `--version`, or say another line.
+#[must_use]
+pub fn is_ours(program: &Path) -> bool {
+    process::run(Command::new(program).arg("--version")).is_ok_and(|line| line.contains("(rust "))
+}
+
 /// The last line of `e2e/setup` tells where its results are.
 fn from_setup(root: &Path) -> Result<(PathBuf, PathBuf)> {
     let text = process::run(Command::new(root.join("e2e/setup")).env("CI", "1"))?;

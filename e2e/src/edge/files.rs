@@ -17,6 +17,8 @@ pub(super) fn edgecore(folder: &Path, name: &str, number: HostNumber, uplink: &U
     let Uplink {
         websocket,
         https,
+        stream: _,
+        tunnel,
         token,
     } = uplink;
     format!(
@@ -34,7 +36,8 @@ modules:
       enable: true
       server: {cloud}:{websocket}
   edgeStream:
-    enable: false
+    enable: true
+    server: {cloud}:{tunnel}
   edged:
     hostnameOverride: {name}
     nodeIP: {address}

@@ -15,7 +15,7 @@ use crate::hosts::HostNumber;
 use crate::link::Link;
 use crate::process::{self, Daemon};
 use crate::settings::{Settings, program};
-use crate::wait;
+use crate::{wait, way_in};
 
 pub use fresh::{FreshHost, Init, PROGRAMS};
 
@@ -40,6 +40,10 @@ pub struct Uplink {
     pub websocket: u16,
     /// Port of the certificate server.
     pub https: u16,
+    /// Port of the stream server, which the API server's connections to the edge's kubelet are sent to.
+    pub stream: u16,
+    /// Port of the tunnel server.
+    pub tunnel: u16,
     /// Join token; empty once the edge has its certificate.
     pub token: String,
 }
@@ -228,8 +232,9 @@ impl EdgeHost {
 
     // --- edgecore ---
 
-    /// Writes edgecore's configuration with the keys that every KubeEdge understands.
+    /// Writes edgecore's configuration with the keys that every KubeEdge understands, and opens the API server's way to the edge.
     pub fn write_config(&self, uplink: &Uplink) -> Result<()> {
+        way_in::redirect(self.number, uplink.stream)?;
         let path = self.folder.join("etc/config/edgecore.yaml");
         std::fs::write(&path, files::edgecore(&self.folder, &self.name, self.number, uplink))
             .with_context(|| format!("{}", path.display()))

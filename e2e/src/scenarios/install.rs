@@ -450,6 +450,7 @@ fn edgecore_yaml(host: &FreshHost, uplink: &Uplink, runtime: &str) -> String {
         websocket,
         https,
         token,
+        ..
     } = uplink;
     format!(
         r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
