@@ -87,7 +87,9 @@ impl Cluster {
         .map(drop)
     }
 
-    fn kubectl_command(&self) -> Command {
+    /// kubectl, as administrator, without arguments.
+    #[must_use]
+    pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new(&self.settings.kubernetes);
         command.arg("kubectl").arg("--kubeconfig").arg(&self.kubeconfig);
         command

@@ -10,6 +10,7 @@ mod install;
 mod machine;
 mod manifests;
 mod pods;
+mod streams;
 mod swap;
 mod volumes;
 mod workloads;
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         workloads::LIST,
         volumes::LIST,
         pods::LIST,
+        streams::LIST,
         manifests::LIST,
         account::LIST,
         install::LIST,
