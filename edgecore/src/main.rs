@@ -138,8 +138,9 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         edged = Some(pods);
         info!("Module edged registered successfully");
     }
+    let router = server::router(meta, edged, registry, axum::Router::new());
     if let Some(address) = settings::server(&config)? {
-        server::start(address, meta, edged, registry, axum::Router::new(), &tasks);
+        server::start(address, router, &tasks);
     }
     let off = config.stays_off();
     if !off.is_empty() {

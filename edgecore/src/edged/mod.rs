@@ -41,13 +41,13 @@ use std::time::Duration;
 
 use common::Tasks;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, PodStatus};
 use proto::Uid;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::metamanager::{MetaManager, RunningPod};
+use crate::metamanager::{MetaManager, PodSet, RunningPod};
 use api::Api;
 use context::{CgroupDriver, NodeFacts, Settings};
 use images::Images;
@@ -55,7 +55,7 @@ use node::RuntimeState;
 use pods::{Clock, Parts, PodManager, Shared};
 use quantity::Quantity;
 use runtime::{Client, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
-use status::StatusManager;
+use status::{StatusManager, Statuses};
 use surroundings::Surroundings;
 
 /// The handle: what other modules may know of the runtime.
@@ -64,6 +64,8 @@ pub struct Edged {
     runtime: Arc<dyn Runtime>,
     state: watch::Receiver<RuntimeState>,
     listed: watch::Receiver<Option<Instant>>,
+    pods: watch::Receiver<Arc<PodSet>>,
+    statuses: Statuses,
 }
 
 impl Edged {
@@ -76,11 +78,7 @@ impl Edged {
         );
         let runtime: Arc<dyn Runtime> = Arc::new(client);
         let channels = Channels::new();
-        let edged = Self {
-            runtime: runtime.clone(),
-            state: channels.state.subscribe(),
-            listed: channels.listed.subscribe(),
-        };
+        let edged = Self::new(runtime.clone(), &channels);
         let health = health::run(
             runtime.clone(),
             channels.state.clone(),
@@ -113,6 +111,16 @@ impl Edged {
         edged
     }
 
+    fn new(runtime: Arc<dyn Runtime>, channels: &Channels) -> Self {
+        Self {
+            runtime,
+            state: channels.state.subscribe(),
+            listed: channels.listed.subscribe(),
+            pods: channels.pods.subscribe(),
+            statuses: channels.statuses.clone(),
+        }
+    }
+
     /// What the runtime says of itself.
     pub fn runtime_state(&self) -> watch::Receiver<RuntimeState> {
         self.state.clone()
@@ -121,6 +129,16 @@ impl Edged {
     /// The runtime, for streams and logs.
     pub fn runtime(&self) -> &Arc<dyn Runtime> {
         &self.runtime
+    }
+
+    /// All pods of this node, those of files among them.
+    pub fn pods(&self) -> watch::Receiver<Arc<PodSet>> {
+        self.pods.clone()
+    }
+
+    /// The status of a pod as last computed here; `None` before its worker has looked.
+    pub fn status(&self, uid: &Uid) -> Option<Arc<PodStatus>> {
+        self.statuses.get(uid)
     }
 
     /// Whether the state of containers was listed within the last three minutes.
@@ -140,6 +158,8 @@ struct Channels {
     network: watch::Sender<Option<bool>>,
     name: watch::Sender<String>,
     listed: watch::Sender<Option<Instant>>,
+    pods: watch::Sender<Arc<PodSet>>,
+    statuses: Statuses,
 }
 
 impl Channels {
@@ -149,6 +169,8 @@ impl Channels {
             network: watch::channel(None).0,
             name: watch::channel("containerd".to_owned()).0,
             listed: watch::channel(None).0,
+            pods: watch::channel(Arc::default()).0,
+            statuses: Statuses::default(),
         }
     }
 }
@@ -167,7 +189,7 @@ fn assemble(
         api,
         clock,
     } = outside;
-    let (all, pods) = watch::channel(Arc::default());
+    let (all, pods) = (channels.pods.clone(), channels.pods.subscribe());
     let name = node.borrow().name.clone();
     let statics = static_pods::run(settings.static_pod_path.clone(), name, api.clone(), all);
     tasks.spawn("edged-static-pods", statics);
@@ -177,7 +199,7 @@ fn assemble(
         api: api.clone(),
         pods: pods.clone(),
         images: Images::new(runtime.clone(), &settings),
-        statuses: StatusManager::start(api, pods.clone(), tasks),
+        statuses: StatusManager::start(api, pods.clone(), channels.statuses.clone(), tasks),
         settings: settings.clone(),
         node,
         network_ready: channels.network.subscribe(),

@@ -421,6 +421,7 @@ pub(crate) struct World {
     pub(crate) runtime: Arc<Fake>,
     pub(crate) api: Arc<FakeApi>,
     pub(crate) parts: Arc<FakeParts>,
+    pub(crate) edged: Option<super::Edged>,
     settings: Settings,
     tasks: Tasks,
 }
@@ -446,6 +447,7 @@ impl World {
             runtime: Arc::new(Fake::new(&[IMAGE])),
             api: Arc::new(FakeApi::new()),
             parts: Arc::default(),
+            edged: None,
             settings,
             tasks: Tasks::new(),
         };
@@ -484,6 +486,7 @@ impl World {
             Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time")
         });
         let channels = super::Channels::new();
+        self.edged = Some(super::Edged::new(runtime.clone(), &channels));
         let health = super::health::run(
             runtime.clone(),
             channels.state.clone(),

@@ -3,18 +3,15 @@
 //! Owns the listener. Reads the set of pods and the counters. Must not change anything. A port that is taken is said once and tried
 //! again: pods do not depend on it. Paths as a kubelet's (spec 05 §5.7); others add theirs by a router.
 
+mod state;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use common::{Tasks, chain};
-use k8s_openapi::api::core::v1::Node;
+use common::Tasks;
 use prometheus_client::registry::Registry;
-use proto::Content;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -23,19 +20,14 @@ use crate::metamanager::MetaManager;
 
 /// Pause before another try for a port that is taken.
 const RETRY: Duration = Duration::from_secs(5);
-/// What Prometheus expects.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Starts the server; `edged` is absent where it is turned off, `more` are the paths of other modules.
-pub fn start(
-    address: SocketAddr,
-    meta: MetaManager,
-    edged: Option<Edged>,
-    registry: Registry,
-    more: Router,
-    tasks: &Tasks,
-) {
-    let router = router(meta, edged, Arc::new(registry)).merge(more);
+/// The paths of this server; `edged` is absent where it is turned off, `more` are the paths of other modules.
+pub fn router(meta: MetaManager, edged: Option<Edged>, registry: Registry, more: Router) -> Router {
+    state::router(meta, edged, Arc::new(registry)).merge(more)
+}
+
+/// Listens, until the process stops.
+pub fn start(address: SocketAddr, router: Router, tasks: &Tasks) {
     let stop = tasks.token().clone();
     tasks.spawn("server", async move {
         let listener = bind(address).await;
@@ -59,71 +51,5 @@ async fn bind(address: SocketAddr) -> TcpListener {
             Err(_) => {}
         }
         tokio::time::sleep(RETRY).await;
-    }
-}
-
-fn router(meta: MetaManager, edged: Option<Edged>, registry: Arc<Registry>) -> Router {
-    let healthy = || async { "ok" };
-    let node = meta.clone();
-    Router::new()
-        .route("/readyz", get(move || async move { ready(&node).await }))
-        .route("/healthz", get(healthy))
-        .route("/healthz/ping", get(healthy))
-        .route("/healthz/log", get(healthy))
-        .route(
-            "/healthz/syncloop",
-            get(move || async move { sync_loop(edged.as_ref()) }),
-        )
-        .route("/pods", get(move || async move { pods(&meta) }))
-        .route("/metrics", get(move || async move { metrics(&registry) }))
-}
-
-/// Whether the runtime's containers are listed in time, which all that is done about pods begins with.
-fn sync_loop(edged: Option<&Edged>) -> Response {
-    match edged {
-        Some(edged) if !edged.is_listing() => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the container runtime has not listed its containers within the last 3 minutes",
-        )
-            .into_response(),
-        _ => "ok".into_response(),
-    }
-}
-
-/// Whether the node is Ready in the API, as far as is known here. Ours only: `keadm join` waits for it.
-async fn ready(meta: &MetaManager) -> Response {
-    let node = match meta.node().await {
-        Ok(Some(node)) => node.view::<Node>().ok(),
-        Ok(None) => None,
-        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, chain(&error)).into_response(),
-    };
-    let Some(node) = node else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the node is not registered yet").into_response();
-    };
-    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-    match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
-        Some(condition) if condition.status == "True" => "ok".into_response(),
-        Some(condition) => (StatusCode::SERVICE_UNAVAILABLE, condition.message.unwrap_or_default()).into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "the node has reported no state yet").into_response(),
-    }
-}
-
-fn pods(meta: &MetaManager) -> Response {
-    let set = meta.pods().borrow().clone();
-    let items: Vec<Content> = set.pods.values().map(|pod| Content::from(&pod.object)).collect();
-    let list = Content::json(&serde_json::json!({
-        "kind": "PodList",
-        "apiVersion": "v1",
-        "metadata": {},
-        "items": items,
-    }));
-    ([(header::CONTENT_TYPE, "application/json")], list.get().to_owned()).into_response()
-}
-
-fn metrics(registry: &Registry) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, registry) {
-        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

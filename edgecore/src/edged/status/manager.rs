@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{Backoff, Tasks, chain};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::PodStatus;
+use parking_lot::Mutex;
 use proto::{Object, Uid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -32,28 +33,48 @@ pub(crate) struct Report {
     pub(crate) finished: bool,
 }
 
+/// The last status of each pod, for those who ask on this node: it does not wait for the link.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Statuses(Arc<Mutex<BTreeMap<Uid, Arc<PodStatus>>>>);
+
+impl Statuses {
+    /// Of one pod, once its worker has looked.
+    pub(crate) fn get(&self, uid: &Uid) -> Option<Arc<PodStatus>> {
+        self.0.lock().get(uid).cloned()
+    }
+}
+
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusManager {
     reports: mpsc::Sender<Report>,
+    statuses: Statuses,
 }
 
 impl StatusManager {
     /// Starts the manager.
-    pub(crate) fn start(api: Arc<dyn Api>, pods: watch::Receiver<Arc<PodSet>>, tasks: &Tasks) -> Self {
+    pub(crate) fn start(
+        api: Arc<dyn Api>,
+        pods: watch::Receiver<Arc<PodSet>>,
+        statuses: Statuses,
+        tasks: &Tasks,
+    ) -> Self {
         let (reports, queue) = mpsc::channel(QUEUE);
         let manager = Manager {
             pods,
             link: api.link(),
             api,
             entries: BTreeMap::new(),
+            statuses: statuses.clone(),
         };
         tasks.spawn("edged-status", manager.run(queue));
-        Self { reports }
+        Self { reports, statuses }
     }
 
     /// Takes a status; the newest of a pod wins.
     pub(crate) async fn report(&self, report: Report) {
+        let (uid, status) = (report.uid.clone(), report.status.clone());
+        self.statuses.0.lock().insert(uid, status);
         let _ = self.reports.send(report).await;
     }
 }
@@ -75,6 +96,7 @@ struct Manager {
     pods: watch::Receiver<Arc<PodSet>>,
     link: watch::Receiver<Link>,
     entries: BTreeMap<Uid, Entry>,
+    statuses: Statuses,
 }
 
 impl Manager {
@@ -135,6 +157,10 @@ impl Manager {
         let set = self.pods.borrow_and_update().clone();
         let now = Instant::now();
         self.entries.retain(|uid, _| !set.ready || set.pods.contains_key(uid));
+        self.statuses
+            .0
+            .lock()
+            .retain(|uid, _| !set.ready || set.pods.contains_key(uid));
         for (uid, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.due.is_none()) {
             let version = set.pods.get(uid).and_then(|pod| pod.object.version());
             if version.is_none() || version != entry.compared {

@@ -15,7 +15,7 @@ mod tests;
 
 pub(crate) use compute::{DEADLINE, Input, never_ran, pod_status, refused, terminated};
 pub(crate) use containers::ephemeral_containers;
-pub(crate) use manager::{Report, StatusManager};
+pub(crate) use manager::{Report, StatusManager, Statuses};
 #[cfg(test)]
 pub(crate) use patch::apply;
 pub(crate) use patch::with_kept;
