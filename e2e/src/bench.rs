@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
 use crate::api;
+use crate::cluster::ControlPlane;
 use crate::edge::{BUSYBOX, EdgeHost, Wire};
 use crate::fleet::Fleet;
 use crate::process;
@@ -113,7 +114,7 @@ fn measure(settings: &Settings, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Mar
     if NAMES.iter().any(|name| !name.ends_with("-size") && wanted(name)) {
         let run = Run::new(settings)?;
         let mut bench = Bench {
-            system: System::start(settings, run.folder(), Wire::Veth)?,
+            system: System::start(settings, run.folder(), Wire::Veth, &ControlPlane::default())?,
             marks,
         };
         bench.take(settings, run.folder(), wanted)?;

@@ -10,9 +10,20 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::api::Api;
+use crate::hosts::HostNumber;
 use crate::process;
 use crate::run;
 use crate::settings::Settings;
+
+/// What is special about a control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// It has a host (network namespace) of its own, at the far end of a link to the machine, as an edge has: redirect rules of
+    /// the machine do not see what its API server sends.
+    pub apart: bool,
+    /// Further flags of the API server; `PKI` in them stands for the folder of the cluster's certificates.
+    pub flags: Vec<String>,
+}
 
 /// A cluster.
 pub struct Cluster {
@@ -20,29 +31,41 @@ pub struct Cluster {
     /// Folder of the test cluster; none with a foreign one.
     folder: Option<PathBuf>,
     start: Vec<String>,
+    host: Option<HostNumber>,
+    flags: Vec<String>,
     kubeconfig: PathBuf,
     api: Api,
 }
 
 impl Cluster {
     /// Starts a control plane whose files are in `folder`. The run's teardown stops it.
-    pub fn start(settings: &Settings, folder: &Path) -> Result<Self> {
-        // Ports are chosen and taken under the lock, so that two runs that start together do not take the same.
-        std::fs::create_dir_all(run::base())?;
-        let _lock = process::lock(&run::base().join("lock"))?;
-        let port = free_ports(6443, 10, 3)?;
-        let etcd = free_ports(2379, 10, 2)?;
-        let start = ["--port", &port.to_string(), "--etcd-port", &etcd.to_string()]
-            .map(String::from)
-            .to_vec();
+    pub fn start(settings: &Settings, folder: &Path, plane: &ControlPlane) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        up(settings, folder, &start)?;
+        let host = plane.apart.then(|| own_host(folder)).transpose()?;
+        let (start, _lock) = match host {
+            Some(host) => {
+                let (address, netns) = (host.address(), host.netns());
+                let start = ["--advertise", &address, "--netns", &netns].map(String::from).to_vec();
+                (start, None)
+            }
+            None => {
+                // Ports are chosen and taken under the lock, so that two runs that start together do not take the same.
+                std::fs::create_dir_all(run::base())?;
+                let lock = process::lock(&run::base().join("lock"))?;
+                let (port, etcd) = (free_ports(6443, 10, 3)?, free_ports(2379, 10, 2)?);
+                let start = ["--port", &port.to_string(), "--etcd-port", &etcd.to_string()].map(String::from);
+                (start.to_vec(), Some(lock))
+            }
+        };
+        up(settings, folder, &start, &plane.flags)?;
         let kubeconfig = folder.join("admin.kubeconfig");
         let api = Api::new(&kubeconfig)?;
         Ok(Self {
             settings: settings.clone(),
             folder: Some(folder.to_owned()),
             start,
+            host,
+            flags: plane.flags.clone(),
             kubeconfig,
             api,
         })
@@ -56,6 +79,8 @@ impl Cluster {
             settings: settings.clone(),
             folder: None,
             start: Vec::new(),
+            host: None,
+            flags: Vec::new(),
             kubeconfig,
             api,
         })
@@ -71,6 +96,24 @@ impl Cluster {
     #[must_use]
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Its host, when it has one of its own.
+    #[must_use]
+    pub fn host(&self) -> Option<HostNumber> {
+        self.host
+    }
+
+    /// Folder of the cluster's certificates: `ca.crt`, `kubelet-client.crt` and `.key` (what the API server shows to kubelets), ….
+    pub fn pki(&self) -> Result<PathBuf> {
+        Ok(self.folder()?.join("pki"))
+    }
+
+    /// Starts the API server anew with other further flags; see [`ControlPlane::flags`].
+    pub fn set_apiserver_flags(&mut self, flags: Vec<String>) -> Result<()> {
+        self.flags = flags;
+        self.kill(&["apiserver"])?;
+        self.restart()
     }
 
     /// Runs kubectl.
@@ -116,7 +159,7 @@ impl Cluster {
 
     /// Starts what of the control plane does not run.
     pub fn restart(&self) -> Result<()> {
-        up(&self.settings, self.folder()?, &self.start)
+        up(&self.settings, self.folder()?, &self.start, &self.flags)
     }
 
     /// Starts an ordinary node: a real kubelet with its own containerd.
@@ -154,11 +197,38 @@ impl Cluster {
     }
 }
 
-fn up(settings: &Settings, folder: &Path, arguments: &[String]) -> Result<()> {
+/// Stops the control plane of a folder and removes its host.
+pub fn teardown(settings: &Settings, folder: &Path) -> Result<()> {
+    if folder.join("pki").exists() {
+        process::run(Command::new(settings.script("down")).arg(folder))?;
+    }
+    match HostNumber::read(&folder.join(HOST)) {
+        Ok(host) => host.remove(),
+        // Most control planes have none.
+        Err(_) => Ok(()),
+    }
+}
+
+/// File with the number of the control plane's own host.
+const HOST: &str = "host";
+
+/// A host for the control plane, whose number is on disk before anything else happens, for the teardown.
+fn own_host(folder: &Path) -> Result<HostNumber> {
+    let host = HostNumber::take()?;
+    std::fs::write(folder.join(HOST), host.to_string())?;
+    host.make_veth()?;
+    Ok(host)
+}
+
+fn up(settings: &Settings, folder: &Path, arguments: &[String], flags: &[String]) -> Result<()> {
+    let pki = folder.join("pki");
+    let flags = flags.iter().map(|flag| flag.replace("PKI", &pki.to_string_lossy()));
     let mut command = Command::new(settings.script("up"));
     command
         .arg(folder)
         .args(arguments)
+        .arg("--")
+        .args(flags)
         .env("KUBERNETES_TESTCLUSTER", &settings.kubernetes);
     process::run(&mut command).map(drop)
 }

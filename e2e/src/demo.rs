@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::api::{self, text};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ControlPlane};
 use crate::edge::Wire;
 use crate::run::{self, Run};
 use crate::scenarios::web;
@@ -32,7 +32,9 @@ pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
     let folder = run.folder().to_owned();
     let cluster = match kubeconfig {
         Some(file) => Cluster::existing(settings, file)?,
-        None => Cluster::start(settings, &folder.join("cluster")).context("the control plane")?,
+        None => {
+            Cluster::start(settings, &folder.join("cluster"), &ControlPlane::default()).context("the control plane")?
+        }
     };
     let config = cluster.kubeconfig().display().to_string();
     std::fs::write(folder.join("kubeconfig"), &config)?;

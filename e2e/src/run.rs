@@ -2,13 +2,12 @@
 //! that any later process can remove it. A run belongs to a process and goes with it; the demo is kept.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 
 use crate::settings::Settings;
-use crate::{cloud, edge, process};
+use crate::{cloud, cluster, edge, process};
 
 /// The folder of a run. Removing it (on drop, unless kept) stops everything in it.
 #[derive(Debug)]
@@ -122,10 +121,7 @@ pub fn remove(folder: &Path, settings: &Settings) -> Result<()> {
         edge::teardown(&entry?.path())?;
     }
     cloud::teardown(&folder.join("cloud"));
-    let cluster = folder.join("cluster");
-    if cluster.join("pki").exists() {
-        process::run(Command::new(settings.script("down")).arg(&cluster))?;
-    }
+    cluster::teardown(settings, &folder.join("cluster"))?;
     std::fs::remove_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
     // The base goes with the last run; it is not empty while there are others.
     if std::fs::read_dir(base())?

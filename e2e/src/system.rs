@@ -4,7 +4,6 @@
 //! system as it found it; after a failure the runner repairs it, or starts a new one.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,10 +11,10 @@ use serde_json::Value;
 
 use crate::api::{self, Api, text};
 use crate::cloud::CloudHost;
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster, ControlPlane};
 use crate::edge::{EdgeHost, Wire};
 use crate::link::Quality;
-use crate::process::{self, Daemon};
+use crate::process::Daemon;
 use crate::run::Run;
 use crate::scenarios;
 use crate::settings::{Settings, program};
@@ -83,8 +82,16 @@ impl Context {
 
     /// The shared system, started when first needed.
     pub fn system(&mut self) -> Result<&mut System> {
+        self.system_with(&ControlPlane::default())
+    }
+
+    /// A system whose control plane is special. It takes the place of the shared one, until a scenario asks for another.
+    pub fn system_with(&mut self, plane: &ControlPlane) -> Result<&mut System> {
+        if self.system.as_ref().is_some_and(|system| system.plane != *plane) {
+            self.discard();
+        }
         if self.system.is_none() {
-            match System::start(&self.settings, self.run.folder(), Wire::Tun(SEED)) {
+            match System::start(&self.settings, self.run.folder(), Wire::Tun(SEED), plane) {
                 Ok(system) => self.system = Some(system),
                 Err(error) => {
                     self.discard();
@@ -116,9 +123,7 @@ impl Context {
         self.system = None;
         let (cloud, cluster) = (self.run.folder().join("cloud"), self.run.folder().join("cluster"));
         crate::cloud::teardown(&cloud);
-        if cluster.join("pki").exists()
-            && let Err(error) = process::run(Command::new(self.settings.script("down")).arg(&cluster))
-        {
+        if let Err(error) = cluster::teardown(&self.settings, &cluster) {
             eprintln!("e2e: {error:#}");
         }
         for folder in [cloud, cluster] {
@@ -135,16 +140,20 @@ pub struct System {
     pub cloud: CloudHost,
     /// The control plane.
     pub cluster: Cluster,
+    /// How the control plane was asked for.
+    plane: ControlPlane,
 }
 
 impl System {
     /// Starts all of it below `run` and waits for a Ready node.
-    pub fn start(settings: &Settings, run: &Path, wire: Wire) -> Result<Self> {
+    pub fn start(settings: &Settings, run: &Path, wire: Wire, plane: &ControlPlane) -> Result<Self> {
         // Before anything is started for nothing.
         program(&settings.cloud, "cloudcore")?;
         program(&settings.edge, "edgecore")?;
-        let cluster = Cluster::start(settings, &run.join("cluster")).context("the control plane")?;
-        Self::with_cluster(settings, run, wire, cluster, NODE)
+        let cluster = Cluster::start(settings, &run.join("cluster"), plane).context("the control plane")?;
+        let mut system = Self::with_cluster(settings, run, wire, cluster, NODE)?;
+        system.plane = plane.clone();
+        Ok(system)
     }
 
     /// The same with a cluster that runs already.
@@ -153,7 +162,12 @@ impl System {
         let edge = EdgeHost::start(settings, run, node, wire).context("the edge host")?;
         cloud.advertise(edge.number().cloud_address());
         cloud.start()?;
-        let mut system = Self { edge, cloud, cluster };
+        let mut system = Self {
+            edge,
+            cloud,
+            cluster,
+            plane: ControlPlane::default(),
+        };
         system.join()?;
         Ok(system)
     }

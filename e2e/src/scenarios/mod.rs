@@ -13,6 +13,7 @@ mod pods;
 mod streams;
 mod swap;
 mod volumes;
+mod ways_in;
 mod workloads;
 
 use crate::edge::BUSYBOX;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Scenario> {
         authorizer::LIST,
         identity::LIST,
         machine::LIST,
+        ways_in::LIST,
         faults::LIST,
         if swaps { swap::LIST } else { &[] },
     ]
