@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::edged;
 use crate::edged::cgroups::CgroupFacts;
 use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
+use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
 use crate::{edgehub, metamanager};
@@ -21,6 +22,14 @@ pub enum BadSetting {
     /// It is no address.
     #[error("{key}: {value:?} is not an IP address")]
     Address {
+        /// Its key.
+        key: &'static str,
+        /// As written.
+        value: String,
+    },
+    /// It is no amount of bytes.
+    #[error("{key}: {value:?} is not an amount like 10Mi")]
+    Amount {
         /// Its key.
         key: &'static str,
         /// As written.
@@ -167,8 +176,23 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
         single_process_oom_kill: kubelet.single_process_oom_kill,
+        log_rotation: log_rotation(kubelet)?,
         ..default
     })
+}
+
+/// A negative size turns it off, as with a kubelet.
+fn log_rotation(kubelet: &config::edgecore::KubeletConfig) -> Result<Option<log_rotation::Policy>, BadSetting> {
+    let size = Quantity::parse(&kubelet.container_log_max_size).map_err(|_| BadSetting::Amount {
+        key: "modules.edged.tailoredKubeletConfig.containerLogMaxSize",
+        value: kubelet.container_log_max_size.clone(),
+    })?;
+    let files = kubelet.container_log_max_files.unwrap_or(5);
+    Ok(u64::try_from(size.value()).ok().map(|max_size| log_rotation::Policy {
+        max_size,
+        max_files: usize::try_from(files).unwrap_or_default().max(2),
+        period: period(kubelet.container_log_monitor_interval.unwrap_or_default(), 10),
+    }))
 }
 
 /// What pods together may not use. Amounts that cannot be read count as nothing, as they do in the Node's allocatable.

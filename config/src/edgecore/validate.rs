@@ -39,6 +39,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "modules.edged.tailoredKubeletConfig.qosReserved",
     "modules.edged.tailoredKubeletConfig.memorySwap",
     "modules.edged.tailoredKubeletConfig.crashLoopBackOff",
+    "modules.edged.tailoredKubeletConfig.containerLogMaxWorkers",
     "modules.edged.tailoredKubeletConfig.featureGates",
     "modules.edged.tailoredKubeletConfig.protectKernelDefaults",
     "modules.edged.tailoredKubeletConfig.kernelMemcgNotification",
@@ -151,6 +152,12 @@ fn edged(edged: &Edged, to: &mut Checks<'_>) {
             &path,
             "0 turns logs, exec and metrics of this node off".to_owned(),
         );
+    }
+    if let Some(files) = kubelet.container_log_max_files
+        && files < 2
+    {
+        let path = format!("{KUBELET}.containerLogMaxFiles");
+        to.invalid(&path, &path, files.to_string(), "must be greater than 1");
     }
     image_thresholds(
         kubelet.image_gc_high_threshold_percent,

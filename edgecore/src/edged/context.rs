@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::api::Api;
 use super::cgroups::CgroupFacts;
+use super::log_rotation;
 use super::runtime::ContainerId;
 
 /// `modules.edged` in checked types.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub pod_logs_directory: PathBuf,
     /// Folder of links to the logs of all containers.
     pub container_logs_directory: PathBuf,
+    /// When the logs of containers are turned over; `None` is never.
+    pub log_rotation: Option<log_rotation::Policy>,
     /// Socket of the runtime.
     pub runtime_socket: PathBuf,
     /// Socket of the image service; the runtime's as a rule.
@@ -100,6 +103,11 @@ impl Default for Settings {
             root_directory: "/var/lib/kubelet".into(),
             pod_logs_directory: "/var/log/pods".into(),
             container_logs_directory: "/var/log/containers".into(),
+            log_rotation: Some(log_rotation::Policy {
+                max_size: 10 << 20,
+                max_files: 5,
+                period: Duration::from_secs(10),
+            }),
             runtime_socket: "/run/containerd/containerd.sock".into(),
             image_socket: "/run/containerd/containerd.sock".into(),
             runtime_timeout: Duration::from_secs(120),
@@ -151,7 +159,17 @@ impl Settings {
     pub fn pod_log_directory(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.pod_logs_directory.join(format!("{namespace}_{name}_{uid}"))
     }
+
+    /// The link to a container's log that log collectors read; its name stays below the limit for file names.
+    pub fn container_log_link(&self, namespace: &str, pod: &str, container: &str, id: &str) -> PathBuf {
+        let mut name = format!("{pod}_{namespace}_{container}-{id}");
+        name.truncate(MAX_NAME - ".log".len());
+        self.container_logs_directory.join(name + ".log")
+    }
 }
+
+/// Bytes in a file name.
+const MAX_NAME: usize = 255;
 
 /// What a pod may need to know of its node.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@
 //! - `podspec`: from a pod to the runtime's configurations, no side effects but reading;
 //! - `volumes`, `cgroups`, `hooks`, `probes`: what surrounds containers;
 //! - `static_pods`: pods from files of this node, and their mirrors in the API;
+//! - `log_rotation`: turns logs of containers over;
 //! - `admission`: whether a newcomer fits;
 //! - `pods`: decides what to do about one pod, and does it.
 
@@ -22,6 +23,7 @@ mod health;
 pub mod hooks;
 mod http_get;
 mod images;
+pub mod log_rotation;
 pub mod node;
 mod pleg;
 mod pods;
@@ -206,6 +208,10 @@ fn assemble(
         runtime_name: channels.name.subscribe(),
         clock,
     });
+    if let Some(policy) = settings.log_rotation {
+        let rotation = log_rotation::run(runtime.clone(), pods.clone(), settings.clone(), policy);
+        tasks.spawn("edged-log-rotation", rotation);
+    }
     tasks.spawn("edged-gc", gc::run(runtime.clone(), pods, settings));
     let manager = PodManager::new(shared, tasks);
     tasks.spawn(

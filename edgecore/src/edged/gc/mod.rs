@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use crate::edged::context::Settings;
+use crate::edged::log_rotation;
 use crate::edged::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_UID, Runtime, RuntimeError, SandboxId};
 use crate::metamanager::PodSet;
 use images::ImageCollector;
@@ -34,10 +35,7 @@ pub(super) async fn run(runtime: Arc<dyn Runtime>, pods: watch::Receiver<Arc<Pod
         ticks.tick().await;
         let set = pods.borrow().clone();
         if set.ready
-            && let Err(error) = containers(&*runtime, settings.dead_containers_per_container, |uid| {
-                set.pods.contains_key(uid)
-            })
-            .await
+            && let Err(error) = containers(&*runtime, &settings, |uid| set.pods.contains_key(uid)).await
         {
             warn!(%error, "dead containers are not removed");
         }
@@ -50,8 +48,14 @@ pub(super) async fn run(runtime: Arc<dyn Runtime>, pods: watch::Receiver<Arc<Pod
     }
 }
 
-/// Removes dead containers beyond `keep` of each name, and sandboxes without containers that are neither ready nor their pod's newest.
-async fn containers(runtime: &dyn Runtime, keep: usize, is_known: impl Fn(&Uid) -> bool) -> Result<(), RuntimeError> {
+/// Removes dead containers beyond those to keep of each name, with their logs, and sandboxes without containers that are neither ready
+/// nor their pod's newest.
+async fn containers(
+    runtime: &dyn Runtime,
+    settings: &Settings,
+    is_known: impl Fn(&Uid) -> bool,
+) -> Result<(), RuntimeError> {
+    let keep = settings.dead_containers_per_container;
     let mut by_name: BTreeMap<(Uid, String), Vec<cri::Container>> = BTreeMap::new();
     let mut all = runtime.list_containers(None).await?;
     all.retain(|c| c.labels.contains_key(LABEL_POD_UID));
@@ -78,6 +82,7 @@ async fn containers(runtime: &dyn Runtime, keep: usize, is_known: impl Fn(&Uid) 
         for container in dead.skip(kept) {
             debug!(id = container.id, "dead container is removed");
             runtime.remove_container(&ContainerId::new(&container.id)).await?;
+            log_rotation::remove(settings, container).await;
             removed.push(container.id.clone());
         }
     }

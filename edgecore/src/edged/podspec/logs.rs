@@ -21,12 +21,8 @@ pub fn container_log_path(container: &str, restart_count: u32) -> String {
     format!("{container}/{restart_count}.log")
 }
 
-/// The link under `/var/log/containers` that log collectors read; its name stays below the limit for file names.
+/// The link under `/var/log/containers` that log collectors read.
 pub fn container_log_link(ctx: &PodContext, container: &str, id: &str) -> PathBuf {
-    let mut name = format!("{}_{}_{container}-{id}", ctx.name(), ctx.namespace());
-    name.truncate(MAX_NAME - ".log".len());
-    ctx.settings.container_logs_directory.join(name + ".log")
+    ctx.settings
+        .container_log_link(ctx.namespace(), ctx.name(), container, id)
 }
-
-/// Bytes in a file name.
-const MAX_NAME: usize = 255;

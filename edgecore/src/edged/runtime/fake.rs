@@ -35,6 +35,7 @@ struct State {
     lives: HashMap<String, Vec<Life>>,
     images: BTreeMap<String, cri::Image>,
     failing_pulls: BTreeMap<String, String>,
+    failing_reopen: bool,
     failing_starts: BTreeMap<String, String>,
     calls: Vec<String>,
     pulls: usize,
@@ -86,6 +87,17 @@ impl Fake {
             .lock()
             .failing_starts
             .insert(container.to_owned(), error.to_owned());
+    }
+
+    /// Where all containers write their logs; the file is made when it is opened anew.
+    pub(crate) fn set_log(&self, path: &std::path::Path) {
+        for container in &mut self.state.lock().containers {
+            container.status.log_path = path.display().to_string();
+        }
+    }
+
+    pub(crate) fn fail_reopen(&self, fail: bool) {
+        self.state.lock().failing_reopen = fail;
     }
 
     /// The calls so far that change something, by name and subject.
@@ -496,7 +508,14 @@ impl Runtime for Fake {
         done(Ok(()))
     }
 
-    fn reopen_log<'a>(&'a self, _: &'a ContainerId) -> Call<'a, ()> {
+    fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> Call<'a, ()> {
+        let state = self.state.lock();
+        if state.failing_reopen {
+            return done(Err(error("ReopenContainerLog", id.as_str(), Code::Unknown, "refused")));
+        }
+        for container in state.containers.iter().filter(|c| c.status.id == id.as_str()) {
+            std::fs::File::create(&container.status.log_path).expect("a test's log");
+        }
         done(Ok(()))
     }
 
