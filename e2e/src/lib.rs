@@ -18,6 +18,7 @@ pub mod edge;
 pub mod fleet;
 pub mod hosts;
 pub mod hub;
+pub mod known;
 pub mod link;
 pub mod oracle;
 pub mod process;
