@@ -26,3 +26,4 @@ pub use edgecore::EdgeCore;
 pub use facts::HostFacts;
 pub use load::{Files, LoadError, Loaded, LookOnly, RealFiles};
 pub use problem::{Problem, Problems, Warning};
+pub use yaml::json;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde_saphyr::granit_parser::{Event, Parser};
+use granit_parser::{Event, Parser};
 
 /// An open list or mapping on the way to the value.
 enum Level {

@@ -4,11 +4,13 @@
 //! Reads: text. Emits: a tree, or one [`crate::Problem`] with its line. Must not: know any key of a configuration.
 //! Source: spec/06 section 1.1; observed with sigs.k8s.io/yaml, which reads YAML 1.1 into JSON.
 
+mod json;
 mod locate;
 mod parse;
 mod scalar;
 mod write;
 
+pub use json::json;
 pub(crate) use locate::locate;
 pub(crate) use parse::parse;
 pub(crate) use write::{Tree, quoted_if_needed, write};

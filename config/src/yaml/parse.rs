@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
+use granit_parser::{Event, Parser, ScalarStyle, Tag};
 
 use super::{Entry, Kind, Node, scalar};
 use crate::Problem;

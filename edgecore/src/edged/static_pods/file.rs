@@ -73,8 +73,8 @@ impl Folder {
 enum BadFile {
     #[error("cannot be read")]
     Io(#[from] std::io::Error),
-    #[error("is neither YAML nor JSON")]
-    Yaml(#[source] Box<serde_saphyr::Error>),
+    #[error("is neither YAML nor JSON: {0}")]
+    Yaml(config::Problem),
     #[error("holds a {0:?}, write one object of kind Pod and apiVersion v1")]
     Kind(String),
     #[error("has no metadata.name")]
@@ -107,7 +107,7 @@ fn list(path: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
 
 fn read_pod(path: &Path, node: &NodeName) -> Result<(Uid, Pod), BadFile> {
     let text = std::fs::read_to_string(path)?;
-    let mut value: Value = serde_saphyr::from_str(&text).map_err(|error| BadFile::Yaml(error.into()))?;
+    let mut value = config::json(&text).map_err(BadFile::Yaml)?;
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     if kind != "Pod" {
         return Err(BadFile::Kind(kind.to_owned()));
