@@ -6,14 +6,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, Error as TlsError, RootCertStore};
+use rustls_pki_types::pem::{PemObject as _, SectionKind};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
+use super::anybody::Anybody;
 use super::server::provider;
 
 /// Why no client configuration could be made.
@@ -69,15 +69,26 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientT
     }
 }
 
-/// The private key of a PEM file: SEC1, PKCS#8 or PKCS#1.
+/// The private key of a PEM file: SEC1, PKCS#8 or PKCS#1, whichever of them its label says. Blocks before it, such as the curve's
+/// parameters or the certificate, are passed over.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ClientTlsError> {
     let failed = |source| ClientTlsError::File {
         path: path.display().to_string(),
         source,
     };
     let text = std::fs::read(path).map_err(failed)?;
-    PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))
+    let is_key = |kind: &SectionKind| {
+        matches!(
+            kind,
+            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey
+        )
+    };
+    let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(&text).flatten();
+    let wrong = |text: &'static str| failed(io::Error::new(io::ErrorKind::InvalidData, text));
+    let (_, der) = blocks
+        .find(|(kind, _)| is_key(kind))
+        .ok_or_else(|| wrong("no private key in it"))?;
+    PrivateKeyDer::try_from(der).map_err(wrong)
 }
 
 /// A configuration that trusts these CAs, checks dates and the server's name, and presents `identity` if there is one.
@@ -97,7 +108,7 @@ pub fn client_config(
 
 /// A configuration that believes every server: only for fetching a CA whose hash is known.
 pub fn unverified_config() -> Result<ClientConfig, ClientTlsError> {
-    build(Arc::new(AnyServer { provider: provider() }), None)
+    build(Arc::new(Anybody::new(provider())), None)
 }
 
 fn build(verifier: Arc<dyn ServerCertVerifier>, identity: Option<Identity>) -> Result<ClientConfig, ClientTlsError> {
@@ -117,51 +128,33 @@ fn build(verifier: Arc<dyn ServerCertVerifier>, identity: Option<Identity>) -> R
     Ok(config)
 }
 
-#[derive(Debug)]
-struct AnyServer {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
+    use rustls_pki_types::{ServerName, UnixTime};
+
     use super::*;
+
+    #[test]
+    fn a_key_is_what_its_bytes_say_not_its_label() -> Result<(), Box<dyn std::error::Error>> {
+        let pkcs8 = KeyPair::generate()?.serialize_pem();
+        let folder = std::env::temp_dir().join(format!("common-key-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder)?;
+        let path = folder.join("server.key");
+        for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
+            let mislabelled = pkcs8.replace("PRIVATE KEY", label);
+            std::fs::write(
+                &path,
+                format!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{mislabelled}"),
+            )?;
+            assert!(matches!(private_key(&path)?, PrivateKeyDer::Pkcs8(_)), "{label}");
+        }
+        std::fs::write(&path, "nothing")?;
+        assert!(private_key(&path).is_err());
+        std::fs::remove_dir_all(folder)?;
+        Ok(())
+    }
 
     /// What Go writes when `dnsNames` is its default `[""]`: an empty dNSName before the address.
     #[test]

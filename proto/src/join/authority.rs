@@ -133,25 +133,32 @@ impl Authority {
         Ok(self.sign(&params, &request.public_key)?.der().to_vec())
     }
 
-    /// A server certificate with a key of its own. Empty names are left out.
+    /// A server certificate with a key of its own, as long as KubeEdge's. Empty names are left out.
     pub fn issue_server(&self, names: &ServerNames, now: Duration) -> Result<Issued, AuthorityError> {
-        let pair = KeyPair::generate().map_err(AuthorityError::Certificate)?;
-        let name = named(Some(KUBEEDGE), KUBEEDGE);
-        let mut params = parameters(name, now.saturating_sub(BACKDATED), now + LIFETIME, random_serial());
-        params.use_authority_key_identifier_extension = true;
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        for dns in names.dns.iter().filter(|name| !name.is_empty()) {
-            let name = dns.as_str().try_into().map_err(|_| AuthorityError::Name(dns.clone()))?;
-            params.subject_alt_names.push(SanType::DnsName(name));
-        }
-        params
-            .subject_alt_names
-            .extend(names.addresses.iter().map(|address| SanType::IpAddress(*address)));
-        let certificate = self.sign(&params, &pair)?.der().to_vec();
-        Ok(Issued {
-            certificate,
-            key: ec_private_key(&pair).ok_or(AuthorityError::Key)?,
-        })
+        self.issue_server_for(names, now, LIFETIME)
+    }
+
+    /// The same for `lifetime` from `now` (Unix time) on.
+    pub fn issue_server_for(
+        &self,
+        names: &ServerNames,
+        now: Duration,
+        lifetime: Duration,
+    ) -> Result<Issued, AuthorityError> {
+        let mut params = issued_parameters(KUBEEDGE, ExtendedKeyUsagePurpose::ServerAuth, now, lifetime);
+        params.subject_alt_names = names.subject_alt_names()?;
+        self.issue(&params)
+    }
+
+    /// A certificate of a client that is no edge, with a key of its own, as long as KubeEdge's server certificates: an API server
+    /// reads it once, at its start. Organization `KubeEdge`.
+    pub fn issue_client(&self, common_name: &str, now: Duration) -> Result<Issued, AuthorityError> {
+        self.issue(&issued_parameters(
+            common_name,
+            ExtendedKeyUsagePurpose::ClientAuth,
+            now,
+            LIFETIME,
+        ))
     }
 
     /// Whether the certificate (DER) was signed by this authority.
@@ -161,6 +168,14 @@ impl Authority {
             (Ok((_, certificate)), Ok((_, ca))) => certificate.verify_signature(Some(ca.public_key())).is_ok(),
             _ => false,
         }
+    }
+
+    fn issue(&self, params: &CertificateParams) -> Result<Issued, AuthorityError> {
+        let pair = KeyPair::generate().map_err(AuthorityError::Certificate)?;
+        Ok(Issued {
+            certificate: self.sign(params, &pair)?.der().to_vec(),
+            key: ec_private_key(&pair).ok_or(AuthorityError::Key)?,
+        })
     }
 
     fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Result<Certificate, AuthorityError> {
@@ -199,6 +214,17 @@ impl ServerNames {
             }
         }
         Some(names)
+    }
+
+    /// As a certificate lists them. Empty names are left out.
+    pub(super) fn subject_alt_names(&self) -> Result<Vec<SanType>, AuthorityError> {
+        let named = self.dns.iter().filter(|name| !name.is_empty()).map(|name| {
+            let text = name.as_str().try_into();
+            text.map(SanType::DnsName)
+                .map_err(|_| AuthorityError::Name(name.clone()))
+        });
+        let addresses = self.addresses.iter().map(|address| Ok(SanType::IpAddress(*address)));
+        named.chain(addresses).collect()
     }
 
     /// Whether all names of `others` are among these.
@@ -252,7 +278,20 @@ pub fn ec_private_key(pair: &KeyPair) -> Option<Vec<u8>> {
     Some([&[0x30, length], content.as_slice()].concat())
 }
 
-fn named(organization: Option<&str>, common_name: &str) -> DistinguishedName {
+fn issued_parameters(
+    common_name: &str,
+    usage: ExtendedKeyUsagePurpose,
+    now: Duration,
+    lifetime: Duration,
+) -> CertificateParams {
+    let name = named(Some(KUBEEDGE), common_name);
+    let mut params = parameters(name, now.saturating_sub(BACKDATED), now + lifetime, random_serial());
+    params.use_authority_key_identifier_extension = true;
+    params.extended_key_usages.push(usage);
+    params
+}
+
+pub(super) fn named(organization: Option<&str>, common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     if let Some(organization) = organization {
         name.push(DnType::OrganizationName, organization);

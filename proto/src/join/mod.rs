@@ -3,6 +3,7 @@
 mod authority;
 mod name;
 mod request;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -10,6 +11,7 @@ mod token;
 pub use authority::{Authority, AuthorityError, Issued, ServerNames, ec_private_key, issued_at};
 pub use name::{CertificateName, PeerName};
 pub use request::{BadRequest, CertificateRequest, ExtendedKeyUsages, MAX_REQUEST};
+pub use serving::{ServingRequest, Validity};
 pub use token::{BadToken, Token, sign_token, verify_jwt};
 
 /// What keadm of v1.12 to v1.15 reports to `/nodeupgrade`; other keys are passed on with the body.

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use common::tls::server::certified_key;
 use parking_lot::RwLock;
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::PrivateKeyDer;
 
 use super::files::Pair;
 
@@ -18,7 +18,7 @@ pub(super) struct Certificate {
 impl Certificate {
     pub(super) fn new(pair: &Pair) -> Result<Self, rustls::Error> {
         Ok(Self {
-            present: RwLock::new(Arc::new(certified(pair)?)),
+            present: RwLock::new(certified(pair)?),
         })
     }
 
@@ -33,7 +33,7 @@ impl Certificate {
         {
             return Ok(false);
         }
-        *self.present.write() = Arc::new(certified(pair)?);
+        *self.present.write() = certified(pair)?;
         Ok(true)
     }
 }
@@ -50,14 +50,8 @@ impl fmt::Debug for Certificate {
     }
 }
 
-fn certified(pair: &Pair) -> Result<CertifiedKey, rustls::Error> {
-    let key = PrivateKeyDer::try_from(pair.key.clone());
+fn certified(pair: &Pair) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let key = PrivateKeyDer::try_from(pair.key.as_slice());
     let key = key.map_err(|error| rustls::Error::General(error.to_owned()))?;
-    let certificate = CertificateDer::from(pair.certificate.clone());
-    let certified = CertifiedKey::new(vec![certificate], any_supported_type(&key)?);
-    match certified.keys_match() {
-        // Unknown: the key's kind cannot say its public half.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error) => Err(error),
-    }
+    certified_key(vec![pair.certificate.clone().into()], &key)
 }
