@@ -1,6 +1,6 @@
-//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the metrics endpoint.
+//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the tunnel's sockets.
 //!
-//! Nothing here knows KubeEdge's messages.
+//! Nothing here knows KubeEdge's messages: what is on the wire is `proto`'s.
 #![warn(missing_docs)]
 
 pub mod backoff;
@@ -9,6 +9,7 @@ pub mod fs;
 pub mod logging;
 pub mod tasks;
 pub mod tls;
+pub mod tunnel;
 
 pub use backoff::Backoff;
 pub use error::chain;

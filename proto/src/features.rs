@@ -15,11 +15,22 @@ const MAX_HEADER: usize = 1024;
 pub struct Features {
     /// `inventory`: the edge reports what it holds and the cloud answers with the difference; 0 when absent.
     pub inventory: u16,
+    /// `credits`: each stream of the tunnel has a window of its own; 0 when absent.
+    pub credits: u16,
 }
 
 impl Features {
-    /// What this release offers.
-    pub const OURS: Self = Self { inventory: 1 };
+    /// What this release offers on the hub channel.
+    pub const OURS: Self = Self {
+        inventory: 1,
+        credits: 0,
+    };
+
+    /// What this release offers on the tunnel.
+    pub const TUNNEL: Self = Self {
+        inventory: 0,
+        credits: 1,
+    };
 
     /// Reads the header's value. Unknown names and unreadable versions are skipped.
     pub fn parse(header: &str) -> Self {
@@ -29,8 +40,10 @@ impl Features {
                 continue;
             };
             let Ok(version) = version.trim().parse() else { continue };
-            if name.trim() == "inventory" {
-                features.inventory = version;
+            match name.trim() {
+                "inventory" => features.inventory = version,
+                "credits" => features.credits = version,
+                _ => {}
             }
         }
         features
@@ -41,6 +54,7 @@ impl Features {
     pub fn common(self, other: Self) -> Self {
         Self {
             inventory: self.inventory.min(other.inventory),
+            credits: self.credits.min(other.credits),
         }
     }
 
@@ -53,12 +67,21 @@ impl Features {
     pub const fn has_inventory(self) -> bool {
         self.inventory > 0
     }
+
+    /// Whether the streams of a tunnel have windows.
+    pub const fn has_credits(self) -> bool {
+        self.credits > 0
+    }
 }
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.inventory > 0 {
-            write!(f, "inventory/{}", self.inventory)?;
+        let mut separator = "";
+        for (name, version) in [("inventory", self.inventory), ("credits", self.credits)] {
+            if version > 0 {
+                write!(f, "{separator}{name}/{version}")?;
+                separator = ",";
+            }
         }
         Ok(())
     }
@@ -70,18 +93,26 @@ mod tests {
 
     #[test]
     fn reads_what_it_writes_and_skips_the_unknown() {
-        assert_eq!(Features::parse(&Features::OURS.to_string()), Features::OURS);
-        assert_eq!(
-            Features::parse(" credits/3 ,inventory/2,odd,x/y"),
-            Features { inventory: 2 }
-        );
+        let both = Features {
+            inventory: 2,
+            credits: 3,
+        };
+        for features in [Features::OURS, Features::TUNNEL, both, Features::default()] {
+            assert_eq!(Features::parse(&features.to_string()), features);
+        }
+        assert_eq!(Features::parse(" credits/3 ,inventory/2,odd,x/y"), both);
         assert_eq!(Features::parse("inventory/-1"), Features::default());
         assert_eq!(Features::parse(""), Features::default());
     }
 
     #[test]
     fn both_use_the_lower_version() {
-        assert_eq!(Features { inventory: 4 }.common(Features::OURS), Features::OURS);
+        let newer = Features {
+            inventory: 4,
+            credits: 9,
+        };
+        assert_eq!(newer.common(Features::OURS), Features::OURS);
+        assert_eq!(newer.common(Features::TUNNEL), Features::TUNNEL);
         assert!(Features::default().common(Features::OURS).is_empty());
     }
 }

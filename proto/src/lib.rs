@@ -15,6 +15,7 @@ pub mod message;
 pub mod object;
 pub mod route;
 pub mod status;
+pub mod tunnel;
 pub mod watching;
 pub mod words;
 

@@ -230,7 +230,7 @@ async fn features_are_agreed_on_and_an_inventory_needs_no_records() {
     let mut edge = dial(&world, "edge-1", &headers).await.expect("connected");
     assert_eq!(edge.features, "inventory/1");
     let node = NodeName::from("edge-1");
-    assert_eq!(world.hub.features(&node), Some(Features { inventory: 1 }));
+    assert_eq!(world.hub.features(&node), Some(Features::OURS));
     world.hub.send(&node, pod("7")).await;
     let received = next(&mut edge).await;
     edge.send(&Message::ack_of(&received)).await;
