@@ -1,6 +1,7 @@
 //! The flags of cloudcore (spec 06 §1.10).
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use config::{CloudCore, HostFacts, cli, version};
@@ -24,12 +25,29 @@ pub(crate) struct Flags {
     /// Print the version, and exit.
     #[arg(long)]
     version: bool,
+    /// Do nothing but keep this host's redirect rules, for the API server's connections to edges; reads no configuration file.
+    #[arg(long)]
+    pub(crate) iptables_manager: bool,
+    /// The kubeconfig of the iptables manager; without it, the account of its pod.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The port of cloudcore's stream server that the iptables manager redirects to.
+    #[arg(long, value_name = "PORT", default_value_t = 10003)]
+    pub(crate) forwardport: u16,
     /// How much is logged: 0 information, 2 debugging, 5 everything.
     #[arg(short, default_value_t = 0)]
     pub(crate) verbosity: u8,
 }
 
 impl Flags {
+    /// Reads the command line. Under the name of Go's program, `iptables-manager`, it is that.
+    pub(crate) fn read(arguments: &[OsString]) -> Self {
+        let mut flags = Self::parse_from(arguments);
+        let name = arguments.first().and_then(|path| Path::new(path).file_name());
+        flags.iptables_manager |= name.is_some_and(|name| name == "iptables-manager");
+        flags
+    }
+
     /// What is printed instead of a start, if anything.
     pub(crate) fn printed(&self, host: &HostFacts) -> Option<String> {
         if self.version {

@@ -2,6 +2,7 @@
 //! ([`cloudhub`]), the controllers ([`edgecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
 
 pub mod cloudhub;
+pub mod cloudstream;
 pub mod cluster;
 pub mod edgecontroller;
 pub mod informers;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use cloudcore::cloudhub::{CloudHub, Parts, Settings};
 use cloudcore::cluster::HubCluster;
 use cloudcore::edgecontroller::EdgeController;
@@ -22,17 +21,22 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 mod flags;
+mod redirects;
 mod secrets;
 
 use flags::Flags;
 
 fn main() -> ExitCode {
     let arguments = cli::without_legacy_flags(std::env::args_os());
-    let flags = Flags::parse_from(&arguments.kept);
+    let flags = Flags::read(&arguments.kept);
     let host = HostFacts::detect();
     if let Some(text) = flags.printed(&host) {
         print!("{text}");
         return ExitCode::SUCCESS;
+    }
+    if flags.iptables_manager {
+        common::logging::init(flags.verbosity);
+        return serve(redirects::manager(&flags));
     }
     let loaded = match CloudCore::load(&flags.config, &host, &RealFiles) {
         Ok(loaded) => loaded,
@@ -52,6 +56,11 @@ fn main() -> ExitCode {
     info!("Version: {}", version::KUBEEDGE_VERSION);
     arguments.warnings.iter().for_each(|warning| warn!("{warning}"));
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
+    serve(run(&loaded, &host))
+}
+
+/// Runs the program to its end on a few threads.
+fn serve(program: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .min(MAX_WORKERS);
@@ -61,7 +70,7 @@ fn main() -> ExitCode {
         .build();
     let outcome = runtime
         .context("cannot start the worker threads")
-        .and_then(|runtime| runtime.block_on(run(&loaded, &host)));
+        .and_then(|runtime| runtime.block_on(program));
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -119,7 +128,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     revocation::start(kube.clone(), hub.clone(), &tasks);
     if modules.edge_controller.enable {
         let controller = EdgeController {
-            kube,
+            kube: kube.clone(),
             informers: informers.clone(),
             hub,
             syncs,
@@ -133,6 +142,9 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     if modules.sync_controller.enable {
         reconciler.start(&tasks);
         info!("Module synccontroller registered successfully");
+    }
+    if modules.cloud_stream.enable {
+        redirects::start(&loaded.config, host, &kube, &mut registry, &tasks)?;
     }
     let ready = Box::new(move || informers.is_synced());
     monitor::start(

@@ -16,6 +16,7 @@ pub mod object;
 pub mod route;
 pub mod status;
 pub mod tunnel;
+pub mod tunnelport;
 pub mod watching;
 pub mod words;
 

@@ -153,7 +153,7 @@ impl Informers {
     /// The Pods that are bound to a node, from the API server.
     pub async fn pods_of(&self, node: &NodeName) -> Result<Vec<Object>, ApiError> {
         let query = format!("fieldSelector=spec.nodeName%3D{node}");
-        let page = self.kube.list(&PODS, &query, "application/json").await?;
+        let page = self.kube.list(&PODS, None, &query, "application/json").await?;
         Ok(page.items.into_iter().map(|pod| pod.with_type("v1", "Pod")).collect())
     }
 

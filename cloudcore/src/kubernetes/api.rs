@@ -68,8 +68,14 @@ impl Kube {
     }
 
     /// One page of a list, all namespaces unless one is given; `query` is already encoded.
-    pub async fn list(&self, resource: &Resource, query: &str, accept: &'static str) -> Result<Page, ApiError> {
-        let path = resource.path(None, "", "")?;
+    pub async fn list(
+        &self,
+        resource: &Resource,
+        namespace: Option<&Namespace>,
+        query: &str,
+        accept: &'static str,
+    ) -> Result<Page, ApiError> {
+        let path = resource.path(namespace, "", "")?;
         let path = if query.is_empty() {
             path
         } else {

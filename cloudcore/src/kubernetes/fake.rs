@@ -207,6 +207,11 @@ impl State {
             return target.not_found();
         };
         let mut object = old.clone();
+        if let Some(version) = patch.pointer("/metadata/resourceVersion")
+            && Some(version) != old.pointer("/metadata/resourceVersion")
+        {
+            return target.refusal(409, "Conflict", "");
+        }
         if let Some(uid) = patch.pointer("/metadata/uid")
             && Some(uid) != old.pointer("/metadata/uid")
         {

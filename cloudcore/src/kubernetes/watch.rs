@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::Method;
 use http_body_util::BodyExt;
-use proto::Object;
 use proto::watching::WatchLine;
+use proto::{Namespace, Object};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -36,6 +36,8 @@ pub enum Seen {
 /// Which objects.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection {
+    /// The only namespace; empty for all.
+    pub namespace: &'static str,
     /// A label selector, already encoded for a URL; empty for all.
     pub labels: &'static str,
     /// A field selector, likewise.
@@ -116,12 +118,17 @@ impl Watch {
 
     /// The selection as a further part of a query.
     fn selected(&self) -> String {
-        let Selection { labels, fields } = self.selection;
+        let Selection { labels, fields, .. } = self.selection;
         [("labelSelector", labels), ("fieldSelector", fields)]
             .into_iter()
             .filter(|(_, selector)| !selector.is_empty())
             .map(|(key, selector)| format!("&{key}={selector}"))
             .collect()
+    }
+
+    fn namespace(&self) -> Option<Namespace> {
+        let name = self.selection.namespace;
+        (!name.is_empty()).then(|| name.into())
     }
 
     async fn list(&mut self) -> Result<(), End> {
@@ -132,7 +139,11 @@ impl Watch {
             if !next.is_empty() {
                 query = format!("{query}&continue={}", encoded(&next));
             }
-            let page = self.kube.list(&self.resource, &query, self.accept(true)).await?;
+            let namespace = self.namespace();
+            let page = self
+                .kube
+                .list(&self.resource, namespace.as_ref(), &query, self.accept(true))
+                .await?;
             if first {
                 self.send(Seen::Listing).await?;
                 first = false;
@@ -155,7 +166,7 @@ impl Watch {
     }
 
     async fn watch(&mut self) -> Result<(), End> {
-        let path = self.resource.path(None, "", "")?;
+        let path = self.resource.path(self.namespace().as_ref(), "", "")?;
         let seconds = WATCH_SECONDS + common::backoff::random_unit() * WATCH_SECONDS;
         let path = format!(
             "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds:.0}&resourceVersion={}{}",

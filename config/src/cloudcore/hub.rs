@@ -167,6 +167,10 @@ section! {
         "enable" always enable: bool = true;
         /// In this process, or by the DaemonSet.
         "mode" always mode: IptablesMode = IptablesMode::Internal;
+        /// The address that rules of all hosts lead to for this cloudcore; empty for the one of the default route. Only ours.
+        "address" hidden address: String = String::new();
+        /// Whether only connections to addresses of edge nodes are redirected; otherwise all to the virtual ports. Only ours.
+        "edgeAddressesOnly" hidden edge_addresses_only: bool = false;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The checks of the Go program with its messages, and ours; only enabled modules are looked at.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::hub::{STREAM_CA, STREAM_CERT, STREAM_KEY};
@@ -32,6 +33,11 @@ pub(super) fn check(config: &mut CloudCore, host: &HostFacts, mut to: Checks<'_>
     }
     if modules.cloud_stream.enable {
         cloud_stream(&modules.cloud_stream, &mut to);
+    }
+    let address = &modules.iptables_manager.address;
+    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+        let path = "modules.iptablesManager.address";
+        to.invalid("Address", path, quoted(address), "must be an IP address");
     }
     to.gates(&config.feature_gates);
     to.without_effect(WITHOUT_EFFECT, &config.tree(), &CloudCore::defaults(host).tree());

@@ -1,0 +1,4 @@
+//! Logs, exec, port-forward and metrics of edges, for an API server that takes cloudcore for their kubelets.
+
+pub mod iptablesmanager;
+pub mod tunnelport;

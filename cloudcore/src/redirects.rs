@@ -1,0 +1,73 @@
+//! The virtual port and the redirect rules, put together from the configuration; and the manager of rules as a program of its own.
+
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+use cloudcore::cloudstream::iptablesmanager::{self, Parts};
+use cloudcore::cloudstream::tunnelport::{self, TunnelPort};
+use cloudcore::kubernetes::{Access, Kube};
+use common::Tasks;
+use config::cloudcore::IptablesMode;
+use config::{CloudCore, HostFacts, version};
+use prometheus_client::registry::Registry;
+use tracing::{info, warn};
+
+use crate::GRACE;
+use crate::flags::Flags;
+
+/// Starts what the configuration asks for.
+pub(crate) fn start(
+    config: &CloudCore,
+    host: &HostFacts,
+    kube: &Kube,
+    registry: &mut Registry,
+    tasks: &Tasks,
+) -> anyhow::Result<TunnelPort> {
+    let manager = &config.modules.iptables_manager;
+    let given = Some(&manager.address).filter(|address| !address.is_empty());
+    let address: IpAddr = given
+        .unwrap_or(&host.local_ip)
+        .parse()
+        .context("modules.iptablesManager.address is no IP address")?;
+    if address.is_loopback() {
+        warn!(
+            %address,
+            "this host has no default route that tells its address: set modules.iptablesManager.address to one that the hosts of \
+             API servers reach it at"
+        );
+    }
+    let tunnelport = tunnelport::start(kube, address, tasks);
+    if manager.enable && manager.mode == IptablesMode::Internal {
+        let parts = Parts {
+            records: tunnelport.records.clone(),
+            stream_port: u16::try_from(config.modules.cloud_stream.stream_port)
+                .context("modules.cloudStream.streamPort")?,
+            own: Some(address),
+            edges: manager
+                .edge_addresses_only
+                .then(|| iptablesmanager::follow_edges(kube.clone(), tasks)),
+        };
+        iptablesmanager::start(parts, registry, tasks);
+        info!("Module iptablesmanager registered successfully");
+    }
+    Ok(tunnelport)
+}
+
+/// `cloudcore --iptables-manager`. Returns whether the process ends well.
+pub(crate) async fn manager(flags: &Flags) -> anyhow::Result<bool> {
+    info!("iptables manager, Version: {}", version::KUBEEDGE_VERSION);
+    let access = Access {
+        kubeconfig: flags.kubeconfig.clone(),
+        ..Access::default()
+    };
+    let kube = Kube::connect(&access).await.context("no way to the API server")?;
+    let tasks = Tasks::new();
+    let parts = Parts {
+        records: tunnelport::read_only(&kube, &tasks),
+        stream_port: flags.forwardport,
+        own: None,
+        edges: None,
+    };
+    iptablesmanager::start(parts, &mut Registry::default(), &tasks);
+    Ok(tasks.run_until_signal(GRACE).await)
+}
