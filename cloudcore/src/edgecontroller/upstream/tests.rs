@@ -90,22 +90,31 @@ async fn answers_are_those_of_go() {
     // The API server's words that are played back leave out where pods run.
     world.desk.authorization = false;
     let (allowed, none) = (Differences::committed(), Differences::parse("").expect("an empty list"));
-    let exchanges: Vec<Exchange> = Capture::HubSim.exchanges().into_iter().filter(answered_here).collect();
-    assert!(exchanges.len() > 40, "{}", exchanges.len());
-    for exchange in exchanges {
-        let what = format!(
-            "{}: {} {}",
-            exchange.note, exchange.request["route"]["operation"], exchange.request["route"]["resource"]
-        );
-        // Our own edge gets Go's forms to the letter; Go edges get other forms of bare errors.
-        for (peer, differences) in [(Peer::Ours, &none), (Peer::Go, &allowed)] {
-            world.api.force(said(&exchange));
-            let request = exchange.fresh_request();
-            let messages = world.desk.handle(peer, &NodeName::from("sim-1"), &request).await;
-            let ours = messages.last().unwrap_or_else(|| panic!("{what}: no answer"));
-            let ours: Value = serde_json::from_str(&ours.encode()).expect("a message is JSON");
-            let found = differences.compare(Capture::HubSim, &exchange.answer, &ours);
-            assert!(found.is_empty(), "{what} ({peer:?}): {found:?}");
+    for (capture, node, count) in [
+        (Capture::Hub, "edge-go", 60),
+        (Capture::HubSim, "sim-1", 40),
+        (Capture::HubAck, "sim-2", 6),
+    ] {
+        let exchanges: Vec<Exchange> = capture.exchanges().into_iter().filter(answered_here).collect();
+        assert!(exchanges.len() >= count, "{}: {}", capture.name(), exchanges.len());
+        for exchange in exchanges {
+            let what = format!(
+                "{} {}: {} {}",
+                capture.name(),
+                exchange.note,
+                exchange.request["route"]["operation"],
+                exchange.request["route"]["resource"]
+            );
+            // Our own edge gets Go's forms to the letter; Go edges get other forms of bare errors.
+            for (peer, differences) in [(Peer::Ours, &none), (Peer::Go, &allowed)] {
+                world.api.force(said(&exchange));
+                let request = exchange.fresh_request();
+                let messages = world.desk.handle(peer, &NodeName::from(node), &request).await;
+                let ours = messages.last().unwrap_or_else(|| panic!("{what}: no answer"));
+                let ours: Value = serde_json::from_str(&ours.encode()).expect("a message is JSON");
+                let found = differences.compare(capture, &exchange.answer, &ours);
+                assert!(found.is_empty(), "{what} ({peer:?}): {found:?}");
+            }
         }
     }
     world.end().await;
