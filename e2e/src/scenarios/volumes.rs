@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Entry, IDLE, bare};
 use crate::api::text;
 use crate::system::{Context, System};
-use crate::wait::{self, seconds};
+use crate::wait::{self, pause, seconds};
 
 pub(super) const LIST: &[Entry] = &[
     ("config_change", false, config_change),
@@ -211,6 +211,7 @@ fn token_rotates(context: &mut Context) -> Result<()> {
     check_token(system, &namespace, &first)?;
     // A kubelet replaces a token at four fifths of its life and looks once a minute or so.
     let second = wait::until("token rotated", seconds(590), || {
+        pause(seconds(2));
         let token = read_token(system, &namespace)?;
         Ok((token != first).then_some(token))
     })?;
@@ -220,8 +221,14 @@ fn token_rotates(context: &mut Context) -> Result<()> {
 
 fn read_token(system: &System, namespace: &str) -> Result<String> {
     let holder = system.edge.container(namespace, "holder", "main")?;
-    let file = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-    Ok(system.edge.exec(&holder, &["cat", file])?.trim().to_owned())
+    let line = "cat /var/run/secrets/kubernetes.io/serviceaccount/token && echo && echo whole";
+    // What an exec says may be lost when it ends at once: without its last word this was no look.
+    let token = wait::quietly("what cat says, whole", seconds(20), || {
+        let said = system.edge.exec(&holder, &["sh", "-c", line])?;
+        Ok(said.strip_suffix("\nwhole\n").map(str::to_owned))
+    })?;
+    ensure!(!token.is_empty(), "the token's file is empty");
+    Ok(token)
 }
 
 /// The API server takes a token for that of a namespace's default account.
