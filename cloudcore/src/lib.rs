@@ -5,6 +5,8 @@ pub mod cloudhub;
 pub mod cloudstream;
 pub mod cluster;
 pub mod edgecontroller;
+#[cfg(test)]
+mod golden;
 pub mod informers;
 pub mod kubernetes;
 mod labels;

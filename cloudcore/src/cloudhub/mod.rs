@@ -17,7 +17,7 @@ mod servers;
 mod session;
 mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -1,13 +1,17 @@
 //! A small API server in memory, behind a real client: what the tests of this crate run against.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
 
 use super::Kube;
 
@@ -25,6 +29,16 @@ struct State {
     /// What every request for one object gets, when it is set.
     forced: Option<(u16, Value)>,
     refusals: HashMap<String, Vec<(u16, &'static str)>>,
+    /// All that happened, for watches that begin in the past.
+    events: Vec<Event>,
+    watches: Vec<(String, mpsc::Sender<Bytes>)>,
+}
+
+/// A change, as watches tell it.
+struct Event {
+    version: u64,
+    path: String,
+    line: Bytes,
 }
 
 impl FakeApi {
@@ -38,10 +52,15 @@ impl FakeApi {
                 let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
                 let path = parts.uri.path().to_owned();
                 let query = parts.uri.query().unwrap_or_default().to_owned();
-                let (code, answer) = state.lock().answer(&parts.method, &path, &query, &body);
+                let (code, answer) = if query.contains("watch=true") {
+                    (200, state.lock().watch(&path, &query))
+                } else {
+                    let (code, answer) = state.lock().answer(&parts.method, &path, &query, &body);
+                    (code, answer.to_string().into())
+                };
                 Response::builder()
                     .status(code)
-                    .body(Body::from(answer.to_string().into_bytes()))
+                    .body(answer)
                     .map_err(|error| error.to_string())
             }
         });
@@ -51,6 +70,26 @@ impl FakeApi {
     /// Puts an object there, with a new version; a uid is added where there is none.
     pub(crate) fn put(&self, path: &str, object: Value) -> Value {
         self.0.lock().store(path, object)
+    }
+
+    /// Puts an object there as it is, with the version that it names.
+    pub(crate) fn publish(&self, path: &str, object: Value) {
+        self.0.lock().set(path, object);
+    }
+
+    /// Takes an object away; `last` is what watches hear of it, if not its last state.
+    pub(crate) fn remove(&self, path: &str, last: Option<Value>) {
+        self.0.lock().unset(path, last);
+    }
+
+    /// The objects of one kind in all namespaces, by their paths.
+    pub(crate) fn all(&self, plural: &str) -> Vec<Value> {
+        let state = self.0.lock();
+        let found = state
+            .objects
+            .iter()
+            .filter(|(path, _)| Target::of(path).plural == plural);
+        found.map(|(_, object)| object.clone()).collect()
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -94,8 +133,52 @@ impl State {
         if meta.get("creationTimestamp").is_none_or(Value::is_null) {
             meta["creationTimestamp"] = "2026-11-20T23:26:44Z".into();
         }
-        self.objects.insert(path.to_owned(), object.clone());
+        self.set(path, object.clone());
         object
+    }
+
+    fn set(&mut self, path: &str, object: Value) {
+        let kind = if self.objects.contains_key(path) {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
+        self.tell(kind, path, &object);
+        self.objects.insert(path.to_owned(), object);
+    }
+
+    fn unset(&mut self, path: &str, last: Option<Value>) {
+        if let Some(object) = self.objects.remove(path) {
+            self.tell("DELETED", path, &last.unwrap_or(object));
+        }
+    }
+
+    fn tell(&mut self, kind: &str, path: &str, object: &Value) {
+        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        let version = version.and_then(|text| text.parse().ok()).unwrap_or_default();
+        self.version = self.version.max(version);
+        let event = Event {
+            version,
+            path: path.to_owned(),
+            line: format!("{}\n", json!({"type": kind, "object": object})).into(),
+        };
+        self.watches
+            .retain(|(watched, out)| !is_below(path, watched) || out.try_send(event.line.clone()).is_ok());
+        self.events.push(event);
+    }
+
+    fn watch(&mut self, path: &str, query: &str) -> axum::body::Body {
+        let from = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
+        let from: u64 = from.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let (out, mut lines) = mpsc::channel(LINES);
+        for event in &self.events {
+            if event.version > from && is_below(&event.path, path) {
+                out.try_send(event.line.clone()).expect("room for the past");
+            }
+        }
+        self.watches.push((path.to_owned(), out));
+        let lines = futures::stream::poll_fn(move |context| lines.poll_recv(context));
+        axum::body::Body::from_stream(lines.map(Ok::<_, Infallible>))
     }
 
     fn answer(&mut self, method: &Method, path: &str, query: &str, body: &[u8]) -> (u16, Value) {
@@ -128,17 +211,13 @@ impl State {
     }
 
     fn list(&self, path: &str, query: &str) -> Value {
-        let (base, plural) = path.rsplit_once('/').expect("path");
         let node = query
             .split('&')
             .find_map(|part| part.strip_prefix("fieldSelector=spec.nodeName%3D"));
         let items: Vec<Value> = self
             .objects
             .iter()
-            .filter(|(key, _)| {
-                let target = Target::of(key);
-                key.starts_with(base) && target.plural == plural
-            })
+            .filter(|(key, _)| is_below(key, path))
             .filter(|(_, object)| node.is_none_or(|node| object.pointer("/spec/nodeName") == Some(&node.into())))
             .map(|(_, object)| object.clone())
             .collect();
@@ -243,13 +322,26 @@ impl State {
                 "the UID in the precondition does not match the UID in record",
             );
         }
-        self.objects.remove(path);
+        let mut last = old.clone();
+        if let Some(grace) = options.get("gracePeriodSeconds") {
+            last["metadata"]["deletionGracePeriodSeconds"] = grace.clone();
+        }
+        self.unset(path, Some(last));
         (
             200,
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
         )
     }
 }
+
+/// Whether an object is in a collection, of one namespace or of all.
+fn is_below(object: &str, collection: &str) -> bool {
+    let (base, plural) = collection.rsplit_once('/').expect("path");
+    object.starts_with(base) && Target::of(object).plural == plural
+}
+
+/// Lines that a watch may be behind.
+const LINES: usize = 1024;
 
 /// The parts of a URL path.
 struct Target {

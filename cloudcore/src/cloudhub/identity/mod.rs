@@ -8,7 +8,7 @@ mod files;
 mod resolver;
 mod secrets;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use crate::cloudhub::tests::settings;
 
 /// Secrets in memory, with versions.
 #[derive(Default)]
-pub(in crate::cloudhub) struct Memory {
+pub(crate) struct Memory {
     secrets: Mutex<HashMap<String, Stored>>,
 }
 

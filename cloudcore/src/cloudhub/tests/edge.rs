@@ -20,12 +20,12 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use crate::cloudhub::identity::unix_now;
 
 /// A certificate of a node with its key, as TLS takes them.
-pub(in crate::cloudhub) struct NodeIdentity {
+pub(crate) struct NodeIdentity {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
-pub(in crate::cloudhub) fn csr(name: &CertificateName) -> (Vec<u8>, KeyPair) {
+pub(crate) fn csr(name: &CertificateName) -> (Vec<u8>, KeyPair) {
     let pair = KeyPair::generate().expect("key");
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -39,7 +39,7 @@ pub(in crate::cloudhub) fn csr(name: &CertificateName) -> (Vec<u8>, KeyPair) {
 }
 
 impl NodeIdentity {
-    pub(in crate::cloudhub) fn of_node(authority: &Authority, node: &str) -> Self {
+    pub(crate) fn of_node(authority: &Authority, node: &str) -> Self {
         Self::issue(
             authority,
             &CertificateName::of_node(&node.into()),
@@ -49,7 +49,7 @@ impl NodeIdentity {
         )
     }
 
-    pub(in crate::cloudhub) fn legacy(authority: &Authority, organization: &str) -> Self {
+    pub(crate) fn legacy(authority: &Authority, organization: &str) -> Self {
         let name = CertificateName {
             organization: organization.into(),
             common_name: "kubeedge.io".into(),
@@ -58,7 +58,7 @@ impl NodeIdentity {
     }
 
     /// Valid from `from` (Unix time) for one day.
-    pub(in crate::cloudhub) fn issue(
+    pub(crate) fn issue(
         authority: &Authority,
         name: &CertificateName,
         node: &str,
@@ -79,7 +79,7 @@ impl NodeIdentity {
 }
 
 /// TLS to one of the hub's ports.
-pub(in crate::cloudhub) async fn tls(
+pub(crate) async fn tls(
     address: SocketAddr,
     ca: &CertificateDer<'static>,
     identity: Option<&NodeIdentity>,
@@ -105,14 +105,14 @@ pub(in crate::cloudhub) async fn tls(
 }
 
 /// A connected edge.
-pub(in crate::cloudhub) struct Edge {
-    pub(in crate::cloudhub) socket: WebSocketStream<TlsStream<TcpStream>>,
-    pub(in crate::cloudhub) features: String,
+pub(crate) struct Edge {
+    pub(crate) socket: WebSocketStream<TlsStream<TcpStream>>,
+    pub(crate) features: String,
 }
 
 impl Edge {
     /// Dials; a refusal is its code and text.
-    pub(in crate::cloudhub) async fn dial(
+    pub(crate) async fn dial(
         address: SocketAddr,
         ca: &CertificateDer<'static>,
         identity: &NodeIdentity,
@@ -144,16 +144,16 @@ impl Edge {
         }
     }
 
-    pub(in crate::cloudhub) async fn send(&mut self, message: &Message) {
+    pub(crate) async fn send(&mut self, message: &Message) {
         self.send_text(&message.encode()).await;
     }
 
-    pub(in crate::cloudhub) async fn send_text(&mut self, text: &str) {
+    pub(crate) async fn send_text(&mut self, text: &str) {
         self.socket.send(WsMessage::Text(text.into())).await.expect("sent");
     }
 
     /// The next message of the hub; `None` at the end of the session.
-    pub(in crate::cloudhub) async fn receive(&mut self) -> Option<Message> {
+    pub(crate) async fn receive(&mut self) -> Option<Message> {
         loop {
             match self.socket.next().await {
                 Some(Ok(WsMessage::Text(text))) => return Some(Message::decode(text.as_bytes()).expect("a message")),

@@ -19,7 +19,7 @@ use crate::cloudhub::{
     TaskReport, Upstream,
 };
 
-pub(in crate::cloudhub) fn settings(folder: &Path) -> Settings {
+pub(crate) fn settings(folder: &Path) -> Settings {
     Settings {
         websocket: ([127, 0, 0, 1], 0).into(),
         https: ([127, 0, 0, 1], 0).into(),

@@ -1,7 +1,8 @@
 //! The hub over real sockets, with a cluster in memory and edges made by hand.
 
-pub(in crate::cloudhub) mod edge;
-pub(in crate::cloudhub) mod fakes;
+pub(crate) mod edge;
+pub(crate) mod fakes;
 mod sessions;
 
-pub(in crate::cloudhub) use fakes::settings;
+pub(crate) use super::identity::tests::Memory;
+pub(crate) use fakes::settings;

@@ -1,0 +1,380 @@
+//! The captured sessions of hand-made edges, played again: the cluster changes as it did then, the whole of cloudcore answers over
+//! real sockets, and what it sends is held against what Go sent, message by message, as are the ObjectSyncs it leaves.
+//!
+//! Compared is the order of the messages about one object. Their order among each other is not: Go lets a message that nobody
+//! acknowledges hold up the others, ours does not (spec 01 §5). How often and how long a message is repeated is tested with virtual
+//! time in `cloudhub::outbox`; what device controllers say is for those.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Tasks;
+use futures::future::BoxFuture;
+use prometheus_client::registry::Registry;
+use proto::golden::{Capture, Differences, Direction, object_syncs};
+use proto::{Content, Group, Kind, Message, NodeName, ObjectPath, Operation, Route, Source, Status};
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::cloudhub::tests::edge::{Edge, NodeIdentity};
+use crate::cloudhub::tests::{Memory, settings};
+use crate::cloudhub::{AccessReview, CloudHub, Identity, Parts, ReviewRequest};
+use crate::cluster::HubCluster;
+use crate::edgecontroller::EdgeController;
+use crate::informers::Informers;
+use crate::kubernetes::fake::FakeApi;
+use crate::objectsync::ObjectSyncs;
+use crate::synccontroller::SyncController;
+
+#[tokio::test]
+async fn acknowledgements_deletions_and_connections_are_as_captured() {
+    let mut play = Play::start(Capture::HubAck, "sim-2").await;
+    let (pods, cm, node) = ("sim-ns2/pod/", "sim-ns2/configmap/cm-1", "null/node/sim-2");
+    let pod = |name: &str| format!("{pods}{name}");
+    play.happens(node);
+    let mut edge = play.connect().await;
+    play.hears_of(&mut edge, &[node]).await;
+    play.change(&mut edge, node).await;
+    // The ConfigMap is older than its first message.
+    let mut first = play.next(cm).clone();
+    first["content"]["metadata"]["resourceVersion"] = "4404".into();
+    first["content"]["data"] = Value::Null;
+    play.apply(&first);
+    play.knows(&ObjectPath::new("sim-ns2", Kind::ConfigMap, "cm-1")).await;
+
+    play.change(&mut edge, &pod("p-1")).await;
+    play.records("pod p-1 sent and acked").await;
+    play.change(&mut edge, cm).await;
+    play.records("configmap cm-1 sent and acked").await;
+
+    // p-2 is not acknowledged while others wait.
+    for resource in [&pod("p-2"), cm, &pod("p-3")] {
+        play.happens(resource);
+    }
+    let late = play.receives(&mut edge, &pod("p-2")).await;
+    let waiting = [
+        play.receives(&mut edge, cm).await,
+        play.receives(&mut edge, &pod("p-3")).await,
+    ];
+    play.records("pod p-2 sent, never acked; configmap changed, p-3 created")
+        .await;
+    for message in &waiting {
+        edge.send(&Message::ack_of(message)).await;
+    }
+    play.records("after p-2 was given up for the first time").await;
+    edge.send(&Message::ack_of(&late)).await;
+    play.records("p-2 acked").await;
+
+    for name in ["p-1", "p-2", "p-3"] {
+        play.change(&mut edge, &pod(name)).await;
+    }
+    // The edge confirms the end of p-1.
+    let route = Route::parse(&Group::Meta, &pod("p-1"));
+    let options = Content::json(
+        &serde_json::json!({"gracePeriodSeconds": 0, "preconditions": {"uid": play.next(&pod("p-1"))["content"]["metadata"]["uid"]}}),
+    );
+    let request = Message::new(Source::Edged, Group::Resource, Operation::Delete, route, options);
+    edge.send(&request).await;
+    play.hears_of(&mut edge, &[&pod("p-1")]).await;
+    play.records("p-1 gone, delete acked").await;
+
+    // The edge is away: pods are deleted by force, the ConfigMap changes.
+    drop(edge);
+    for resource in [&pod("p-2"), &pod("p-3"), cm] {
+        play.happens(resource);
+    }
+    play.records("edge away: p-2, p-3 force-deleted, cm-1 changed").await;
+    let mut edge = play.connect().await;
+    play.hears_of(&mut edge, &[&pod("p-2"), &pod("p-3"), cm]).await;
+    for _ in 0..3 {
+        play.change(&mut edge, node).await;
+    }
+    play.records("edge back for 8 s").await;
+
+    let mut third = play.connect().await;
+    assert!(
+        timeout(SOON, edge.receive())
+            .await
+            .expect("connection 2 ends")
+            .is_none()
+    );
+    // No Pod names it any more: the record makes it known, within 5 s.
+    play.change(&mut third, cm).await;
+    play.api.remove("/api/v1/nodes/sim-2", None);
+    assert!(
+        timeout(SOON, third.receive())
+            .await
+            .expect("connection 7 ends")
+            .is_none()
+    );
+    play.end().await;
+}
+
+#[tokio::test]
+async fn what_device_nodes_hear_of_themselves_is_as_captured() {
+    let mut play = Play::start(Capture::HubDevice, "sim-4").await;
+    let node = "null/node/sim-4";
+    // What the device controller sends, and what is sent again of its objects, is not for now.
+    play.captured.retain(|message| resource_of(message) == node);
+    play.happens(node);
+    let mut edge = play.connect().await;
+    play.hears_of(&mut edge, &[node]).await;
+    for _ in 0..4 {
+        play.change(&mut edge, node).await;
+    }
+    play.end().await;
+}
+
+/// A cloudcore with a cluster in memory, and what is still to be sent of a capture.
+struct Play {
+    capture: Capture,
+    /// The messages about objects, each once, in the order of the wire.
+    captured: VecDeque<Value>,
+    /// Messages that came before they were looked for.
+    early: Vec<Message>,
+    allowed: Differences,
+    node: NodeName,
+    api: FakeApi,
+    informers: Informers,
+    hub: CloudHub,
+    identity: Identity,
+    tasks: Tasks,
+    _folder: TempDir,
+}
+
+impl Play {
+    async fn start(capture: Capture, node: &str) -> Self {
+        let (api, tasks, folder) = (FakeApi::default(), Tasks::new(), tempfile::tempdir().expect("folder"));
+        let (kube, settings) = (api.kube(), settings(folder.path()));
+        let identity = Identity::load(&settings, Arc::new(Memory::default()))
+            .await
+            .expect("identity");
+        let syncs = ObjectSyncs::start(kube.clone(), &tasks);
+        let (informers, changes) = Informers::start(kube.clone(), &tasks);
+        let (upstream, requests) = mpsc::channel(64);
+        let cluster = HubCluster {
+            kube: kube.clone(),
+            informers: informers.clone(),
+        };
+        let parts = Parts {
+            settings,
+            identity: identity.clone(),
+            access: Arc::new(Everything),
+            cluster: Arc::new(cluster),
+            records: Arc::new(syncs.clone()),
+            upstream,
+            tasks: tasks.clone(),
+        };
+        let mut registry = Registry::default();
+        let hub = CloudHub::start(parts, &mut registry).await.expect("hub");
+        let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
+        let controller = EdgeController {
+            kube,
+            informers: informers.clone(),
+            hub: hub.clone(),
+            syncs,
+            reconciler: reconciler.clone(),
+            // As the captured Nodes name their cloudcore.
+            address: "192.0.2.2".into(),
+            authorization: true,
+        };
+        controller.start(changes, requests, &mut registry, &tasks);
+        reconciler.start(&tasks);
+        informers.synced().await;
+        Self {
+            capture,
+            captured: about_objects(capture),
+            early: Vec::new(),
+            allowed: Differences::committed(),
+            node: node.into(),
+            api,
+            informers,
+            hub,
+            identity,
+            tasks,
+            _folder: folder,
+        }
+    }
+
+    /// Waits until an informer has seen an object: watches are not in step.
+    async fn knows(&self, path: &ObjectPath) {
+        let seen = async {
+            while self.informers.known(path).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, seen).await.expect("seen by its informer");
+    }
+
+    async fn connect(&mut self) -> Edge {
+        self.early.clear();
+        let identity = NodeIdentity::of_node(self.identity.authority(), self.node.as_str());
+        let headers = [
+            ("node_id", self.node.as_str()),
+            ("project_id", "p"),
+            ("ConnectionUse", "msg"),
+        ];
+        let edge = Edge::dial(self.hub.websocket_address(), self.identity.ca(), &identity, &headers).await;
+        edge.map_err(|refusal| format!("{refusal:?}")).expect("connected")
+    }
+
+    /// The next captured message about an object.
+    fn next(&self, resource: &str) -> &Value {
+        let found = self.captured.iter().find(|message| resource_of(message) == resource);
+        found.unwrap_or_else(|| panic!("nothing more was captured about {resource}"))
+    }
+
+    /// What the next captured message about an object tells happens in the cluster.
+    fn happens(&self, resource: &str) {
+        self.apply(self.next(resource));
+    }
+
+    fn apply(&self, message: &Value) {
+        let (path, content) = (api_path(resource_of(message)), message["content"].clone());
+        if message["route"]["operation"] == "delete" {
+            self.api.remove(&path, content.get("kind").is_some().then_some(content));
+        } else {
+            self.api.publish(&path, content);
+        }
+    }
+
+    /// The next message about an object comes, as captured.
+    async fn receives(&mut self, edge: &mut Edge, resource: &str) -> Message {
+        let message = loop {
+            let known = self.early.iter().position(|message| message.route.render() == resource);
+            if let Some(at) = known {
+                break self.early.remove(at);
+            }
+            let next = timeout(SOON, edge.receive()).await;
+            let next = next.unwrap_or_else(|_| panic!("nothing comes about {resource}"));
+            let next = next.expect("the session lasts");
+            // The answer to the deletion is compared with the other answers.
+            if !next.is_answer() {
+                self.early.push(next);
+            }
+        };
+        let at = self
+            .captured
+            .iter()
+            .position(|message| resource_of(message) == resource);
+        let golden = self.captured.remove(at.expect("captured")).expect("is there");
+        let ours: Value = serde_json::from_str(&message.encode()).expect("a message is JSON");
+        let found = self.allowed.compare(self.capture, &golden, &ours);
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(
+            found.is_empty(),
+            "{} {resource}: {found:#?}",
+            golden["route"]["operation"]
+        );
+        message
+    }
+
+    /// The next messages about some objects come, and are acknowledged.
+    async fn hears_of(&mut self, edge: &mut Edge, resources: &[&str]) {
+        for resource in resources {
+            let message = self.receives(edge, resource).await;
+            edge.send(&Message::ack_of(&message)).await;
+        }
+    }
+
+    /// Something happens and the edge hears of it.
+    async fn change(&mut self, edge: &mut Edge, resource: &str) {
+        self.happens(resource);
+        self.hears_of(edge, &[resource]).await;
+    }
+
+    /// The ObjectSyncs come to be as they were captured at this moment, by names, contents and versions.
+    async fn records(&self, moment: &str) {
+        let (_, yaml) = object_syncs()
+            .into_iter()
+            .find(|(name, _)| name == moment)
+            .expect("captured");
+        let golden: Vec<String> = yaml
+            .lines()
+            .map(|line| line.replacen("- ", "  ", 1))
+            .filter(|line| line.starts_with("  ") && !is_volatile(line))
+            .collect();
+        let mut ours = Vec::new();
+        for _ in 0..SOON.as_millis() / 10 {
+            ours.clear();
+            for sync in self.api.all("objectsyncs") {
+                render(sync.as_object().expect("an object"), 1, &mut ours);
+            }
+            ours.retain(|line| !is_volatile(line));
+            if ours == golden {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{moment}: captured\n{}\nours\n{}", golden.join("\n"), ours.join("\n"));
+    }
+
+    async fn end(self) {
+        let rest: Vec<&str> = self.captured.iter().map(resource_of).collect();
+        assert!(rest.is_empty(), "not played: {rest:?}");
+        self.tasks.stop(Duration::from_secs(1)).await;
+    }
+}
+
+/// Lets every node read everything.
+struct Everything;
+
+impl AccessReview for Everything {
+    fn review<'a>(&'a self, _: &'a NodeName, _: &'a ReviewRequest) -> BoxFuture<'a, Result<bool, Status>> {
+        Box::pin(async { Ok(true) })
+    }
+}
+
+/// What Go's edgecontroller and synccontroller sent by themselves; copies of what was not acknowledged are left out.
+fn about_objects(capture: Capture) -> VecDeque<Value> {
+    let mut known = Vec::new();
+    let messages = capture.messages(Direction::Down);
+    let sent = messages.filter(|(_, message)| {
+        let is_new = !known.contains(&message.id);
+        known.push(message.id.clone());
+        is_new && !message.is_answer() && message.source == Source::EdgeController
+    });
+    sent.filter_map(|(frame, _)| frame.value()).collect()
+}
+
+fn resource_of(message: &Value) -> &str {
+    message["route"]["resource"].as_str().unwrap_or_default()
+}
+
+/// Where the API server has what a message is about.
+fn api_path(resource: &str) -> String {
+    let parts: Vec<&str> = resource.split('/').collect();
+    match parts[..] {
+        ["null", kind, name] => format!("/api/v1/{kind}s/{name}"),
+        [namespace, kind, name] => format!("/api/v1/namespaces/{namespace}/{kind}s/{name}"),
+        _ => panic!("{resource} is no object"),
+    }
+}
+
+/// As kubectl prints it.
+fn render(object: &Map<String, Value>, depth: usize, lines: &mut Vec<String>) {
+    let indent = "  ".repeat(depth);
+    for (key, value) in object {
+        match value {
+            Value::Object(object) => {
+                lines.push(format!("{indent}{key}:"));
+                render(object, depth + 1, lines);
+            }
+            Value::String(text) if text.parse::<u64>().is_err() => lines.push(format!("{indent}{key}: {text}")),
+            other => lines.push(format!("{indent}{key}: {other}")),
+        }
+    }
+}
+
+/// Whether a line has what differs in every run; the version of an ObjectSync itself, but not the one it is about.
+fn is_volatile(line: &str) -> bool {
+    ["creationTimestamp:", "generation:", "resourceVersion:", "uid:"]
+        .iter()
+        .any(|key| line.trim_start().starts_with(key))
+}
+
+/// What comes within this time comes.
+const SOON: Duration = Duration::from_secs(20);
