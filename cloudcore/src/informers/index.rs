@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use proto::inventory::Item;
 use proto::{Kind, Namespace, NodeName, Object, ObjectName, ObjectPath, Operation, Uid};
 
+use super::hosts::{EdgeHosts, Host, others_of};
 use super::references::{Reference, references};
 use crate::kubernetes::Seen;
 
@@ -99,6 +101,8 @@ pub(super) struct Index {
     /// What the running list of each watch held so far.
     listing: HashMap<Watch, HashSet<ObjectPath>>,
     synced: HashSet<Watch>,
+    /// Counts the changes of what edges are called.
+    renamed: u64,
 }
 
 type PodKey = (Namespace, ObjectName);
@@ -107,6 +111,7 @@ struct NodeEntry {
     known: Known,
     print: u64,
     owner: Box<str>,
+    others: Arc<[Host]>,
     pods: HashSet<PodKey>,
 }
 
@@ -170,6 +175,21 @@ impl Index {
         self.synced.contains(&watch)
     }
 
+    /// What all edges are called.
+    pub(super) fn hosts(&self) -> Vec<EdgeHosts> {
+        let one = |(node, entry): (&NodeName, &NodeEntry)| EdgeHosts {
+            node: node.clone(),
+            others: entry.others.clone(),
+        };
+        self.nodes.iter().map(one).collect()
+    }
+
+    /// Grows with each change of what edges are called.
+    pub(super) const fn renamed(&self) -> u64 {
+        self.renamed
+    }
+
+    /// Whether there is such an edge node.
     pub(super) fn has_node(&self, node: &NodeName) -> bool {
         self.nodes.contains_key(node)
     }
@@ -273,11 +293,16 @@ impl Index {
         let print = fingerprint(&object, false);
         let known = Known::of(&object);
         let owner = owner_of(&object);
+        let others = others_of(&object);
         if let Some(entry) = self.nodes.get_mut(&node) {
             let same = entry.print == print && entry.known.uid == known.uid;
             entry.print = print;
             entry.known = known;
             entry.owner = owner;
+            if entry.others != others {
+                entry.others = others;
+                self.renamed += 1;
+            }
             return if same {
                 Vec::new()
             } else {
@@ -290,9 +315,11 @@ impl Index {
                 known,
                 print,
                 owner,
+                others,
                 pods: HashSet::new(),
             },
         );
+        self.renamed += 1;
         let mut changes = vec![Change::Node {
             node: node.clone(),
             object,
@@ -310,6 +337,7 @@ impl Index {
         let Some(entry) = self.nodes.remove(&node) else {
             return Vec::new();
         };
+        self.renamed += 1;
         self.looking.remove(&node);
         for key in entry.pods {
             if let Some(pod) = self.pods.remove(&key) {

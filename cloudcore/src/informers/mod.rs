@@ -7,6 +7,7 @@
 //! not write to the API or know messages. Spec 02 §2.
 
 mod bodies;
+mod hosts;
 mod index;
 mod references;
 mod task;
@@ -26,6 +27,7 @@ use crate::kubernetes::{ApiError, Kube, NODES, PODS};
 use bodies::Bodies;
 use index::Index;
 
+pub use hosts::{EdgeHosts, Host};
 pub use index::{Change, Known, Need, Watch, shell};
 
 /// What the cluster holds, as far as edges are concerned. Cheap to clone.
@@ -35,6 +37,7 @@ pub struct Informers {
     index: Arc<RwLock<Index>>,
     bodies: Arc<Mutex<Bodies>>,
     synced: watch::Receiver<bool>,
+    renamed: watch::Receiver<u64>,
     /// Told when a node may have become ready.
     readiness: Arc<Notify>,
 }
@@ -44,14 +47,16 @@ impl Informers {
     pub fn start(kube: Kube, tasks: &Tasks) -> (Self, mpsc::Receiver<Change>) {
         let (changes, receiver) = mpsc::channel(CHANGES);
         let (synced_in, synced) = watch::channel(false);
+        let (renamed_in, renamed) = watch::channel(0);
         let informers = Self {
             kube,
             index: Arc::default(),
             bodies: Arc::new(Mutex::new(Bodies::new(BODIES))),
             synced,
+            renamed,
             readiness: Arc::default(),
         };
-        task::start(&informers, changes, synced_in, tasks);
+        task::start(&informers, changes, (synced_in, renamed_in), tasks);
         (informers, receiver)
     }
 
@@ -96,6 +101,16 @@ impl Informers {
     /// Whether there is such an edge node.
     pub fn has_node(&self, node: &NodeName) -> bool {
         self.index.read().has_node(node)
+    }
+
+    /// What all edges are called by whoever dials them.
+    pub fn hosts(&self) -> Vec<EdgeHosts> {
+        self.index.read().hosts()
+    }
+
+    /// Another number whenever [`Informers::hosts`] gives something else.
+    pub fn hosts_changed(&self) -> watch::Receiver<u64> {
+        self.renamed.clone()
     }
 
     /// The version of an edge's Node, a Pod of an edge, a ConfigMap or a Secret; `None` when it does not exist.

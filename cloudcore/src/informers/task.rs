@@ -10,12 +10,18 @@ use super::Informers;
 use super::index::{Change, WATCHES, Watch};
 use crate::kubernetes::{CONFIG_MAPS, Detail, NODES, PODS, Resource, SECRETS, Seen, Selection, follow};
 
-pub(super) fn start(informers: &Informers, changes: mpsc::Sender<Change>, synced: watch::Sender<bool>, tasks: &Tasks) {
+pub(super) fn start(
+    informers: &Informers,
+    changes: mpsc::Sender<Change>,
+    (synced, renamed): (watch::Sender<bool>, watch::Sender<u64>),
+    tasks: &Tasks,
+) {
     let (found, found_pods) = mpsc::channel(LOOKED_UP);
     let mut owner = Owner {
         informers: informers.clone(),
         changes,
         synced,
+        renamed,
         found,
         found_pods,
         tasks: tasks.clone(),
@@ -36,6 +42,7 @@ struct Owner {
     informers: Informers,
     changes: mpsc::Sender<Change>,
     synced: watch::Sender<bool>,
+    renamed: watch::Sender<u64>,
     found: mpsc::Sender<(NodeName, Vec<Object>)>,
     found_pods: mpsc::Receiver<(NodeName, Vec<Object>)>,
     tasks: Tasks,
@@ -99,7 +106,15 @@ impl Owner {
     }
 
     async fn take(&self, watch: Watch, seen: Seen) {
-        let changes = self.informers.index.write().apply(watch, seen);
+        let (changes, renamed) = {
+            let mut index = self.informers.index.write();
+            (index.apply(watch, seen), index.renamed())
+        };
+        self.renamed.send_if_modified(|known| {
+            let is_new = *known != renamed;
+            *known = renamed;
+            is_new
+        });
         self.emit(changes).await;
     }
 
