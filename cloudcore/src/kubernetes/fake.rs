@@ -244,6 +244,12 @@ impl State {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
+        let prefix = object.pointer("/metadata/generateName").and_then(Value::as_str);
+        let name = match prefix {
+            Some(prefix) if name.is_empty() => format!("{prefix}{}", self.version),
+            _ => name,
+        };
+        object["metadata"]["name"] = name.as_str().into();
         let path = format!("{path}/{name}");
         if self.objects.contains_key(&path) {
             return Target::of(&path).refusal(409, "AlreadyExists", "already exists");

@@ -143,6 +143,64 @@ section! {
         "tlsStreamPrivateKeyFile" omit tls_stream_private_key_file: String = STREAM_KEY.into();
         /// Port the API server's requests come to.
         "streamPort" omit stream_port: u32 = 10003;
+        /// Who signs the certificate shown to the API server, where no files are given. Only ours.
+        "streamCertSigner" hidden stream_cert_signer: StreamCertSigner = StreamCertSigner::CloudHub;
+        /// The endpoint for the API server's EgressSelectorConfiguration. Only ours.
+        "egress" hidden egress: CloudStreamEgress = CloudStreamEgress::default();
+    }
+}
+
+/// Who signs the certificate that the stream server shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StreamCertSigner {
+    /// CloudHub's CA.
+    #[default]
+    CloudHub,
+    /// Kubernetes' signer `kubernetes.io/kubelet-serving`, which an API server with `--kubelet-certificate-authority` believes.
+    KubeletServing,
+}
+
+impl crate::decode::Value for StreamCertSigner {
+    fn merge(&mut self, node: &crate::yaml::Node, reader: &mut crate::decode::Reader) {
+        match node.coerced().as_deref() {
+            Some("cloudhub") => *self = Self::CloudHub,
+            Some("kubelet-serving") => *self = Self::KubeletServing,
+            None if node.is_null() => {}
+            _ => reader.problem(node, "must be cloudhub or kubelet-serving".to_owned()),
+        }
+    }
+    fn tree(&self) -> crate::yaml::Tree {
+        let text = match self {
+            Self::CloudHub => "cloudhub",
+            Self::KubeletServing => "kubelet-serving",
+        };
+        crate::yaml::Tree::Str(text.to_owned())
+    }
+    fn is_zero(&self) -> bool {
+        false
+    }
+}
+
+section! {
+    /// `modules.cloudStream.egress`: an HTTP CONNECT proxy through which an API server reaches its cluster, edges by their tunnels. All
+    /// of it is only ours.
+    pub struct CloudStreamEgress {
+        /// Whether the module runs.
+        "enable" always enable: bool = false;
+        /// Address to listen on; empty for none, when a Unix socket is enough.
+        "address" omit address: String = "0.0.0.0".into();
+        /// TCP port, TLS with client certificates.
+        "port" omit port: u32 = 10005;
+        /// Path of a Unix socket for an API server on this host; its mode 0600 is all the access control it has.
+        "unixSocket" omit unix_socket: String = String::new();
+        /// CA of the clients' certificates; empty for CloudHub's.
+        "clientCAFile" omit client_ca_file: String = String::new();
+        /// Common names that are let in; empty for the certificate that cloudcore hands out and for kubeadm's of the API server.
+        "clientNames" omit client_names: Vec<String> = Vec::new();
+        /// Whether connections to other hosts than edges are made too: an API server sends all that leaves for the cluster here.
+        "passThrough" always pass_through: bool = true;
+        /// Where the API server's files are written (mode 0600); empty for nowhere. They are also in the secret kubeedge/cloudcoreegress.
+        "folder" omit folder: String = "/etc/kubeedge/egress".into();
     }
 }
 
@@ -205,6 +263,6 @@ impl crate::decode::Value for IptablesMode {
     }
 }
 
-pub(super) const STREAM_CA: &str = "/etc/kubeedge/ca/streamCA.crt";
+const STREAM_CA: &str = "/etc/kubeedge/ca/streamCA.crt";
 pub(super) const STREAM_CERT: &str = "/etc/kubeedge/certs/stream.crt";
 pub(super) const STREAM_KEY: &str = "/etc/kubeedge/certs/stream.key";

@@ -15,7 +15,8 @@ use std::path::Path;
 pub use controllers::*;
 pub use hub::{
     AuthorizationMode, CloudHub, CloudHubAuthorization, CloudHubHttps, CloudHubQuic, CloudHubUnixSocket,
-    CloudHubWebSocket, CloudStream, IptablesManager, IptablesMode, NodeAuthorization, Router,
+    CloudHubWebSocket, CloudStream, CloudStreamEgress, IptablesManager, IptablesMode, NodeAuthorization, Router,
+    StreamCertSigner,
 };
 
 use crate::checks::Checks;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::hub::{STREAM_CA, STREAM_CERT, STREAM_KEY};
+use super::hub::{STREAM_CERT, STREAM_KEY};
 use super::{CloudCore, CloudHub, CloudStream, KubeApiConfig};
 use crate::HostFacts;
 use crate::checks::{Checks, is_sloppy_ip, split_host_port};
@@ -167,41 +167,42 @@ fn unix_socket(address: &str, to: &mut Checks<'_>) {
     }
 }
 
-/// Go refuses to start when one of the three files is missing. Ours issues them itself when none exists and the paths are
-/// the default ones; a path of the operator's own, or an incomplete set, is still refused.
+/// Go refuses to start when one of the three stream files is missing. Ours issues a certificate then, and takes the files as soon as
+/// they are there.
 fn cloud_stream(stream: &CloudStream, to: &mut Checks<'_>) {
-    let files = [
+    for (key, file, default) in [
+        ("tlsStreamCertFile", &stream.tls_stream_cert_file, STREAM_CERT),
         (
-            "TLSStreamCAFile",
-            "tlsStreamCAFile",
-            &stream.tls_stream_ca_file,
-            STREAM_CA,
-        ),
-        (
-            "TLSStreamCertFile",
-            "tlsStreamCertFile",
-            &stream.tls_stream_cert_file,
-            STREAM_CERT,
-        ),
-        (
-            "TLSStreamPrivateKeyFile",
             "tlsStreamPrivateKeyFile",
             &stream.tls_stream_private_key_file,
             STREAM_KEY,
         ),
-    ];
-    let none = files.iter().all(|(_, _, file, _)| !to.exists(file));
-    for (field, key, file, default) in files {
-        let issued_by_us = none && file == default;
-        if !issued_by_us && !to.exists(file) {
-            to.invalid(
-                field,
-                &format!("modules.cloudStream.{key}"),
-                quoted(file),
-                format!("{field} not exist"),
-            );
+    ] {
+        let path = format!("modules.cloudStream.{key}");
+        let line = to.reader.lines.get(&path).copied();
+        if let Some(line) = line
+            && file != default
+            && !to.exists(file)
+        {
+            let text = format!("{file} is not there: until it is, a certificate of CloudHub's CA is shown");
+            to.reader.warn_at(line, &path, text);
         }
     }
     to.port("modules.cloudStream.streamPort", stream.stream_port);
     to.port("modules.cloudStream.tunnelPort", stream.tunnel_port);
+    let egress = &stream.egress;
+    if !egress.enable {
+        return;
+    }
+    if !egress.address.is_empty() {
+        to.ip("modules.cloudStream.egress.address", &egress.address);
+        to.port("modules.cloudStream.egress.port", egress.port);
+    } else if egress.unix_socket.is_empty() {
+        let path = "modules.cloudStream.egress.address";
+        to.invalid("address", path, "", "address or unixSocket must be specified");
+    }
+    if !egress.client_ca_file.is_empty() && !to.exists(&egress.client_ca_file) {
+        let path = "modules.cloudStream.egress.clientCAFile";
+        to.invalid("clientCAFile", path, quoted(&egress.client_ca_file), "file not exist");
+    }
 }

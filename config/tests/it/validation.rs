@@ -30,9 +30,9 @@ fn cloudcore_rows() {
         ("cloudHub: {tokenRefreshDuration: 0}", "TokenRefreshDuration: Invalid value: 0s: TokenRefreshDuration must be positive (modules.cloudHub.tokenRefreshDuration, line 2)".into()),
         ("cloudHub: {advertiseAddress: []}", "AdvertiseAddress: AdvertiseAddress must be specified! (modules.cloudHub.advertiseAddress, line 2)".into()),
         ("edgeController: {nodeUpdateFrequency: 0}", "NodeUpdateFrequency: Invalid value: 0: NodeUpdateFrequency need > 0 (modules.edgeController.nodeUpdateFrequency, line 2)".into()),
-        ("cloudStream: {tlsStreamCAFile: /no}", "TLSStreamCAFile: Invalid value: \"/no\": TLSStreamCAFile not exist (modules.cloudStream.tlsStreamCAFile, line 2)".into()),
-        ("cloudStream: {tlsStreamCertFile: /no}", "TLSStreamCertFile: Invalid value: \"/no\": TLSStreamCertFile not exist (modules.cloudStream.tlsStreamCertFile, line 2)".into()),
-        ("cloudStream: {tlsStreamPrivateKeyFile: /no}", "TLSStreamPrivateKeyFile: Invalid value: \"/no\": TLSStreamPrivateKeyFile not exist (modules.cloudStream.tlsStreamPrivateKeyFile, line 2)".into()),
+        ("cloudStream: {streamCertSigner: me}", "modules.cloudStream.streamCertSigner: Invalid value: \"me\": must be cloudhub or kubelet-serving (line 2)".into()),
+        ("cloudStream: {egress: {enable: true, address: \"\"}}", "address: address or unixSocket must be specified (modules.cloudStream.egress.address, line 2)".into()),
+        ("cloudStream: {egress: {enable: true, clientCAFile: /no}}", "clientCAFile: Invalid value: \"/no\": file not exist (modules.cloudStream.egress.clientCAFile, line 2)".into()),
         ("iptablesManager: {mode: \"\"}", "modules.iptablesManager.mode: Invalid value: \"\": invalid value for iptablesmgr mode: must be internal or external (line 2)".into()),
     ] {
         let problems = cloud(&format!("modules:\n  {text}\n")).expect_err(text);
@@ -102,8 +102,17 @@ fn certificates_come_in_pairs() {
         "/etc/kubeedge/certs/stream.crt",
         "/etc/kubeedge/certs/stream.key",
     ];
-    assert!(parse(&stream).is_ok(), "all three");
-    assert_eq!(parse(&stream[..2]).expect_err("incomplete").0.len(), 1);
+    for files in [&stream[..], &stream[..2], &stream[1..], &[]] {
+        assert!(parse(files).is_ok(), "what is missing is issued: {files:?}");
+    }
+    let own = "modules: {cloudStream: {tlsStreamCertFile: /no}}";
+    let loaded = CloudCore::parse(own, &host(), &Disk::with(&[])).expect("it may come later");
+    assert!(
+        loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.to_string().contains("/no is not there"))
+    );
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! The task that keeps the issued certificates: it takes changes in batches, asks the signer, and waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Backoff;
+use proto::join::ServerNames;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::chosen::Shown;
+use super::groups::{Due, Groups};
+use super::own;
+use super::signer::Signer;
+use crate::informers::{EdgeHosts, Informers};
+
+/// How often the addresses of this host are looked at.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Where the edges come from.
+pub(super) struct Edges {
+    pub(super) hosts: Box<dyn Fn() -> Vec<EdgeHosts> + Send>,
+    pub(super) changed: watch::Receiver<u64>,
+}
+
+impl Edges {
+    /// What the first list holds comes in one batch.
+    pub(super) async fn of(informers: Informers) -> Self {
+        informers.synced().await;
+        let changed = informers.hosts_changed();
+        let hosts = Box::new(move || informers.hosts());
+        Self { hosts, changed }
+    }
+}
+
+/// See the module.
+pub(super) struct Keeper<C> {
+    signer: Arc<dyn Signer>,
+    configured: ServerNames,
+    shown: Arc<Shown>,
+    clock: C,
+    groups: Groups,
+    backoff: Backoff,
+}
+
+impl<C: Fn() -> Duration + Send> Keeper<C> {
+    pub(super) fn new(signer: Arc<dyn Signer>, configured: ServerNames, shown: Arc<Shown>, clock: C) -> Self {
+        Self {
+            groups: Groups::new(own::with_own(&configured)),
+            signer,
+            configured,
+            shown,
+            clock,
+            backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(300)),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut edges: Edges) {
+        loop {
+            let began = Instant::now();
+            edges.changed.borrow_and_update();
+            self.groups.set_own(own::with_own(&self.configured));
+            self.groups.set_edges((edges.hosts)());
+            self.shown.set_places(self.groups.places());
+            self.sign_what_is_due().await;
+            let wait = self
+                .groups
+                .next()
+                .map_or(LOOK, |due| due.saturating_sub((self.clock)()).min(LOOK));
+            if let Ok(changed) = timeout(wait, edges.changed.changed()).await {
+                if changed.is_err() {
+                    return;
+                }
+                // A large fleet takes its time to be walked through: at most a tenth of a core's.
+                sleep(self.signer.settle().max(began.elapsed().min(LOOK) * 10)).await;
+            }
+        }
+    }
+
+    async fn sign_what_is_due(&mut self) {
+        while let Some(due) = self.groups.due((self.clock)()) {
+            match self.signer.sign(&due.names, (self.clock)()).await {
+                Ok(signed) => {
+                    self.backoff.reset();
+                    self.shown.put(due.group, signed.key);
+                    self.groups.issued(&due, signed.validity);
+                    tell(&due, self.signer.name());
+                }
+                Err(error) => {
+                    let delay = self.backoff.next_delay();
+                    warn!(
+                        error = %common::chain(&error), ?delay, signer = self.signer.name(),
+                        "no new certificate for the stream server: the present one stays, and is tried again"
+                    );
+                    self.groups.failed(&due, (self.clock)() + delay);
+                }
+            }
+        }
+    }
+}
+
+fn tell(due: &Due, signer: &str) {
+    let (names, addresses) = (due.names.dns.len(), due.names.addresses.len());
+    info!(group = due.group, names, addresses, signer, "stream certificate issued");
+    debug!(names = ?due.names, "the names in it");
+}
