@@ -17,6 +17,8 @@ pub struct Features {
     pub inventory: u16,
     /// `credits`: each stream of the tunnel has a window of its own; 0 when absent.
     pub credits: u16,
+    /// `lanes`: over WebSocket, large messages come in pieces between which urgent ones find their place; 0 when absent.
+    pub lanes: u16,
 }
 
 impl Features {
@@ -24,12 +26,14 @@ impl Features {
     pub const OURS: Self = Self {
         inventory: 1,
         credits: 0,
+        lanes: 1,
     };
 
     /// What this release offers on the tunnel.
     pub const TUNNEL: Self = Self {
         inventory: 0,
         credits: 1,
+        lanes: 0,
     };
 
     /// Reads the header's value. Unknown names and unreadable versions are skipped.
@@ -43,6 +47,7 @@ impl Features {
             match name.trim() {
                 "inventory" => features.inventory = version,
                 "credits" => features.credits = version,
+                "lanes" => features.lanes = version,
                 _ => {}
             }
         }
@@ -55,6 +60,7 @@ impl Features {
         Self {
             inventory: self.inventory.min(other.inventory),
             credits: self.credits.min(other.credits),
+            lanes: self.lanes.min(other.lanes),
         }
     }
 
@@ -72,12 +78,22 @@ impl Features {
     pub const fn has_credits(self) -> bool {
         self.credits > 0
     }
+
+    /// Whether large messages come in pieces over WebSocket.
+    pub const fn has_lanes(self) -> bool {
+        self.lanes > 0
+    }
 }
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for (name, version) in [("inventory", self.inventory), ("credits", self.credits)] {
+        let all = [
+            ("inventory", self.inventory),
+            ("credits", self.credits),
+            ("lanes", self.lanes),
+        ];
+        for (name, version) in all {
             if version > 0 {
                 write!(f, "{separator}{name}/{version}")?;
                 separator = ",";
@@ -93,14 +109,15 @@ mod tests {
 
     #[test]
     fn reads_what_it_writes_and_skips_the_unknown() {
-        let both = Features {
+        let all = Features {
             inventory: 2,
             credits: 3,
+            lanes: 4,
         };
-        for features in [Features::OURS, Features::TUNNEL, both, Features::default()] {
+        for features in [Features::OURS, Features::TUNNEL, all, Features::default()] {
             assert_eq!(Features::parse(&features.to_string()), features);
         }
-        assert_eq!(Features::parse(" credits/3 ,inventory/2,odd,x/y"), both);
+        assert_eq!(Features::parse(" credits/3 ,inventory/2,odd,lanes/4,x/y"), all);
         assert_eq!(Features::parse("inventory/-1"), Features::default());
         assert_eq!(Features::parse(""), Features::default());
     }
@@ -110,6 +127,7 @@ mod tests {
         let newer = Features {
             inventory: 4,
             credits: 9,
+            lanes: 3,
         };
         assert_eq!(newer.common(Features::OURS), Features::OURS);
         assert_eq!(newer.common(Features::TUNNEL), Features::TUNNEL);
