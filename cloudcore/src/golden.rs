@@ -217,7 +217,13 @@ impl Play {
             ("project_id", "p"),
             ("ConnectionUse", "msg"),
         ];
-        let edge = Edge::dial(self.hub.websocket_address(), self.identity.ca(), &identity, &headers).await;
+        let edge = Edge::websocket(
+            self.hub.websocket_address(),
+            self.identity.ca(),
+            Some(&identity),
+            &headers,
+        )
+        .await;
         edge.map_err(|refusal| format!("{refusal:?}")).expect("connected")
     }
 

@@ -1,11 +1,13 @@
-//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the tunnel's sockets.
+//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the connection between the hubs, the
+//! tunnel's sockets.
 //!
-//! Nothing here knows KubeEdge's messages: what is on the wire is `proto`'s.
+//! Nothing here knows what is in KubeEdge's messages: what is on the wire is `proto`'s.
 #![warn(missing_docs)]
 
 pub mod backoff;
 pub mod error;
 pub mod fs;
+pub mod line;
 pub mod logging;
 pub mod tasks;
 pub mod tls;

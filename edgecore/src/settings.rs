@@ -55,7 +55,8 @@ pub fn edgehub(config: &EdgeCore) -> edgehub::Settings {
     edgehub::Settings {
         node: node_name(config),
         project: hub.project_id.clone(),
-        server: hub.web_socket.server.clone(),
+        websocket: hub.web_socket.enable.then(|| hub.web_socket.server.clone()),
+        quic: hub.quic.enable.then(|| hub.quic.server.clone()),
         handshake_timeout: seconds(hub.web_socket.handshake_timeout, 30),
         write_deadline: seconds(hub.web_socket.write_deadline, 15),
         heartbeat: seconds(hub.heartbeat, 15),

@@ -1,6 +1,6 @@
 //! CloudHub: the sessions with the edges, and the only way out of the cloud.
 //!
-//! Owns the connections on port 10000, one outbox per connected node, and the certificates and tokens by which nodes join (port
+//! Owns the connections on ports 10000 (WebSocket) and 10001 (QUIC), one outbox per connected node, and the certificates and tokens by which nodes join (port
 //! 10002). Reads messages for nodes from the controllers ([`CloudHub::send`]); emits the nodes' messages ([`Upstream`]) and their
 //! coming and going ([`SessionEvent`]). Keepalive, acknowledgements, errors of edges and the question for the cluster's CA are
 //! answered here and go no further. It holds no objects for nodes that are away: who wants them delivered sends what is missing
@@ -155,6 +155,7 @@ pub enum StartError {
 pub struct CloudHub {
     shared: Arc<Shared>,
     websocket: SocketAddr,
+    quic: Option<SocketAddr>,
     https: SocketAddr,
 }
 
@@ -206,9 +207,11 @@ impl CloudHub {
         registry.register_collector(Box::new(SessionCollector(Arc::downgrade(&shared))));
         let https = servers::httpserver::start(&shared).await?;
         let websocket = servers::websocket::start(&shared).await?;
+        let quic = servers::quic::start(&shared);
         Ok(Self {
             shared,
             websocket,
+            quic,
             https,
         })
     }
@@ -216,6 +219,11 @@ impl CloudHub {
     /// Where edges connect; the port is the real one when 0 was asked for.
     pub const fn websocket_address(&self) -> SocketAddr {
         self.websocket
+    }
+
+    /// Where our own edges connect over QUIC; `None` where there is none.
+    pub const fn quic_address(&self) -> Option<SocketAddr> {
+        self.quic
     }
 
     /// Where nodes join.

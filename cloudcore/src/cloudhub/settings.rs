@@ -12,6 +12,8 @@ use thiserror::Error;
 pub struct Settings {
     /// Where edges connect (`websocket.address`, `port`).
     pub websocket: SocketAddr,
+    /// Where our own edges connect over QUIC (`quic.address`, `port`); `None` with `quic.enable: false`.
+    pub quic: Option<SocketAddr>,
     /// Where edges and keadm get certificates (`https.address`, `port`).
     pub https: SocketAddr,
     /// `advertiseAddress`: addresses in the server certificate.
@@ -69,6 +71,11 @@ impl TryFrom<&config::cloudcore::CloudHub> for Settings {
                 "websocket.port",
                 websocket.port,
             )?,
+            quic: section
+                .quic
+                .enable
+                .then(|| socket("quic.address", &section.quic.address, "quic.port", section.quic.port))
+                .transpose()?,
             https: socket(
                 "https.address",
                 &section.https.address,

@@ -50,7 +50,7 @@ section! {
     /// `modules.cloudHub.quic`.
     pub struct CloudHubQuic {
         /// Whether it listens.
-        "enable" always enable: bool = false;
+        "enable" always enable: bool = true;
         /// Address to listen on.
         "address" omit address: String = "0.0.0.0".into();
         /// UDP port.

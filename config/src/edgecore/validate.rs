@@ -81,9 +81,8 @@ fn complete(config: &mut EdgeCore, to: &Checks<'_>) {
     if set(&format!("{KUBELET}.containerRuntimeEndpoint")) && !set(&format!("{KUBELET}.imageServiceEndpoint")) {
         kubelet.image_service_endpoint = kubelet.container_runtime_endpoint.clone();
     }
-    // Go's default names this host, where no cloud listens; without the key the tunnel goes where the hub is.
+    // Go's defaults name this host, where no cloud listens; without the keys QUIC and the tunnel go where the hub is.
     if set("modules.edgeHub.websocket.server")
-        && !set("modules.edgeStream.server")
         && let Some((cloud, _)) = split_host_port(&config.modules.edge_hub.web_socket.server)
     {
         let cloud = if cloud.contains(':') {
@@ -91,7 +90,12 @@ fn complete(config: &mut EdgeCore, to: &Checks<'_>) {
         } else {
             cloud.to_owned()
         };
-        config.modules.edge_stream.server = format!("{cloud}:10004");
+        if !set("modules.edgeStream.server") {
+            config.modules.edge_stream.server = format!("{cloud}:10004");
+        }
+        if !set("modules.edgeHub.quic.server") {
+            config.modules.edge_hub.quic.server = format!("{cloud}:10001");
+        }
     }
 }
 
@@ -192,14 +196,10 @@ fn image_thresholds(high: Option<i32>, low: Option<i32>, to: &mut Checks<'_>) {
 }
 
 fn edge_hub(hub: &EdgeHub, to: &mut Checks<'_>) {
-    if hub.web_socket.enable == hub.quic.enable {
-        let reason = "websocket.enable and quic.enable cannot be true and false at the same time";
-        to.invalid(
-            "enable",
-            "modules.edgeHub.quic.enable",
-            hub.quic.enable.to_string(),
-            reason,
-        );
+    // Go takes exactly one of them. With both, ours takes QUIC first and keeps WebSocket to fall back on.
+    if !hub.web_socket.enable && !hub.quic.enable {
+        let path = "modules.edgeHub.websocket.enable";
+        to.invalid("enable", path, "false", "websocket.enable or quic.enable must be true");
     }
     if hub.message_qps < 0 {
         let path = "modules.edgeHub.messageQPS";

@@ -132,12 +132,8 @@ fn edgecore_rows() {
             "CGroupDriver: Invalid value: \"x\": CGroupDriver value error (modules.edged.tailoredKubeletConfig.cgroupDriver, line 2)",
         ),
         (
-            "edgeHub: {quic: {enable: true}}",
-            "enable: Invalid value: true: websocket.enable and quic.enable cannot be true and false at the same time (modules.edgeHub.quic.enable, line 2)",
-        ),
-        (
             "edgeHub: {websocket: {enable: false}}",
-            "enable: Invalid value: false: websocket.enable and quic.enable cannot be true and false at the same time (modules.edgeHub.quic.enable, not set in the file)",
+            "enable: Invalid value: false: websocket.enable or quic.enable must be true (modules.edgeHub.websocket.enable, line 2)",
         ),
         (
             "edgeHub: {messageQPS: -1}",

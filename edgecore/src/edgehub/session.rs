@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use proto::{Content, Group, Kind, Message, MsgId, Operation};
+use proto::{Content, Group, Kind, Lane, Message, MsgId, Operation};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -173,7 +173,8 @@ impl Session {
             }
         };
         // An acknowledgement that waits makes the cloud send everything again.
-        let exempt = matches!(message.operation, Operation::Response | Operation::Error);
+        let exempt =
+            matches!(message.operation, Operation::Response | Operation::Error) || message.lane() == Lane::Urgent;
         if exempt || self.limits.rate == 0 {
             return Some(message);
         }

@@ -43,7 +43,7 @@ impl Edge {
 
     /// What the edge sends next.
     async fn sent(&mut self) -> Message {
-        match self.cloud.outgoing.recv().await.expect("edge runs") {
+        match self.cloud.recv().await.expect("edge runs") {
             Outgoing::Tell(message) => message,
             Outgoing::Ask { message, .. } => panic!("asked {}", message.route),
         }
@@ -58,7 +58,7 @@ impl Edge {
     }
 
     async fn asked(&mut self) -> (Message, tokio::sync::oneshot::Sender<Message>) {
-        match self.cloud.outgoing.recv().await.expect("edge runs") {
+        match self.cloud.recv().await.expect("edge runs") {
             Outgoing::Ask { message, answer } => (message, answer),
             Outgoing::Tell(message) => panic!("told {} {}", message.operation, message.route),
         }

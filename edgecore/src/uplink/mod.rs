@@ -5,11 +5,12 @@
 //!
 //! - *state* is not queued: its owner asks again after each connect ([`Uplink::link`] tells of connects);
 //! - *questions* ([`Uplink::ask`]) wait for one answer and fail at once while the link is down;
+//! - what is urgent ([`proto::Lane`]) has a queue of its own, so that it never waits behind the rest;
 //! - *acknowledgements* ([`Uplink::tell`]) are dropped while the link is down: the cloud sends the message again.
 
 use std::time::Duration;
 
-use proto::Message;
+use proto::{Lane, Message};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -63,6 +64,7 @@ pub enum Outgoing {
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Uplink {
+    urgent: mpsc::Sender<Outgoing>,
     outgoing: mpsc::Sender<Outgoing>,
     link: watch::Receiver<Link>,
 }
@@ -70,20 +72,36 @@ pub struct Uplink {
 /// The other end, held by edgehub (and by tests).
 #[derive(Debug)]
 pub struct UplinkEnd {
+    /// What is to be sent before all else.
+    pub urgent: mpsc::Receiver<Outgoing>,
     /// What is to be sent.
     pub outgoing: mpsc::Receiver<Outgoing>,
     /// Tells all holders whether the link is up.
     pub link: watch::Sender<Link>,
 }
 
+impl UplinkEnd {
+    /// The next of both queues, the urgent one first; `None` when nobody can send any more.
+    pub async fn recv(&mut self) -> Option<Outgoing> {
+        tokio::select! {
+            biased;
+            Some(outgoing) = self.urgent.recv() => Some(outgoing),
+            Some(outgoing) = self.outgoing.recv() => Some(outgoing),
+            else => None,
+        }
+    }
+}
+
 impl Uplink {
     /// A pair of ends; the link is down.
     pub fn channel() -> (Self, UplinkEnd) {
+        let (urgent, urgent_end) = mpsc::channel(QUEUE);
         let (outgoing, outgoing_end) = mpsc::channel(QUEUE);
         let (link_end, link) = watch::channel(Link::Down);
         (
-            Self { outgoing, link },
+            Self { urgent, outgoing, link },
             UplinkEnd {
+                urgent: urgent_end,
                 outgoing: outgoing_end,
                 link: link_end,
             },
@@ -107,7 +125,7 @@ impl Uplink {
         }
         let (answer, waiting) = oneshot::channel();
         let exchange = async {
-            self.outgoing
+            self.queue(message.lane())
                 .send(Outgoing::Ask { message, answer })
                 .await
                 .map_err(|_| AskError::Stopped)?;
@@ -123,9 +141,16 @@ impl Uplink {
         if !self.is_up() {
             return Err(AskError::Offline);
         }
-        self.outgoing
+        self.queue(message.lane())
             .send(Outgoing::Tell(message))
             .await
             .map_err(|_| AskError::Stopped)
+    }
+
+    const fn queue(&self, lane: Lane) -> &mpsc::Sender<Outgoing> {
+        match lane {
+            Lane::Urgent => &self.urgent,
+            Lane::Bulk => &self.outgoing,
+        }
     }
 }

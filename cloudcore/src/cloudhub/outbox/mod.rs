@@ -1,5 +1,5 @@
 //! The messages that wait for one connected node, as a state machine without I/O: messages, acknowledgements and the time go in,
-//! frames come out.
+//! frames come out. Notices that are signs of life have a queue of their own and overtake all others ([`proto::Lane`]).
 //!
 //! Objects have one slot each, by uid: what is newer replaces what was not sent yet, a deletion is not replaced by anything that
 //! lives, and at most one message of an object is unacknowledged at a time, because a Go edge may swap two (spec 01 §5.6). At most
@@ -49,6 +49,8 @@ const MAX_REST: Duration = Duration::from_secs(320);
 /// See the module.
 pub(super) struct Outbox {
     metrics: Arc<Metrics>,
+    /// Notices that overtake everything else.
+    urgent: VecDeque<(Instant, Message)>,
     notices: VecDeque<(Instant, Message)>,
     answers: HashMap<MsgId, Answer>,
     slots: HashMap<Uid, Slot>,
@@ -113,6 +115,7 @@ impl Outbox {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
+            urgent: VecDeque::new(),
             notices: VecDeque::new(),
             answers: HashMap::new(),
             slots: HashMap::new(),
@@ -130,11 +133,15 @@ impl Outbox {
     pub(super) fn offer(&mut self, now: Instant, message: Message, lane: Lane, recorded: Option<&str>) {
         match lane {
             Lane::Notice => {
-                if self.notices.len() >= NOTICES {
-                    self.notices.pop_front();
+                let queue = match message.lane() {
+                    proto::Lane::Urgent => &mut self.urgent,
+                    proto::Lane::Bulk => &mut self.notices,
+                };
+                if queue.len() >= NOTICES {
+                    queue.pop_front();
                     self.metrics.dropped(Class::Notice);
                 }
-                self.notices.push_back((now, message));
+                queue.push_back((now, message));
             }
             Lane::Answer(object) => self.offer_answer(now, message, object),
             Lane::State(object, state) => self.offer_state(now, message, object, state, recorded),
@@ -220,7 +227,17 @@ impl Outbox {
         }
     }
 
-    /// The next frame to write, if any may be written now.
+    /// The next message that goes ahead of all others, if there is any.
+    pub(super) fn poll_urgent(&mut self) -> Option<String> {
+        let (_, message) = self.urgent.pop_front()?;
+        self.metrics.sent(Class::Notice);
+        if self.urgent.is_empty() {
+            self.urgent = VecDeque::new();
+        }
+        Some(message.encode())
+    }
+
+    /// The next of the other messages to write, if any may be written now.
     pub(super) fn poll_send(&mut self, now: Instant) -> Option<String> {
         if let Some((_, message)) = self.notices.pop_front() {
             self.metrics.sent(Class::Notice);
@@ -300,7 +317,10 @@ impl Outbox {
     /// Since when the oldest message of the class waits.
     pub(super) fn oldest(&self, class: Class) -> Option<Instant> {
         match class {
-            Class::Notice => self.notices.front().map(|(since, _)| *since),
+            Class::Notice => {
+                let fronts = [self.urgent.front(), self.notices.front()];
+                fronts.into_iter().flatten().map(|(since, _)| *since).min()
+            }
             Class::Answer => self.answers.values().map(|answer| answer.since).min(),
             Class::State => self.slots.values().filter_map(Slot::since).min(),
         }

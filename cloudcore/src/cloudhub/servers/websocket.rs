@@ -7,11 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::tls::server::{ClientCertificates, client_verifier, server_config};
-use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use proto::join::{CertificateName, PeerName, issued_at};
-use proto::{FEATURES_HEADER, Features, NodeName};
+use common::line::websocket::{self, Counted, WebSocketLine};
+use http::{HeaderValue, StatusCode};
+use proto::FEATURES_HEADER;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,15 +21,13 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{debug, info, warn};
 
-use super::listen;
+use super::admission::{Card, Refusal, admit};
+use super::{HANDSHAKE, listen, tls_config};
 use crate::cloudhub::session::{self, Session};
-use crate::cloudhub::{NodeLimit, Shared, StartError};
+use crate::cloudhub::{Shared, StartError};
 
 /// Handshakes at once: a fleet that comes back together waits in the kernel's queue instead of in our memory.
 const HANDSHAKES: usize = 128;
-
-/// How long TLS and upgrade may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// When a node that found no place may ask again, in seconds.
 const RETRY_AFTER: &str = "30";
@@ -41,12 +37,7 @@ const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 12\r\nConnection: close\r\n\r\nBad Request\n";
 
 pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAddr, StartError> {
-    let verifier = client_verifier(shared.identity.ca().clone())?;
-    let config = server_config(
-        shared.identity.server_certificate(),
-        ClientCertificates::Required(verifier),
-    )?;
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = TlsAcceptor::from(Arc::new(tls_config(shared)?));
     let (listener, bound) = listen("edges (modules.cloudHub.websocket)", shared.settings.websocket).await?;
     info!(address = %bound, "listening for edges");
     shared
@@ -83,8 +74,7 @@ async fn connect(
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) {
-    // Messages are written whole: waiting for more to send only delays them. A socket without the option works as well.
-    let _ = stream.set_nodelay(true);
+    websocket::tune(&stream);
     let upgraded = timeout(HANDSHAKE, async {
         let tls = match acceptor.accept(stream).await {
             Ok(tls) => tls,
@@ -108,9 +98,9 @@ async fn connect(
     });
     drop(place);
     if let Some((session, socket)) = upgraded {
-        shared
-            .tasks
-            .spawn("edge session", session::serve(shared.clone(), session, socket));
+        let line = Box::new(WebSocketLine::new(socket, session.features.has_lanes()));
+        let serve = session::serve(shared.clone(), session, "websocket", line);
+        shared.tasks.spawn("edge session", serve);
     }
 }
 
@@ -120,45 +110,29 @@ async fn upgrade(
     shared: &Arc<Shared>,
     mut tls: Tls,
     peer: SocketAddr,
-) -> Option<(Arc<Session>, WebSocketStream<Box<Tls>>)> {
-    let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let name = certificate.and_then(|certificate| CertificateName::of_certificate(certificate));
-    let issued = certificate.and_then(|certificate| issued_at(certificate));
+) -> Option<(Arc<Session>, WebSocketStream<Counted<Tls>>)> {
+    let card = Card::of(tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()));
     let mut session = None;
     #[expect(clippy::result_large_err, reason = "the type is that of the WebSocket library")]
-    let decide = |request: &Request, mut response: Response| {
-        let admitted = admission(shared.settings.legacy_certificates, request.headers(), name.as_ref()).and_then(
-            |(node, features, legacy)| {
-                if shared.revoked.read().refuses(&node, issued) {
-                    return Err(Refusal::revoked(&node));
-                }
-                let session = Session::new(node, features, legacy, issued, shared.metrics.clone());
-                shared.admit(session).map_err(Refusal::from)
-            },
-        );
-        match admitted {
-            Ok(admitted) => {
-                if !admitted.features.is_empty()
-                    && let Ok(value) = HeaderValue::from_str(&admitted.features.to_string())
-                {
-                    response.headers_mut().insert(FEATURES_HEADER, value);
-                }
-                session = Some(admitted);
-                Ok(response)
+    let decide = |request: &Request, mut response: Response| match admit(shared, request.headers(), &card, peer) {
+        Ok(admitted) => {
+            if !admitted.features.is_empty()
+                && let Ok(value) = HeaderValue::from_str(&admitted.features.to_string())
+            {
+                response.headers_mut().insert(FEATURES_HEADER, value);
             }
-            Err(refusal) => {
-                shared.metrics.refused(refusal.label);
-                warn!(%peer, certificate = ?name, reason = refusal.text, "edge refused");
-                Err(refusal.response())
-            }
+            session = Some(admitted);
+            Ok(response)
         }
+        Err(refusal) => Err(answer(refusal)),
     };
     // Nothing can follow the request before it is answered, so that no bytes are lost when the stream is wrapped anew.
-    let accepted = tokio_tungstenite::accept_hdr_async_with_config(&mut tls, decide, Some(session::config())).await;
+    let accepted = tokio_tungstenite::accept_hdr_async_with_config(&mut tls, decide, Some(websocket::config())).await;
     let failed = accepted.err();
     match (session, failed) {
         (Some(session), None) => {
-            let socket = WebSocketStream::from_raw_socket(Box::new(tls), Role::Server, Some(session::config())).await;
+            let socket =
+                WebSocketStream::from_raw_socket(Counted::new(tls), Role::Server, Some(websocket::config())).await;
             Some((session, socket))
         }
         (session, failed) => {
@@ -176,125 +150,20 @@ async fn upgrade(
     }
 }
 
-struct Refusal {
-    status: StatusCode,
-    label: &'static str,
-    text: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, label: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            label,
-            text: text.into(),
-        }
+/// Says no before the upgrade.
+fn answer(refusal: Refusal) -> ErrorResponse {
+    let mut response = ErrorResponse::new(None);
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(refusal.text.len()));
+    if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
-
-    fn revoked(node: &NodeName) -> Self {
-        let text = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
-        Self::new(StatusCode::FORBIDDEN, "revoked", text)
-    }
-
-    fn response(self) -> ErrorResponse {
-        let mut response = ErrorResponse::new(None);
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(self.text.len()));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-        }
-        *response.body_mut() = Some(self.text);
-        response
-    }
-}
-
-impl From<NodeLimit> for Refusal {
-    fn from(NodeLimit: NodeLimit) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "limit",
-            "as many nodes are connected as modules.cloudHub.nodeLimit allows",
-        )
-    }
-}
-
-/// Who connects, with what, and whether by the name that edges up to v1.15 share.
-fn admission(
-    legacy_certificates: bool,
-    headers: &HeaderMap,
-    certificate: Option<&CertificateName>,
-) -> Result<(NodeName, Features, bool), Refusal> {
-    // The first of several: a Go edge adds the header once more with each dial (spec 01 §3.1).
-    let first = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .trim()
-    };
-    if first("ConnectionUse") != "msg" {
-        let text = "the header ConnectionUse must be \"msg\"";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "request", text));
-    }
-    let node = first("Node_id");
-    if !is_node_name(node) {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "request",
-            "the header Node_id must be the node's name",
-        ));
-    }
-    if !is_same_origin(headers) {
-        return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "origin",
-            "the Origin is not this host",
-        ));
-    }
-    let node = NodeName::from(node);
-    let legacy = match certificate.and_then(CertificateName::peer) {
-        Some(PeerName::Node(name)) if name == node => false,
-        Some(PeerName::Legacy) if legacy_certificates => {
-            warn!(%node, "the edge's certificate names no node, as before v1.16: it is taken at its word; \
-                modules.cloudHub.legacyCertificates: false ends that");
-            true
-        }
-        _ => {
-            let text = format!("the client certificate is not that of node {node}");
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "identity", text));
-        }
-    };
-    Ok((
-        node,
-        Features::parse(first(FEATURES_HEADER)).common(Features::OURS),
-        legacy,
-    ))
-}
-
-/// A DNS subdomain, as Node objects are named.
-fn is_node_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 253
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))
-}
-
-fn is_same_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return true };
-    let host = headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"))
-        .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    *response.body_mut() = Some(refusal.text);
+    response
 }

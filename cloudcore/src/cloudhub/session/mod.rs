@@ -4,7 +4,6 @@
 //! touched by the first one's end (spec 01 §5.3).
 
 mod dispatch;
-mod line;
 mod task;
 
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 use super::metrics::Metrics;
 use super::outbox::{Class, Delivered, Lane, Outbox};
 
-pub(super) use task::{config, serve};
+pub(super) use task::serve;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,8 +92,12 @@ impl Session {
         self.state.lock().outbox.oldest(class)
     }
 
-    fn poll_send(&self) -> Option<String> {
-        self.state.lock().outbox.poll_send(Instant::now())
+    fn poll_send(&self, lane: proto::Lane) -> Option<String> {
+        let mut state = self.state.lock();
+        match lane {
+            proto::Lane::Urgent => state.outbox.poll_urgent(),
+            proto::Lane::Bulk => state.outbox.poll_send(Instant::now()),
+        }
     }
 
     fn on_ack(&self, id: &MsgId) -> Option<Delivered> {

@@ -7,18 +7,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::{FutureExt as _, SinkExt as _};
-use proto::{MAX_MESSAGE, Message};
-use tokio::io::{AsyncRead, AsyncWrite};
+use common::line::{Farewell, Line, LineError, Received};
+use futures::FutureExt as _;
+use proto::Message;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::CapacityError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 use tracing::{error, info, warn};
 
-use super::line::Line;
 use super::{End, Session, dispatch};
 use crate::cloudhub::{SessionEvent, Shared};
 
@@ -28,35 +22,30 @@ const PING: Duration = Duration::from_secs(10);
 /// How long the last words may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// Buffers as small as they get: most edges are idle most of the time. They grow with a message and shrink after it.
-pub(in crate::cloudhub) fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(512)
-        .write_buffer_size(0)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE))
-}
-
 /// Serves an accepted connection until it ends.
-pub(in crate::cloudhub) async fn serve<S>(shared: Arc<Shared>, session: Arc<Session>, socket: WebSocketStream<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+pub(in crate::cloudhub) async fn serve(
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    transport: &'static str,
+    mut line: Box<dyn Line>,
+) {
     let Session {
         node, features, legacy, ..
     } = &*session;
-    info!(%node, %features, legacy, "edge connected");
+    info!(%node, transport, %features, legacy, "edge connected");
     shared.emit(SessionEvent::Connected {
         node: node.clone(),
         features: *features,
         legacy: *legacy,
     });
-    let mut line = Line::new(socket);
     // A panic is the end of this session only: the controllers send anew what its outbox held.
-    match AssertUnwindSafe(run(&shared, &session, &mut line)).catch_unwind().await {
+    match AssertUnwindSafe(run(&shared, &session, &mut *line))
+        .catch_unwind()
+        .await
+    {
         Ok(end) => {
             info!(%node, reason = ?end, "edge disconnected");
-            Box::pin(last_words(&mut line, end)).await;
+            Box::pin(last_words(&mut *line, end)).await;
         }
         Err(_) => error!(%node, "the session's task panicked; the edge has to connect again"),
     }
@@ -64,15 +53,12 @@ where
 }
 
 enum Turn {
-    Frame(WsMessage),
+    Received(Received),
     Ended(End),
     Woken,
 }
 
-async fn run<S>(shared: &Shared, session: &Session, line: &mut Line<S>) -> End
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn run(shared: &Shared, session: &Session, line: &mut dyn Line) -> End {
     let keepalive = shared.settings.keepalive;
     let mut heard = Instant::now();
     let mut alive_until = heard + keepalive;
@@ -105,15 +91,10 @@ where
         match turn(session, line, timer.as_mut()).await {
             Turn::Woken => {}
             Turn::Ended(end) => return end,
-            Turn::Frame(frame) => {
+            Turn::Received(received) => {
                 heard = Instant::now();
-                let text = match &frame {
-                    WsMessage::Text(text) => text.as_bytes(),
-                    WsMessage::Binary(bytes) => bytes,
-                    WsMessage::Close(_) => return End::Closed,
-                    WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_) => continue,
-                };
-                let message = match Message::decode(text) {
+                let Received::Message(frame) = received else { continue };
+                let message = match Message::decode(&frame) {
                     Ok(message) => message,
                     Err(error) => {
                         warn!(node = %session.node, error = common::chain(&error), "frame refused, the edge has to connect again");
@@ -144,19 +125,15 @@ fn arm(timer: Pin<&mut Sleep>, due: Instant, now: Instant) {
     }
 }
 
-async fn turn<S>(session: &Session, line: &mut Line<S>, mut timer: Pin<&mut Sleep>) -> Turn
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn turn(session: &Session, line: &mut dyn Line, mut timer: Pin<&mut Sleep>) -> Turn {
     let mut woken = pin!(session.wake.notified());
     std::future::poll_fn(|context| {
-        if let Err(error) = line.poll_write(context, || session.poll_send()) {
+        if let Err(error) = line.poll_write(context, &mut |lane| session.poll_send(lane)) {
             return Poll::Ready(Turn::Ended(end_of(session, &error)));
         }
         match line.poll_read(context) {
-            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Turn::Frame(frame)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Turn::Ended(end_of(session, &error))),
-            Poll::Ready(None) => return Poll::Ready(Turn::Ended(End::Closed)),
+            Poll::Ready(Ok(received)) => return Poll::Ready(Turn::Received(received)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Turn::Ended(end_of(session, &error))),
             Poll::Pending => {}
         }
         if woken.as_mut().poll(context).is_ready() || timer.as_mut().poll(context).is_ready() {
@@ -167,45 +144,28 @@ where
     .await
 }
 
-fn end_of(session: &Session, error: &WsError) -> End {
+fn end_of(session: &Session, error: &LineError) -> End {
     match error {
-        WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            warn!(node = %session.node, size, limit = max_size, "message over the limit");
+        LineError::TooLarge { .. } | LineError::Malformed(_) => {
+            warn!(node = %session.node, error = common::chain(error), "frame refused, the edge has to connect again");
             End::Malformed
         }
-        WsError::Protocol(_) | WsError::Utf8(_) => {
-            warn!(node = %session.node, %error, "no WebSocket frame");
-            End::Malformed
-        }
-        WsError::ConnectionClosed | WsError::AlreadyClosed => End::Closed,
-        _ => End::Broken,
+        LineError::Closed(_) => End::Closed,
+        LineError::Broken(_) => End::Broken,
     }
 }
 
-async fn last_words<S>(line: &mut Line<S>, end: End)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (code, reason) = match end {
+async fn last_words(line: &mut dyn Line, end: End) {
+    let farewell = match end {
         End::Broken | End::Stalled => return,
-        // The answer to the edge's close frame is queued already.
-        End::Closed => {
-            let _ = timeout(CLOSING, line.socket().flush()).await;
-            return;
-        }
-        End::Replaced => (CloseCode::Policy, "the node connected again"),
-        End::Disconnected => (CloseCode::Policy, "the node was deleted or revoked"),
-        End::Silent => (CloseCode::Policy, "no keepalive"),
-        End::Malformed => (CloseCode::Unsupported, "not a message, or too large"),
-        End::Stopping => (CloseCode::Away, "cloudcore stops"),
+        // Over WebSocket the answer to the edge's close frame is queued already, and goes out now.
+        End::Closed => Farewell::NORMAL,
+        End::Replaced => Farewell::policy("the node connected again"),
+        End::Disconnected => Farewell::policy("the node was deleted or revoked"),
+        End::Silent => Farewell::policy("no keepalive"),
+        End::Malformed => Farewell::unsupported("not a message, or too large"),
+        End::Stopping => Farewell::away("cloudcore stops"),
     };
     // The edge finds out by itself when this does not arrive.
-    let _ = timeout(
-        CLOSING,
-        line.socket().close(Some(CloseFrame {
-            code,
-            reason: reason.into(),
-        })),
-    )
-    .await;
+    let _ = timeout(CLOSING, line.close(farewell)).await;
 }

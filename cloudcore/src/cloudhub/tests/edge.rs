@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::line::quic::{self, DialError, Path, QuicLine};
+use common::line::{Line as _, Received};
 use futures::{SinkExt as _, StreamExt as _};
 use proto::Message;
 use proto::join::{Authority, CertificateName, CertificateRequest, ExtendedKeyUsages, ec_private_key};
+use proto::quic::Hello;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -84,13 +87,20 @@ pub(crate) async fn tls(
     ca: &CertificateDer<'static>,
     identity: Option<&NodeIdentity>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::IpAddress(address.ip().into());
+    let config = client_config(ca, identity);
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+fn client_config(ca: &CertificateDer<'static>, identity: Option<&NodeIdentity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone()).expect("CA is a root");
     let builder = ClientConfig::builder_with_provider(common::tls::server::provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(roots);
-    let config = match identity {
+    match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
             let key = PrivateKeyDer::try_from(identity.key.clone()).expect("key");
@@ -98,27 +108,32 @@ pub(crate) async fn tls(
                 .with_client_auth_cert(vec![identity.certificate.clone()], key)
                 .expect("client certificate")
         }
-    };
-    let stream = TcpStream::connect(address).await?;
-    let name = ServerName::IpAddress(address.ip().into());
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
 }
 
 /// A connected edge.
 pub(crate) struct Edge {
-    pub(crate) socket: WebSocketStream<TlsStream<TcpStream>>,
+    socket: Socket,
     pub(crate) features: String,
 }
 
+enum Socket {
+    WebSocket(Box<WebSocketStream<TlsStream<TcpStream>>>),
+    Quic(Box<QuicLine>, Path),
+}
+
+/// A refusal is its code and text; 0 for what failed before anything was said.
+pub(crate) type Dialled = Result<Edge, (u16, String)>;
+
 impl Edge {
-    /// Dials; a refusal is its code and text.
-    pub(crate) async fn dial(
+    /// Dials over WebSocket.
+    pub(crate) async fn websocket(
         address: SocketAddr,
         ca: &CertificateDer<'static>,
-        identity: &NodeIdentity,
+        identity: Option<&NodeIdentity>,
         headers: &[(&'static str, &str)],
-    ) -> Result<Self, (u16, String)> {
-        let stream = tls(address, ca, Some(identity))
+    ) -> Dialled {
+        let stream = tls(address, ca, identity)
             .await
             .map_err(|error| (0, error.to_string()))?;
         let mut request = format!("wss://{address}/project/node/events")
@@ -134,6 +149,7 @@ impl Edge {
                     .and_then(|value| value.to_str().ok())
                     .unwrap_or_default()
                     .to_owned();
+                let socket = Socket::WebSocket(Box::new(socket));
                 Ok(Self { socket, features })
             }
             Err(WsError::Http(response)) => {
@@ -144,22 +160,90 @@ impl Edge {
         }
     }
 
-    pub(crate) async fn send(&mut self, message: &Message) {
-        self.send_text(&message.encode()).await;
+    /// Dials over QUIC.
+    pub(crate) async fn quic(
+        address: SocketAddr,
+        ca: &CertificateDer<'static>,
+        identity: Option<&NodeIdentity>,
+        headers: &[(&'static str, &str)],
+    ) -> Dialled {
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let hello = Hello {
+            headers: pairs.collect(),
+        };
+        let config = client_config(ca, identity);
+        match quic::dial(address, &address.ip().to_string(), config, &hello).await {
+            Ok((line, welcome, path)) => Ok(Self {
+                socket: Socket::Quic(Box::new(line), path),
+                features: welcome.headers.get(proto::FEATURES_HEADER).cloned().unwrap_or_default(),
+            }),
+            Err(DialError::Refused(welcome)) => Err((welcome.status, welcome.text)),
+            Err(error) => Err((0, common::chain(&error))),
+        }
     }
 
-    pub(crate) async fn send_text(&mut self, text: &str) {
-        self.socket.send(WsMessage::Text(text.into())).await.expect("sent");
+    /// The WebSocket itself.
+    pub(crate) fn raw(&mut self) -> &mut WebSocketStream<TlsStream<TcpStream>> {
+        match &mut self.socket {
+            Socket::WebSocket(socket) => socket,
+            Socket::Quic(..) => panic!("not over QUIC"),
+        }
+    }
+
+    /// What the connection over QUIC travels by.
+    pub(crate) const fn path(&self) -> Option<&Path> {
+        match &self.socket {
+            Socket::Quic(_, path) => Some(path),
+            Socket::WebSocket(_) => None,
+        }
+    }
+
+    pub(crate) async fn send(&mut self, message: &Message) {
+        assert!(self.send_text(&message.encode()).await, "sent");
+    }
+
+    /// Returns whether it could be sent.
+    pub(crate) async fn send_text(&mut self, text: &str) -> bool {
+        match &mut self.socket {
+            Socket::WebSocket(socket) => socket.send(WsMessage::Text(text.into())).await.is_ok(),
+            Socket::Quic(line, _) => {
+                let (mut first, mut sent) = (Some(text.to_owned()), false);
+                std::future::poll_fn(|context| {
+                    let written = line.poll_write(context, &mut |lane| {
+                        if lane == proto::Lane::Urgent {
+                            return None;
+                        }
+                        sent = first.is_none();
+                        first.take()
+                    });
+                    match written {
+                        Ok(()) if !sent => std::task::Poll::Pending,
+                        outcome => std::task::Poll::Ready(outcome.is_ok()),
+                    }
+                })
+                .await
+            }
+        }
     }
 
     /// The next message of the hub; `None` at the end of the session.
     pub(crate) async fn receive(&mut self) -> Option<Message> {
         loop {
-            match self.socket.next().await {
-                Some(Ok(WsMessage::Text(text))) => return Some(Message::decode(text.as_bytes()).expect("a message")),
-                Some(Ok(WsMessage::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
-            }
+            let bytes = match &mut self.socket {
+                Socket::WebSocket(socket) => match socket.next().await {
+                    Some(Ok(WsMessage::Text(text))) => text.as_bytes().to_vec(),
+                    Some(Ok(WsMessage::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => continue,
+                },
+                Socket::Quic(line, _) => match std::future::poll_fn(|context| line.poll_read(context)).await {
+                    Ok(Received::Message(bytes)) => bytes,
+                    Ok(Received::Sign) => continue,
+                    Err(_) => return None,
+                },
+            };
+            return Some(Message::decode(&bytes).expect("a message"));
         }
     }
 }

@@ -13,6 +13,7 @@ use proto::{NodeName, ObjectPath, Status, Uid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use super::edge::{Dialled, Edge, NodeIdentity};
 use crate::cloudhub::identity::tests::Memory;
 use crate::cloudhub::{
     AccessReview, CloudHub, Cluster, DeliveryRecords, Identity, ObjectRef, Parts, PodPlace, ReviewRequest, Settings,
@@ -22,6 +23,7 @@ use crate::cloudhub::{
 pub(crate) fn settings(folder: &Path) -> Settings {
     Settings {
         websocket: ([127, 0, 0, 1], 0).into(),
+        quic: Some(([127, 0, 0, 1], 0).into()),
         https: ([127, 0, 0, 1], 0).into(),
         advertise_addresses: vec![[127, 0, 0, 1].into()],
         dns_names: Vec::new(),
@@ -114,6 +116,13 @@ impl DeliveryRecords for Fake {
     }
 }
 
+/// What edges connect over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::cloudhub) enum Way {
+    WebSocket,
+    Quic,
+}
+
 /// A running hub.
 pub(in crate::cloudhub) struct World {
     pub(in crate::cloudhub) hub: CloudHub,
@@ -122,11 +131,16 @@ pub(in crate::cloudhub) struct World {
     pub(in crate::cloudhub) upstream: mpsc::Receiver<Upstream>,
     pub(in crate::cloudhub) registry: Registry,
     pub(in crate::cloudhub) tasks: Tasks,
+    pub(in crate::cloudhub) way: Way,
     _folder: TempDir,
 }
 
 impl World {
     pub(in crate::cloudhub) async fn start(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(Way::WebSocket, change).await
+    }
+
+    pub(in crate::cloudhub) async fn over(way: Way, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut settings = settings(folder.path());
         change(&mut settings);
@@ -154,7 +168,26 @@ impl World {
             upstream,
             registry,
             tasks,
+            way,
             _folder: folder,
+        }
+    }
+}
+
+impl World {
+    /// An edge of these headers and this identity dials.
+    pub(in crate::cloudhub) async fn dial(
+        &self,
+        identity: Option<&NodeIdentity>,
+        headers: &[(&'static str, &str)],
+    ) -> Dialled {
+        let ca = self.identity.ca();
+        match self.way {
+            Way::WebSocket => Edge::websocket(self.hub.websocket_address(), ca, identity, headers).await,
+            Way::Quic => {
+                let address = self.hub.quic_address().expect("the hub listens");
+                Edge::quic(address, ca, identity, headers).await
+            }
         }
     }
 }

@@ -5,15 +5,42 @@ use proto::{Content, Features, Group, Kind, Message, Namespace, NodeName, Object
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
 
-use super::edge::{Edge, NodeIdentity, tls};
-use super::fakes::World;
+use super::edge::{Dialled, Edge, NodeIdentity, tls};
+use super::fakes::{Way, World};
 use crate::cloudhub::{Revoked, SessionEvent, Upstream};
 
 const SOON: Duration = Duration::from_secs(10);
 
-async fn dial(world: &World, node: &str, headers: &[(&'static str, &str)]) -> Result<Edge, (u16, String)> {
+/// The same tests for both transports.
+macro_rules! battery {
+    ($($test:ident),* $(,)?) => {
+        mod over_websocket {
+            $(#[tokio::test] async fn $test() { super::$test(super::Way::WebSocket).await; })*
+        }
+        mod over_quic {
+            $(#[tokio::test] async fn $test() { super::$test(super::Way::Quic).await; })*
+        }
+    };
+}
+
+battery! {
+    refusals_come_before_the_session,
+    a_revoked_node_is_out_at_once_and_back_with_a_new_certificate,
+    certificates_without_a_nodes_name,
+    who_has_no_certificate_of_the_ca_gets_nothing,
+    delivers_and_records_the_acknowledgement,
+    features_are_agreed_on_and_an_inventory_needs_no_records,
+    the_second_connection_ends_the_first_and_lives,
+    messages_go_where_they_belong,
+    what_is_no_message_ends_the_session,
+    large_messages_pass_both_ways_and_too_large_ones_end_the_session,
+    only_keepalives_keep_a_session_alive,
+    an_edge_that_reads_nothing_is_cut_off,
+}
+
+async fn dial(world: &World, node: &str, headers: &[(&'static str, &str)]) -> Dialled {
     let identity = NodeIdentity::of_node(world.identity.authority(), node);
-    Edge::dial(world.hub.websocket_address(), world.identity.ca(), &identity, headers).await
+    world.dial(Some(&identity), headers).await
 }
 
 /// An edge as Go's connects, with the header repeated as on a third try.
@@ -87,9 +114,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     assert!(waited.await.is_ok(), "{what}");
 }
 
-#[tokio::test]
-async fn refusals_come_before_the_upgrade() {
-    let world = World::start(|settings| settings.node_limit = 1).await;
+async fn refusals_come_before_the_session(way: Way) {
+    let world = World::over(way, |settings| settings.node_limit = 1).await;
     for (headers, status) in [
         (&[("node_id", "edge-1")][..], 400),
         (&[("node_id", "edge-1"), ("ConnectionUse", "str")], 400),
@@ -120,19 +146,15 @@ async fn refusals_come_before_the_upgrade() {
     assert_eq!(world.hub.connected_count(), 1);
 }
 
-#[tokio::test]
-async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate() {
-    let world = World::start(|_| {}).await;
+async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate(way: Way) {
+    let world = World::over(way, |_| {}).await;
     let authority = world.identity.authority();
     let now = crate::cloudhub::identity::unix_now();
     let name = proto::join::CertificateName::of_node(&"edge-1".into());
     let hour = Duration::from_secs(3600);
     let old = NodeIdentity::issue(authority, &name, "edge-1", now - hour, "[2]");
     let headers = [("node_id", "edge-1"), ("ConnectionUse", "msg")];
-    let dial = async |identity: &NodeIdentity| {
-        let dialled = Edge::dial(world.hub.websocket_address(), world.identity.ca(), identity, &headers).await;
-        dialled.map_err(|(code, _)| code)
-    };
+    let dial = async |identity: &NodeIdentity| world.dial(Some(identity), &headers).await.map_err(|(code, _)| code);
     let mut edge = dial(&old).await.expect("connected");
     let list = |text: &str| Revoked::new([("edge-1".to_owned(), text.to_owned())].into());
     let minute_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
@@ -148,13 +170,12 @@ async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate() {
     assert!(dial(&new).await.is_ok());
 }
 
-#[tokio::test]
-async fn certificates_without_a_nodes_name() {
+async fn certificates_without_a_nodes_name(way: Way) {
     for (legacy, expected) in [(true, None), (false, Some(403))] {
-        let world = World::start(|settings| settings.legacy_certificates = legacy).await;
+        let world = World::over(way, |settings| settings.legacy_certificates = legacy).await;
         let identity = NodeIdentity::legacy(world.identity.authority(), "kubeEdge");
         let headers = [("node_id", "old"), ("ConnectionUse", "msg")];
-        let dialled = Edge::dial(world.hub.websocket_address(), world.identity.ca(), &identity, &headers).await;
+        let dialled = world.dial(Some(&identity), &headers).await;
         assert_eq!(dialled.err().map(|(code, _)| code), expected);
     }
 }
@@ -188,9 +209,8 @@ async fn without_a_certificate_there_is_no_tls() {
     );
 }
 
-#[tokio::test]
-async fn delivers_and_records_the_acknowledgement() {
-    let world = World::start(|_| {}).await;
+async fn delivers_and_records_the_acknowledgement(way: Way) {
+    let world = World::over(way, |_| {}).await;
     let node = NodeName::from("edge-1");
     let mut edge = connect(&world, "edge-1").await;
     world.hub.send(&node, pod("7")).await;
@@ -219,9 +239,8 @@ async fn a_node_that_is_away_has_a_record_and_nothing_else() {
     assert_eq!(world.fake.record("away", "u1").as_deref(), Some("0"));
 }
 
-#[tokio::test]
-async fn features_are_agreed_on_and_an_inventory_needs_no_records() {
-    let world = World::start(|_| {}).await;
+async fn features_are_agreed_on_and_an_inventory_needs_no_records(way: Way) {
+    let world = World::over(way, |_| {}).await;
     let headers = [
         ("node_id", "edge-1"),
         ("ConnectionUse", "msg"),
@@ -230,7 +249,11 @@ async fn features_are_agreed_on_and_an_inventory_needs_no_records() {
     let mut edge = dial(&world, "edge-1", &headers).await.expect("connected");
     assert_eq!(edge.features, "inventory/1");
     let node = NodeName::from("edge-1");
-    assert_eq!(world.hub.features(&node), Some(Features::OURS));
+    let inventory = Features {
+        inventory: 1,
+        ..Features::default()
+    };
+    assert_eq!(world.hub.features(&node), Some(inventory));
     world.hub.send(&node, pod("7")).await;
     let received = next(&mut edge).await;
     edge.send(&Message::ack_of(&received)).await;
@@ -243,9 +266,8 @@ async fn features_are_agreed_on_and_an_inventory_needs_no_records() {
     assert_eq!(world.fake.record("edge-1", "u1"), None);
 }
 
-#[tokio::test]
-async fn the_second_connection_ends_the_first_and_lives() {
-    let world = World::start(|_| {}).await;
+async fn the_second_connection_ends_the_first_and_lives(way: Way) {
+    let world = World::over(way, |_| {}).await;
     let mut current = connect(&world, "edge-1").await;
     for _ in 0..20 {
         let next = connect(&world, "edge-1").await;
@@ -263,9 +285,8 @@ async fn the_second_connection_ends_the_first_and_lives() {
     eventually("gone", || world.hub.connected_count() == 0).await;
 }
 
-#[tokio::test]
-async fn messages_go_where_they_belong() {
-    let mut world = World::start(|_| {}).await;
+async fn messages_go_where_they_belong(way: Way) {
+    let mut world = World::over(way, |_| {}).await;
     world.fake.pods.lock().insert("default/other".into(), "edge-2".into());
     let mut edge = connect(&world, "edge-1").await;
     // Refused ones are answered in the form that the request expects.
@@ -322,20 +343,84 @@ async fn odd_frames() {
     let mut world = World::start(|_| {}).await;
     let mut edge = connect(&world, "edge-1").await;
     let text = r#"{"header":{"msg_id":"x","timestamp":1,"new":{}},"route":{"operation":"query","resource":"default/secret/allowed"},"more":1} trailing"#;
-    edge.socket
+    edge.raw()
         .send(WsMessage::Binary(text.as_bytes().to_vec().into()))
         .await
         .unwrap();
     assert_eq!(upstream(&mut world).await.message.id.as_str(), "x");
-    edge.socket.send(WsMessage::Ping("hello".into())).await.unwrap();
-    assert!(matches!(edge.socket.next().await, Some(Ok(WsMessage::Pong(payload))) if &payload[..] == b"hello"));
+    edge.raw().send(WsMessage::Ping("hello".into())).await.unwrap();
+    assert!(matches!(edge.raw().next().await, Some(Ok(WsMessage::Pong(payload))) if &payload[..] == b"hello"));
+}
+
+async fn what_is_no_message_ends_the_session(way: Way) {
+    let world = World::over(way, |_| {}).await;
+    let mut edge = connect(&world, "edge-1").await;
     edge.send_text(r#"{"header":{"msg_id":"x","timestamp":"1"}}"#).await;
     assert!(ended(&mut edge).await);
 }
 
+async fn who_has_no_certificate_of_the_ca_gets_nothing(way: Way) {
+    let world = World::over(way, |_| {}).await;
+    let foreign = proto::join::Authority::generate(crate::cloudhub::identity::unix_now()).unwrap();
+    let foreign = NodeIdentity::of_node(&foreign, "edge-1");
+    let headers = [("node_id", "edge-1"), ("ConnectionUse", "msg")];
+    for identity in [None, Some(&foreign)] {
+        let refused = world.dial(identity, &headers).await.err();
+        assert_eq!(refused.map(|(code, _)| code), Some(0));
+    }
+    assert_eq!(world.hub.connected_count(), 0);
+}
+
+/// Urgent messages go between the pieces of a large one, and all of it arrives.
 #[tokio::test]
-async fn large_messages_pass_both_ways_and_too_large_ones_end_the_session() {
-    let mut world = World::start(|_| {}).await;
+async fn pieces_over_websocket() {
+    use common::line::websocket::{Counted, WebSocketLine, config};
+    use common::line::{Line as _, Received};
+    let (one, other) = tokio::io::duplex(8192);
+    let socket = async |stream, role| {
+        tokio_tungstenite::WebSocketStream::from_raw_socket(Counted::new(stream), role, Some(config())).await
+    };
+    use tokio_tungstenite::tungstenite::protocol::Role;
+    let mut sender = WebSocketLine::new(socket(one, Role::Client).await, true);
+    let mut receiver = WebSocketLine::new(socket(other, Role::Server).await, true);
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let (mut bulk, mut asked, mut got) = (Some(large.clone()), 0, Vec::new());
+    while got.len() < 4 {
+        let mut next = |lane| match lane {
+            proto::Lane::Bulk => bulk.take(),
+            proto::Lane::Urgent => {
+                asked += 1;
+                (asked % 3 == 2 && asked < 10).then(|| format!("\"{asked}\""))
+            }
+        };
+        let received = std::future::poll_fn(|context| {
+            sender.poll_write(context, &mut next).expect("written");
+            receiver.poll_read(context)
+        });
+        if let Received::Message(bytes) = received.await.expect("read") {
+            got.push(String::from_utf8(bytes).expect("text"));
+        }
+    }
+    assert_eq!(got, ["\"2\"", "\"5\"", "\"8\"", large.as_str()]);
+}
+
+#[tokio::test]
+async fn a_session_over_quic_goes_on_from_another_port() {
+    let world = World::over(Way::Quic, |_| {}).await;
+    let mut events = world.hub.sessions();
+    let mut edge = connect(&world, "edge-1").await;
+    for round in 0..5 {
+        edge.path().expect("QUIC").rebind().expect("another socket");
+        let question = request(Operation::Query, "k8s/ca.crt");
+        edge.send(&question).await;
+        assert_eq!(next(&mut edge).await.parent, Some(question.id), "{round}");
+    }
+    assert!(matches!(events.try_recv(), Ok(SessionEvent::Connected { .. })));
+    assert!(events.try_recv().is_err(), "the session is the first one");
+}
+
+async fn large_messages_pass_both_ways_and_too_large_ones_end_the_session(way: Way) {
+    let mut world = World::over(way, |_| {}).await;
     let node = NodeName::from("edge-1");
     let mut edge = connect(&world, "edge-1").await;
     let mut other = connect(&world, "edge-2").await;
@@ -354,24 +439,19 @@ async fn large_messages_pass_both_ways_and_too_large_ones_end_the_session() {
     edge.send(&message).await;
     assert_eq!(upstream(&mut world).await.message.content.get(), json);
     // The hub may close before all of it is written.
-    let _ = edge
-        .socket
-        .send(WsMessage::Text("x".repeat(33 * 1024 * 1024).into()))
-        .await;
+    edge.send_text(&"x".repeat(33 * 1024 * 1024)).await;
     assert!(ended(&mut edge).await);
     other.send(&request(Operation::Query, "k8s/ca.crt")).await;
     next(&mut other).await;
 }
 
-#[tokio::test]
-async fn only_keepalives_keep_a_session_alive() {
-    let world = World::start(|settings| settings.keepalive = Duration::from_millis(600)).await;
+async fn only_keepalives_keep_a_session_alive(way: Way) {
+    let world = World::over(way, |settings| settings.keepalive = Duration::from_millis(600)).await;
     let mut talking = connect(&world, "talking").await;
     let mut alive = connect(&world, "alive").await;
     for _ in 0..8 {
-        let _ = talking
-            .socket
-            .send(WsMessage::Text(request(Operation::Query, "k8s/ca.crt").encode().into()))
+        talking
+            .send_text(&request(Operation::Query, "k8s/ca.crt").encode())
             .await;
         alive.send(&Message::keepalive()).await;
         // Real time: the sockets are real.
@@ -381,9 +461,8 @@ async fn only_keepalives_keep_a_session_alive() {
     assert_eq!(world.hub.connected(), ["alive".into()]);
 }
 
-#[tokio::test]
-async fn an_edge_that_reads_nothing_is_cut_off() {
-    let world = World::start(|settings| settings.write_timeout = Duration::from_millis(500)).await;
+async fn an_edge_that_reads_nothing_is_cut_off(way: Way) {
+    let world = World::over(way, |settings| settings.write_timeout = Duration::from_millis(500)).await;
     let node = NodeName::from("deaf");
     let _edge = connect(&world, "deaf").await;
     for number in 0..40 {

@@ -77,7 +77,7 @@ type Asked = (Message, tokio::sync::oneshot::Sender<Message>);
 impl Cloud {
     async fn asked(&mut self) -> Asked {
         loop {
-            let outgoing = self.end.outgoing.recv().await.expect("edge runs");
+            let outgoing = self.end.recv().await.expect("edge runs");
             let Outgoing::Ask { message, answer } = outgoing else {
                 continue;
             };

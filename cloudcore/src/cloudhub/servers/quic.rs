@@ -1,0 +1,135 @@
+//! Port 10001: QUIC, for our own edges only (wire: `proto::quic`).
+//!
+//! The same certificates, the same questions and the same refusals as on port 10000.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use common::line::LineError;
+use common::line::quic::{self, QuicError};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proto::FEATURES_HEADER;
+use proto::quic::{Hello, Welcome};
+use quinn::{Endpoint, Incoming};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::admission::{Card, admit};
+use super::{HANDSHAKE, tls_config};
+use crate::cloudhub::{Shared, session};
+
+/// Handshakes at once.
+const HANDSHAKES: usize = 128;
+/// With fewer places left, who comes has to show first that it is where it says: nobody fills them from made-up addresses.
+const WARY: usize = 64;
+
+#[derive(Debug, Error)]
+enum ListenError {
+    #[error(transparent)]
+    Tls(#[from] common::tls::server::ServerTlsError),
+    #[error(transparent)]
+    Quic(#[from] QuicError),
+}
+
+/// Listens, if that is wanted. Returns the address, or nothing where there is no QUIC: edges take WebSocket then.
+pub(in crate::cloudhub) fn start(shared: &Arc<Shared>) -> Option<SocketAddr> {
+    let address = shared.settings.quic?;
+    let opened = tls_config(shared)
+        .map_err(ListenError::from)
+        .and_then(|tls| Ok(quic::listen(address, tls)?));
+    let endpoint = match opened {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            warn!(%address, error = common::chain(&error), "no QUIC (modules.cloudHub.quic): edges connect by WebSocket");
+            return None;
+        }
+    };
+    let bound = endpoint.local_addr().ok()?;
+    info!(address = %bound, "listening for edges over QUIC");
+    shared
+        .tasks
+        .spawn("edge QUIC listener", accept(shared.clone(), endpoint));
+    Some(bound)
+}
+
+async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let Some(incoming) = endpoint.accept().await else {
+            return;
+        };
+        if places.available_permits() < WARY && incoming.may_retry() && !incoming.remote_address_validated() {
+            // Fails where it was asked before only.
+            let _ = incoming.retry();
+            continue;
+        }
+        shared
+            .tasks
+            .spawn("edge QUIC handshake", connect(shared.clone(), incoming, place));
+    }
+}
+
+async fn connect(shared: Arc<Shared>, incoming: Incoming, place: OwnedSemaphorePermit) {
+    let peer = incoming.remote_address();
+    let greeted = async {
+        let connecting = incoming.accept().map_err(|error| LineError::Broken(error.into()))?;
+        quic::greet(connecting).await
+    };
+    let guest = match timeout(HANDSHAKE, greeted).await {
+        Ok(Ok(guest)) => guest,
+        Ok(Err(error)) => {
+            shared.metrics.refused("tls");
+            debug!(%peer, error = common::chain(&error), "QUIC handshake of an edge failed");
+            return;
+        }
+        Err(_) => {
+            shared.metrics.refused("timeout");
+            debug!(%peer, "the QUIC handshake of an edge took too long");
+            return;
+        }
+    };
+    drop(place);
+    let card = Card::of(guest.certificate().as_ref());
+    let session = match admit(&shared, &headers(&guest.hello), &card, peer) {
+        Ok(session) => session,
+        Err(refusal) => {
+            let welcome = Welcome {
+                status: refusal.status.as_u16(),
+                text: refusal.text,
+                ..Welcome::default()
+            };
+            guest.refuse(&welcome).await;
+            return;
+        }
+    };
+    let mut welcome = Welcome {
+        status: Welcome::ADMITTED,
+        ..Welcome::default()
+    };
+    if !session.features.is_empty() {
+        welcome
+            .headers
+            .insert(FEATURES_HEADER.to_owned(), session.features.to_string());
+    }
+    match guest.admit(&welcome).await {
+        Ok(line) => {
+            let serve = session::serve(shared.clone(), session, "quic", Box::new(line));
+            shared.tasks.spawn("edge session", serve);
+        }
+        Err(error) => {
+            debug!(%peer, error = common::chain(&error), "the edge has gone");
+            shared.leave(&session);
+        }
+    }
+}
+
+/// The headers that an upgrade would have had; what is none is left out, and missed by the admission if it matters.
+fn headers(hello: &Hello) -> HeaderMap {
+    let pairs = hello.headers.iter().filter_map(|(name, value)| {
+        let name = HeaderName::try_from(name.as_str()).ok()?;
+        Some((name, HeaderValue::try_from(value.as_str()).ok()?))
+    });
+    pairs.collect()
+}
