@@ -8,6 +8,8 @@ pub mod connect;
 pub mod message;
 mod mux;
 mod queue;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;
 mod url;
 pub mod websocket;

@@ -5,12 +5,12 @@ pub(super) fn split_path(raw: &str) -> (String, String) {
     let Some(decoded) = decode(raw) else {
         return (raw.to_owned(), raw.to_owned());
     };
-    let raw_path = if encode(&decoded).as_bytes() == raw.as_bytes() {
-        ""
-    } else {
-        raw
-    };
-    (String::from_utf8_lossy(&decoded).into_owned(), raw_path.to_owned())
+    match String::from_utf8(decoded) {
+        Ok(path) if encode(path.as_bytes()) == raw => (path, String::new()),
+        // Bytes that JSON cannot carry.
+        Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), raw.to_owned()),
+        Ok(path) => (path, raw.to_owned()),
+    }
 }
 
 /// The path of a request from its parts.
@@ -73,6 +73,7 @@ mod tests {
             ("/a%2Fb", "/a/b", "/a%2Fb"),
             ("/a%2fb%20", "/a/b ", "/a%2fb%20"),
             ("/logs/%E2%82%AC", "/logs/€", ""),
+            ("/%FF", "/\u{fffd}", "/%FF"),
             ("/%zz", "/%zz", "/%zz"),
             ("/half%2", "/half%2", "/half%2"),
         ] {

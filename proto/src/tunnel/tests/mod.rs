@@ -1,0 +1,5 @@
+//! Tests of the formats.
+
+mod codec;
+mod connect;
+mod upgrade;
