@@ -4,4 +4,5 @@
 
 pub mod files;
 pub mod join;
+pub mod tunnel;
 pub mod wire;

@@ -87,8 +87,8 @@ pub enum Part<'a> {
     },
     /// To be answered with the same payload.
     Ping(Vec<u8>),
-    /// The answer to a ping.
-    Pong,
+    /// The answer to a ping, with its payload.
+    Pong(Vec<u8>),
     /// The peer ends the connection.
     Close {
         /// Why, as a number.
@@ -132,7 +132,7 @@ impl Decoder {
         while let Some(piece) = self.frames.next(input)? {
             let part = match piece {
                 Piece::Ping(payload) => Part::Ping(payload),
-                Piece::Pong(_) => Part::Pong,
+                Piece::Pong(payload) => Part::Pong(payload),
                 Piece::Close { code, reason } => Part::Close { code, reason },
                 Piece::Data { bytes, last } => match self.piece(bytes, last)? {
                     Some(part) => part,
@@ -322,7 +322,6 @@ struct Uvarints {
 impl Uvarints {
     fn push(&mut self, mut value: u64) {
         loop {
-            #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
             let low = (value & 0x7f) as u8;
             value >>= 7;
             self.bytes[self.length] = if value == 0 { low } else { low | 0x80 };

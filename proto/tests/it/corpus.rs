@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{join, wire};
+use crate::{join, tunnel_readers, wire};
 
 fn replay(target: &str, reader: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -49,4 +49,24 @@ fn join_request() {
 #[test]
 fn join_certificate() {
     replay("join_certificate", join::join_certificate);
+}
+
+#[test]
+fn tunnel_websocket() {
+    replay("tunnel_websocket", tunnel_readers::websocket);
+}
+
+#[test]
+fn tunnel_message() {
+    replay("tunnel_message", tunnel_readers::message);
+}
+
+#[test]
+fn tunnel_connect() {
+    replay("tunnel_connect", tunnel_readers::connect);
+}
+
+#[test]
+fn tunnel_operations() {
+    replay("tunnel_operations", tunnel_readers::operations);
 }

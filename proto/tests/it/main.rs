@@ -9,6 +9,11 @@ mod frames;
 mod join;
 mod objects;
 mod routes;
+mod tunnel;
+/// The readers of the fuzz targets.
+#[path = "../../../fuzz/src/tunnel.rs"]
+#[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
+mod tunnel_readers;
 /// The readers of the fuzz targets.
 #[path = "../../../fuzz/src/wire.rs"]
 #[expect(unreachable_pub, reason = "the file is a public module where it comes from")]

@@ -8,6 +8,7 @@
 mod keepalive;
 mod receive;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -374,112 +375,6 @@ impl Mux {
     /// Bytes that wait for readers, of all streams.
     pub const fn waiting_bytes(&self) -> usize {
         self.waiting
-    }
-
-    fn link(&mut self, id: u64) -> usize {
-        let stream = Stream::new(id, self.credits);
-        if self.credits {
-            self.committed += stream.flow.window;
-        }
-        let key = self.streams.insert(stream);
-        self.ids.insert(id, key);
-        self.counts.opened += 1;
-        key
-    }
-
-    /// The wire is done with a stream.
-    fn unlink(&mut self, key: usize, state: State) {
-        let stream = &mut self.streams[key];
-        if !stream.is_live() {
-            return;
-        }
-        stream.state = state;
-        stream.connect = None;
-        stream.outgoing.clear();
-        if self.credits {
-            self.committed -= stream.flow.window;
-        }
-        if matches!(state, State::Failed(_)) {
-            self.waiting -= stream.incoming.len();
-            stream.incoming.clear();
-        }
-        self.ids.remove(&stream.id);
-        self.counts.ended += 1;
-        if stream.held {
-            self.events.push_back(Event::Over(Key(key)));
-        }
-        self.wake(key);
-        self.reap(key);
-    }
-
-    fn end(&mut self, reason: String, close: Option<(u16, &str)>) {
-        if self.over.is_some() {
-            return;
-        }
-        self.over = Some(reason);
-        if let Some((code, text)) = close {
-            self.encoder.control().close(&mut self.farewell, code, text);
-        }
-        (self.ping, self.pong) = (false, None);
-        self.holds.clear();
-        self.removals.clear();
-        for key in take(&mut self.prompt).into_iter().chain(take(&mut self.ready)) {
-            if let Some(stream) = self.streams.get_mut(key) {
-                (stream.prompt, stream.ready) = (false, false);
-                self.reap(key);
-            }
-        }
-        for key in take(&mut self.ids).into_values() {
-            self.ids.insert(self.streams[key].id, key);
-            self.unlink(key, State::Lost);
-        }
-        self.refuse_all();
-        self.events.push_back(Event::Ended);
-    }
-
-    fn wake(&mut self, key: usize) {
-        let stream = &mut self.streams[key];
-        if take(&mut stream.waits_read) {
-            self.events.push_back(Event::Readable(Key(key)));
-        }
-        if take(&mut stream.waits_write) {
-            self.events.push_back(Event::Writable(Key(key)));
-        }
-    }
-
-    fn schedule(&mut self, key: usize) {
-        let stream = &mut self.streams[key];
-        if !stream.ready && stream.is_sendable(self.role == Role::Cloud) {
-            stream.ready = true;
-            self.ready.push_back(key);
-        }
-    }
-
-    fn schedule_prompt(&mut self, key: usize) {
-        let stream = &mut self.streams[key];
-        if !stream.prompt {
-            stream.prompt = true;
-            self.prompt.push_back(key);
-        }
-    }
-
-    fn unhold(&mut self, key: usize) {
-        if self.streams[key].hold.take().is_some() {
-            self.schedule(key);
-        }
-    }
-
-    /// Forgets a stream that nobody knows any more, and gives memory back after a rush.
-    fn reap(&mut self, key: usize) {
-        if self.streams[key].is_over() {
-            self.streams.remove(key);
-        }
-        if self.streams.is_empty() && self.streams.capacity() > KEPT_CAPACITY {
-            self.streams = Slab::new();
-            self.ids = HashMap::new();
-            self.prompt = VecDeque::new();
-            self.ready = VecDeque::new();
-        }
     }
 }
 
