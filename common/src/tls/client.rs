@@ -106,7 +106,8 @@ pub fn client_config(
     build(verifier, identity)
 }
 
-/// A configuration that believes every server: only for fetching a CA whose hash is known.
+/// A configuration that believes every server: for fetching a CA whose hash is known, and for probes, which ask only whether
+/// somebody is there.
 pub fn unverified_config() -> Result<ClientConfig, ClientTlsError> {
     build(Arc::new(Anybody::new(provider())), None)
 }

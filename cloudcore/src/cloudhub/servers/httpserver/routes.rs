@@ -73,12 +73,7 @@ async fn edge(
         let reason = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
         return refuse(StatusCode::UNAUTHORIZED, reason);
     }
-    let failed = |reason: String| {
-        refuse(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("failed to sign certs for edgenode {node}, err: {reason}"),
-        )
-    };
+    let failed = |reason: String| refuse(StatusCode::INTERNAL_SERVER_ERROR, not_signed(&node, &reason));
     let Ok(body) = axum::body::to_bytes(request.into_body(), MAX_REQUEST).await else {
         return failed("fail to read file when signing the cert, err: http: request body too large".into());
     };
@@ -87,8 +82,17 @@ async fn edge(
             info!(%node, "certificate issued");
             binary(der)
         }
+        // keadm asks what the token is worth before it changes anything on its machine.
+        Err(reason) if body.is_empty() => {
+            info!(%node, "token is good, nothing was to be signed: somebody is about to join");
+            text(StatusCode::INTERNAL_SERVER_ERROR, &not_signed(&node, &reason))
+        }
         Err(reason) => failed(reason),
     }
+}
+
+fn not_signed(node: &NodeName, reason: &str) -> String {
+    format!("failed to sign certs for edgenode {node}, err: {reason}")
 }
 
 async fn node(State(server): State<Server>, Path(name): Path<String>) -> Response {
