@@ -6,4 +6,5 @@ pub mod environment;
 pub mod metamanager;
 pub mod server;
 pub mod settings;
+pub mod stats;
 pub mod uplink;

@@ -13,6 +13,7 @@ use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
 use edgecore::edged::Edged;
 use edgecore::edged::node::{self, SystemFacts};
 use edgecore::metamanager::MetaManager;
+use edgecore::stats::Stats;
 use edgecore::uplink::Uplink;
 use edgecore::{edgehub, environment, server, settings};
 use prometheus_client::registry::Registry;
@@ -123,6 +124,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         info!("Module websocket registered successfully");
     }
     let mut edged = None;
+    let mut more = axum::Router::new();
     if config.modules.edged.enable {
         let node = settings::node(&config, host)?;
         let facts = Arc::new(SystemFacts {
@@ -135,10 +137,16 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
             &tasks,
         );
         node::start(node, meta.clone(), pods.runtime_state(), facts, &tasks);
+        let stats = Stats::new(
+            pods.runtime().clone(),
+            pods.probe_metrics().clone(),
+            settings::stats(&config)?,
+        );
+        more = more.merge(stats.router());
         edged = Some(pods);
         info!("Module edged registered successfully");
     }
-    let router = server::router(meta, edged, registry, axum::Router::new());
+    let router = server::router(meta, edged, registry, more);
     if let Some(address) = settings::server(&config)? {
         server::start(address, router, &tasks);
     }

@@ -14,7 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
-use crate::{edgehub, metamanager};
+use crate::{edgehub, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -112,6 +112,14 @@ pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSe
             .ok()
             .filter(|seconds| *seconds > 0)
             .unwrap_or(40),
+    })
+}
+
+/// For what tells of usage.
+pub fn stats(config: &EdgeCore) -> Result<stats::Settings, BadSetting> {
+    Ok(stats::Settings {
+        node: node_name(config).to_string(),
+        edged: edged(config)?,
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod cri;
+pub mod exposition;
 pub mod features;
 #[cfg(feature = "golden")]
 pub mod golden;
@@ -16,6 +17,7 @@ pub mod message;
 pub mod object;
 pub mod quic;
 pub mod route;
+pub mod stats;
 pub mod status;
 pub mod tunnel;
 pub mod tunnelport;

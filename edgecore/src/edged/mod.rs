@@ -55,6 +55,7 @@ use context::{CgroupDriver, NodeFacts, Settings};
 use images::Images;
 use node::RuntimeState;
 use pods::{Clock, Parts, PodManager, Shared};
+use probes::ProbeMetrics;
 use quantity::Quantity;
 use runtime::{Client, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
 use status::{StatusManager, Statuses};
@@ -68,6 +69,7 @@ pub struct Edged {
     listed: watch::Receiver<Option<Instant>>,
     pods: watch::Receiver<Arc<PodSet>>,
     statuses: Statuses,
+    probes: ProbeMetrics,
 }
 
 impl Edged {
@@ -99,7 +101,8 @@ impl Edged {
                 cgroup_driver,
                 ..settings
             });
-            let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), &group));
+            let metrics = channels.probes.clone();
+            let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), metrics, &group));
             let capacity = node.borrow().clone();
             parts.enforce(&capacity).await;
             let outside = Outside {
@@ -120,6 +123,7 @@ impl Edged {
             listed: channels.listed.subscribe(),
             pods: channels.pods.subscribe(),
             statuses: channels.statuses.clone(),
+            probes: channels.probes.clone(),
         }
     }
 
@@ -143,6 +147,11 @@ impl Edged {
         self.statuses.get(uid)
     }
 
+    /// How probes went.
+    pub fn probe_metrics(&self) -> &ProbeMetrics {
+        &self.probes
+    }
+
     /// Whether the state of containers was listed within the last three minutes.
     pub fn is_listing(&self) -> bool {
         self.listed.borrow().is_some_and(|at| at.elapsed() < UNHEALTHY)
@@ -162,6 +171,7 @@ struct Channels {
     listed: watch::Sender<Option<Instant>>,
     pods: watch::Sender<Arc<PodSet>>,
     statuses: Statuses,
+    probes: ProbeMetrics,
 }
 
 impl Channels {
@@ -173,6 +183,7 @@ impl Channels {
             listed: watch::channel(None).0,
             pods: watch::channel(Arc::default()).0,
             statuses: Statuses::default(),
+            probes: ProbeMetrics::default(),
         }
     }
 }

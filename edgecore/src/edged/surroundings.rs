@@ -18,7 +18,7 @@ use super::context::{
     ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
 };
 use super::pods::{Parts, ProbeGuard};
-use super::probes::Probes;
+use super::probes::{ProbeMetrics, Probes};
 use super::runtime::{ContainerId, Runtime};
 use super::volumes::Volumes;
 use super::{hooks, podspec};
@@ -36,11 +36,16 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(super) fn new(runtime: Arc<dyn Runtime>, settings: Arc<Settings>, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        runtime: Arc<dyn Runtime>,
+        settings: Arc<Settings>,
+        metrics: ProbeMetrics,
+        tasks: &Tasks,
+    ) -> Self {
         Self {
             volumes: Volumes::new(settings.clone()),
             cgroups: PodCgroups::new(settings.clone(), settings.cgroup_driver),
-            probes: Probes::new(runtime.clone(), tasks.clone()),
+            probes: Probes::new(runtime.clone(), metrics, tasks.clone()),
             runtime,
             settings,
         }

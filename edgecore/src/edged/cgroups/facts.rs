@@ -29,7 +29,7 @@ impl CgroupFacts {
 }
 
 /// Where cgroups are mounted.
-pub(super) const MOUNT: &str = "/sys/fs/cgroup";
+pub const MOUNT: &str = "/sys/fs/cgroup";
 
 fn is_unified() -> bool {
     rustix::fs::statfs(MOUNT).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == CGROUP2_MAGIC))

@@ -29,7 +29,7 @@ use crate::edged::podspec::{MIN_SHARES, QosClass, cpu_shares, pod_requests};
 use kernel::Kernel;
 use limits::Limits;
 
-pub use facts::CgroupFacts;
+pub use facts::{CgroupFacts, MOUNT};
 pub use names::CgroupNames;
 
 /// Why a pod has no cgroup.

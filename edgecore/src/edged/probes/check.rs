@@ -8,11 +8,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use tracing::{debug, warn};
 
 use super::grpc;
+use super::metrics::ContainerMetrics;
 use super::worker::{Check, Kind, seconds};
 use crate::edged::http_get::{HttpError, http_get, resolve_port, wants_tls};
 use crate::edged::podspec::expand_static;
@@ -22,6 +23,7 @@ use crate::edged::runtime::{ContainerId, Runtime};
 pub(super) struct Checker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) pod: String,
+    pub(super) metrics: ContainerMetrics,
     pub(super) container: Container,
     pub(super) id: ContainerId,
     pub(super) pod_ip: Option<IpAddr>,
@@ -40,28 +42,36 @@ enum Answer {
 impl Check for Checker {
     fn check<'a>(&'a self, kind: Kind, probe: &'a Probe) -> BoxFuture<'a, Option<bool>> {
         async move {
-            let (pod, container, probed) = (&self.pod, &self.container.name, kind.word());
-            for _ in 0..TRIES {
-                match self.ask(probe).await {
-                    Answer::Yes => return Some(true),
-                    Answer::Elsewhere => {
-                        debug!(pod, container, probe = probed, "probe was redirected to another host");
-                        return Some(true);
-                    }
-                    Answer::No(why) => {
-                        warn!(pod, container, probe = probed, why, "probe failed");
-                        return Some(false);
-                    }
-                    Answer::None(why) => debug!(pod, container, probe = probed, why, "probe errored"),
-                }
-            }
-            None
+            let asked = Instant::now();
+            let outcome = self.check_again(kind, probe).await;
+            self.metrics.note(kind, outcome, asked.elapsed());
+            outcome
         }
         .boxed()
     }
 }
 
 impl Checker {
+    /// Asks until there is an answer, a few times.
+    async fn check_again(&self, kind: Kind, probe: &Probe) -> Option<bool> {
+        let (pod, container, probed) = (&self.pod, &self.container.name, kind.word());
+        for _ in 0..TRIES {
+            match self.ask(probe).await {
+                Answer::Yes => return Some(true),
+                Answer::Elsewhere => {
+                    debug!(pod, container, probe = probed, "probe was redirected to another host");
+                    return Some(true);
+                }
+                Answer::No(why) => {
+                    warn!(pod, container, probe = probed, why, "probe failed");
+                    return Some(false);
+                }
+                Answer::None(why) => debug!(pod, container, probe = probed, why, "probe errored"),
+            }
+        }
+        None
+    }
+
     async fn ask(&self, probe: &Probe) -> Answer {
         let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
         if let Some(exec) = &probe.exec {

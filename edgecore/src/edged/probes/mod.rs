@@ -5,6 +5,7 @@
 
 mod check;
 mod grpc;
+mod metrics;
 mod worker;
 
 use std::net::IpAddr;
@@ -20,11 +21,14 @@ use crate::edged::runtime::{ContainerId, Runtime};
 use check::Checker;
 use worker::Worker;
 
+pub use metrics::ProbeMetrics;
+
 /// The probes of this node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Probes {
     runtime: Arc<dyn Runtime>,
     tasks: Tasks,
+    metrics: ProbeMetrics,
     /// Containers that ran before are asked at random moments first: after a restart of this program all would be asked at once.
     since: Timestamp,
 }
@@ -38,10 +42,11 @@ pub struct ProbeHandle {
 
 impl Probes {
     /// Nothing runs yet.
-    pub fn new(runtime: Arc<dyn Runtime>, tasks: Tasks) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, metrics: ProbeMetrics, tasks: Tasks) -> Self {
         Self {
             runtime,
             tasks,
+            metrics,
             since: Timestamp::now(),
         }
     }
@@ -64,6 +69,7 @@ impl Probes {
         let checker = Checker {
             runtime: self.runtime.clone(),
             pod: ctx.title(),
+            metrics: self.metrics.container(ctx, &spec.name, id.as_str()),
             container: spec.clone(),
             id: id.clone(),
             pod_ip,
