@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{PAUSE, Uplink};
+use super::{Keys, PAUSE, Uplink};
 use crate::hosts::HostNumber;
 use crate::process::Daemon;
 use crate::wait;
 
 /// edgecore.yaml with the keys that every KubeEdge understands.
-pub(super) fn edgecore(folder: &Path, name: &str, number: HostNumber, uplink: &Uplink) -> String {
+pub(super) fn edgecore(folder: &Path, name: &str, number: HostNumber, uplink: &Uplink, keys: &Keys) -> String {
     let folder = folder.display();
     let (cloud, address, cgroup) = (number.cloud_address(), number.address(), number.cgroup().root());
     let Uplink {
@@ -21,6 +21,8 @@ pub(super) fn edgecore(folder: &Path, name: &str, number: HostNumber, uplink: &U
         tunnel,
         token,
     } = uplink;
+    let lines = |all: &[String], indent| -> String { all.iter().map(|line| format!("{indent}{line}\n")).collect() };
+    let (edged, kubelet) = (lines(&keys.edged, "    "), lines(&keys.kubelet, "      "));
     format!(
         r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
 kind: EdgeCore
@@ -47,7 +49,7 @@ modules:
     remoteRuntimeEndpoint: unix://{folder}/containerd.sock
     remoteImageEndpoint: unix://{folder}/containerd.sock
     rootDirectory: {folder}/kubelet
-    tailoredKubeletConfig:
+{edged}    tailoredKubeletConfig:
       containerRuntimeEndpoint: unix://{folder}/containerd.sock
       imageServiceEndpoint: unix://{folder}/containerd.sock
       cgroupDriver: cgroupfs
@@ -65,7 +67,7 @@ modules:
       makeIPTablesUtilChains: false
       maxOpenFiles: 4096
       oomScoreAdj: 0
-  eventBus:
+{kubelet}  eventBus:
     mqttMode: 0
 "#
     )

@@ -48,6 +48,15 @@ pub struct Uplink {
     pub token: String,
 }
 
+/// Further lines of edgecore.yaml.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// Of the section `edged`.
+    pub edged: Vec<String>,
+    /// Of its section `tailoredKubeletConfig`.
+    pub kubelet: Vec<String>,
+}
+
 /// An edge host. Dropping it stops everything on it.
 #[derive(Debug)]
 pub struct EdgeHost {
@@ -59,6 +68,7 @@ pub struct EdgeHost {
     holder: Daemon,
     containerd: Option<Daemon>,
     edgecore: Option<Daemon>,
+    keys: Keys,
     keep: bool,
 }
 
@@ -96,6 +106,7 @@ impl EdgeHost {
             holder,
             containerd: None,
             edgecore: None,
+            keys: Keys::default(),
             keep: false,
         };
         host.start_containerd()?;
@@ -236,8 +247,16 @@ impl EdgeHost {
     pub fn write_config(&self, uplink: &Uplink) -> Result<()> {
         way_in::redirect(self.number, uplink.stream)?;
         let path = self.folder.join("etc/config/edgecore.yaml");
-        std::fs::write(&path, files::edgecore(&self.folder, &self.name, self.number, uplink))
-            .with_context(|| format!("{}", path.display()))
+        std::fs::write(
+            &path,
+            files::edgecore(&self.folder, &self.name, self.number, uplink, &self.keys),
+        )
+        .with_context(|| format!("{}", path.display()))
+    }
+
+    /// Adds lines to what [`Self::write_config`] writes from now on.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.keys = keys;
     }
 
     /// Takes edgecore from another folder from its next start on.

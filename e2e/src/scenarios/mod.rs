@@ -12,6 +12,7 @@ mod manifests;
 mod pods;
 mod streams;
 mod swap;
+mod usage;
 mod volumes;
 mod ways_in;
 mod workloads;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Scenario> {
         pods::LIST,
         streams::LIST,
         manifests::LIST,
+        usage::LIST,
         account::LIST,
         install::LIST,
         authorizer::LIST,
