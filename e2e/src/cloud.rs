@@ -18,6 +18,9 @@ use crate::run;
 use crate::settings::{self, Settings, program};
 use crate::{wait, way_in};
 
+/// Cloudcore itself keeps the redirect rules of the run's network namespace.
+pub const REDIRECTS: &str = "enable: true, mode: internal";
+
 /// The ports of one cloudcore; several may run on a machine.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
@@ -54,6 +57,7 @@ pub struct CloudHost {
     node_limit: u32,
     hub_keys: String,
     stream_keys: String,
+    redirects: String,
     cloudcore: Option<Daemon>,
     keep: bool,
 }
@@ -86,6 +90,7 @@ impl CloudHost {
             node_limit: 500,
             hub_keys: String::new(),
             stream_keys: String::new(),
+            redirects: REDIRECTS.to_owned(),
             cloudcore: None,
             keep: false,
         })
@@ -114,6 +119,11 @@ impl CloudHost {
     /// Adds a line to the section cloudStream from the next start on; empty for none.
     pub fn set_stream_key(&mut self, line: &str) {
         line.clone_into(&mut self.stream_keys);
+    }
+
+    /// Sets the keys of the section iptablesManager from the next start on.
+    pub fn set_redirects(&mut self, keys: &str) {
+        keys.clone_into(&mut self.redirects);
     }
 
     /// Address of the stream server.
@@ -158,6 +168,7 @@ impl CloudHost {
         let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
         let (stream, tunnel) = (self.ports.stream(), self.ports.tunnel());
         let (advertise, more, stream_keys) = (self.advertise.join(", "), &self.hub_keys, &self.stream_keys);
+        let redirects = &self.redirects;
         format!(
             r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
 kind: CloudCore
@@ -186,8 +197,7 @@ modules:
     {stream_keys}
   dynamicController:
     enable: false
-  iptablesManager:
-    enable: false
+  iptablesManager: {{{redirects}}}
 "#
         )
     }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::process::{self, call};
-use crate::{run, wait, way_in};
+use crate::{run, wait};
 
 /// Moves this process, and all that it starts from now on, to a network namespace without a name: redirect rules and ports of
 /// one run are then unknown to other runs and to the machine. It has a default route, which leads nowhere, because programs
@@ -155,9 +155,8 @@ impl HostNumber {
         .map(drop)
     }
 
-    /// Removes the link, the namespace and the API server's way in; what is not there is no error.
+    /// Removes the link and the namespace; what is not there is no error.
     pub fn remove(self) -> Result<()> {
-        way_in::restore(self);
         if self.netns_path().exists() {
             // An open TUN descriptor keeps its namespace: the interface goes first.
             let _ = self.inside(&["link", "del", "eth0"]);

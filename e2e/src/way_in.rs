@@ -1,60 +1,11 @@
-//! How the API server reaches a node that is behind a tunnel: a redirect of the machine's own connections to the stream server of a
-//! cloudcore, and the certificate that Go's cloudcore wants to be given for it (spec 04 §12, §13). What the product does by
-//! itself is not done here.
+//! The stream certificate that Go's cloudcore wants to be given (spec 04 §13). What the product does by itself is not done here.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::hosts::HostNumber;
-use crate::process::{call, run};
-
-/// The virtual ports that cloudcores take: Go's count up from the first.
-const VIRTUAL_PORTS: &str = "10351:10450";
-
-/// Sends connections of this machine to the edge's virtual ports to a stream server. A second call replaces the first one.
-pub fn redirect(edge: HostNumber, stream: u16) -> Result<()> {
-    restore(edge);
-    let target = format!("{}:{stream}", edge.cloud_address());
-    let mut arguments = vec!["-w", "-t", "nat", "-A", "OUTPUT"];
-    let address = edge.address();
-    let comment = edge.netns();
-    arguments.extend(matches(&address, &comment));
-    arguments.extend(["-j", "DNAT", "--to-destination", &target]);
-    call("iptables", &arguments).map(drop)
-}
-
-/// Takes the redirect away; none is no error.
-pub fn restore(edge: HostNumber) {
-    let Ok(rules) = call("iptables", &["-w", "-t", "nat", "-S", "OUTPUT"]) else {
-        return;
-    };
-    let comment = format!("--comment {} ", edge.netns());
-    for rule in rules.lines().filter(|rule| rule.contains(&comment)) {
-        let mut arguments = vec!["-w", "-t", "nat"];
-        let rule = rule.replacen("-A ", "-D ", 1);
-        arguments.extend(rule.split(' '));
-        if let Err(error) = call("iptables", &arguments) {
-            eprintln!("e2e: {error:#}");
-        }
-    }
-}
-
-fn matches<'a>(address: &'a str, comment: &'a str) -> [&'a str; 10] {
-    [
-        "-p",
-        "tcp",
-        "-d",
-        address,
-        "--dport",
-        VIRTUAL_PORTS,
-        "-m",
-        "comment",
-        "--comment",
-        comment,
-    ]
-}
+use crate::process::run;
 
 /// The three files without which Go's cloudcore does not start, below its /etc/kubeedge. The API server does not look at the name in
 /// the certificate.

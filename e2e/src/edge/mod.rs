@@ -15,7 +15,7 @@ use crate::hosts::HostNumber;
 use crate::link::Link;
 use crate::process::{self, Daemon};
 use crate::settings::{Settings, program};
-use crate::{wait, way_in};
+use crate::wait;
 
 pub use fresh::{FreshHost, Init, PROGRAMS};
 
@@ -243,9 +243,8 @@ impl EdgeHost {
 
     // --- edgecore ---
 
-    /// Writes edgecore's configuration with the keys that every KubeEdge understands, and opens the API server's way to the edge.
+    /// Writes edgecore's configuration with the keys that every KubeEdge understands.
     pub fn write_config(&self, uplink: &Uplink) -> Result<()> {
-        way_in::redirect(self.number, uplink.stream)?;
         let path = self.folder.join("etc/config/edgecore.yaml");
         std::fs::write(
             &path,

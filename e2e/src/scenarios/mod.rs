@@ -10,6 +10,7 @@ mod install;
 mod machine;
 mod manifests;
 mod pods;
+mod redirect;
 mod streams;
 mod swap;
 mod usage;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
         install::LIST,
         authorizer::LIST,
         identity::LIST,
+        redirect::LIST,
         machine::LIST,
         ways_in::LIST,
         faults::LIST,

@@ -121,7 +121,10 @@ impl Manager {
                 }
             }
             let begun = Instant::now();
-            self.reconcile().await;
+            let Some(record) = self.parts.records.borrow_and_update().clone() else {
+                continue;
+            };
+            self.reconcile(&record).await;
             // Its own changes and those of a busy kube-proxy are told too: one look a moment is enough.
             let pause = if matches!(*self.state.borrow(), Redirects::Unable { .. }) {
                 RETRY
@@ -136,18 +139,15 @@ impl Manager {
         self.leave().await;
     }
 
-    /// Makes what is installed what is wanted, if that is known.
-    async fn reconcile(&mut self) {
-        let Some(record) = self.parts.records.borrow_and_update().clone() else {
-            return;
-        };
+    /// Makes what is installed what is wanted.
+    async fn reconcile(&mut self, record: &TunnelPortRecord) {
         // Others may change the rules between the look and the command.
-        let mut outcome = self.install(&record).await;
+        let mut outcome = self.install(record).await;
         for _ in 1..TRIES {
             if outcome.is_ok() {
                 break;
             }
-            outcome = self.install(&record).await;
+            outcome = self.install(record).await;
         }
         match outcome {
             Ok((rules, commands)) => self.seen(rules, commands),

@@ -1,0 +1,485 @@
+//! The redirect rules of the API server's host and the record of tunnel ports that they are made from (spec 04 §12, §15 rows
+//! 27 to 29). All of it happens in the network namespace of the run.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::Entry;
+use crate::api::{self, Api, text};
+use crate::cloud::CloudHost;
+use crate::hosts::HostNumber;
+use crate::process::{self, Daemon, call};
+use crate::settings::{is_ours, program};
+use crate::system::{Context, Skip, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("redirect_rules", false, rules),
+    ("redirect_record", false, record),
+    ("redirect_two_cloudcores", false, two_cloudcores),
+    ("redirect_pod_deleted", false, pod_deleted),
+    ("redirect_programs", false, programs),
+];
+
+/// A flushed rule is to be back in 10 s.
+const REPAIR: u64 = 100;
+const MAP: &str = "/api/v1/namespaces/kubeedge/configmaps/tunnelport";
+const ANNOTATION: &str = "tunnelportrecord.kubeedge.io";
+
+/// Rules of others beside ours, which must come through it all as they were.
+const OTHERS: &[&str] = &[
+    "-N KUBE-SERVICES",
+    "-A PREROUTING -m comment --comment theirs -j KUBE-SERVICES",
+    "-A OUTPUT -p tcp -d 10.99.0.1 --dport 10351:10360 -j DNAT --to-destination 10.99.0.2:1",
+    "-A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE",
+];
+
+fn our_cloud(context: &Context) -> Result<bool> {
+    Ok(is_ours(&program(&context.settings.cloud, "cloudcore")?))
+}
+
+/// Go's cloudcore repairs nothing: it does not start, or leaves the entries.
+fn only_ours(context: &Context) -> Result<()> {
+    if our_cloud(context)? {
+        return Ok(());
+    }
+    Err(Skip("only our cloudcore keeps the record in order".to_owned()).into())
+}
+
+fn iptables(arguments: &str) -> Result<String> {
+    let all: Vec<&str> = ["-w", "5", "-t", "nat"]
+        .into_iter()
+        .chain(arguments.split(' '))
+        .collect();
+    call("iptables", &all)
+}
+
+/// The whole of the host's rules, without what differs from one look to the next, and without `ours` when that is asked for.
+fn saved(program: &str, ours: bool) -> Result<Vec<String>> {
+    let text = call(program, &[])?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    Ok(lines
+        .filter(|line| ours || !line.contains("TUNNEL-PORT"))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn ours(program: &str) -> Result<Vec<String>> {
+    Ok(saved(program, true)?
+        .into_iter()
+        .filter(|line| line.contains("TUNNEL-PORT"))
+        .collect())
+}
+
+/// What spec 04 §12 says must be there for these entries, as iptables prints it.
+fn specified(entries: &[(String, u16)], stream: &str) -> Vec<String> {
+    let stream = stream.rsplit(':').next().unwrap_or_default();
+    let mut lines = vec![":TUNNEL-PORT - [0:0]".to_owned()];
+    for chain in ["PREROUTING", "OUTPUT"] {
+        lines.push(format!(
+            r#"-A {chain} -m comment --comment "kubeedge tunnel port" -j TUNNEL-PORT"#
+        ));
+    }
+    for (ip, port) in entries {
+        lines.push(format!(
+            "-A TUNNEL-PORT -p tcp -m tcp --dport {port} -j DNAT --to-destination {ip}:{stream}"
+        ));
+    }
+    lines.sort();
+    lines
+}
+
+/// Waits until exactly the rules for these entries are there, each once.
+fn until_specified(what: &str, system: &System, entries: &[(String, u16)]) -> Result<()> {
+    let wanted = specified(entries, &system.cloud.stream());
+    wait::until(what, seconds(REPAIR), || {
+        let mut found = ours("iptables-save")?;
+        found.sort();
+        ensure!(found == wanted, "{found:#?} instead of {wanted:#?}");
+        Ok(Some(()))
+    })
+}
+
+/// Addresses of cloudcores with their ports.
+type Entries = Vec<(String, u16)>;
+
+/// The record's entries and, apart, its taken ports.
+fn read_record(api: &Api) -> Result<(Entries, Vec<u16>)> {
+    let map = api.must(MAP)?;
+    let record: Value = serde_json::from_str(text(&map, &format!("/metadata/annotations/{ANNOTATION}")))
+        .with_context(|| format!("no record in {map}"))?;
+    let object = |key: &str| {
+        record
+            .get(key)
+            .and_then(Value::as_object)
+            .cloned()
+            .context("a map is missing")
+    };
+    let mut entries = Vec::new();
+    for (ip, port) in object("ipTunnelPort")? {
+        let port = port.as_u64().and_then(|port| port.try_into().ok()).context("port")?;
+        entries.push((ip, port));
+    }
+    let mut ports = Vec::new();
+    for (port, taken) in object("port")? {
+        ensure!(taken == true, "{record}");
+        ports.push(port.parse()?);
+    }
+    entries.sort();
+    ports.sort_unstable();
+    let mut distinct: Vec<u16> = entries.iter().map(|(_, port)| *port).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    ensure!(distinct.len() == entries.len(), "a port is there twice: {record}");
+    Ok((entries, ports))
+}
+
+fn write_record(api: &Api, annotation: &Value) -> Result<()> {
+    api.patch(MAP, &json!({"metadata": {"annotations": {ANNOTATION: annotation}}}))
+        .map(drop)
+}
+
+/// The address under which a cloudcore of this run is in the record: the one that its default route leaves from.
+fn own_address() -> Result<String> {
+    let route = call("ip", &["-4", "route", "get", "192.0.2.1"])?;
+    let mut words = route.split_whitespace().skip_while(|word| *word != "src");
+    Ok(words.nth(1).context("no default route")?.to_owned())
+}
+
+/// Rules are those of the specification, come back when flushed, are replaced after a crash, go at the end; nobody else's change.
+fn rules(context: &mut Context) -> Result<()> {
+    let ours_only = our_cloud(context)?;
+    let system = context.system()?;
+    for rule in OTHERS {
+        iptables(rule)?;
+    }
+    let result = keep_rules(system, ours_only);
+    for rule in OTHERS.iter().rev() {
+        iptables(&rule.replacen("-N", "-X", 1).replacen("-A", "-D", 1))?;
+    }
+    if !system.cloud.cloudcore().is_ok_and(Daemon::alive) {
+        system.cloud.start()?;
+    }
+    result?;
+    system.node_ready(seconds(60))
+}
+
+fn keep_rules(system: &mut System, ours_only: bool) -> Result<()> {
+    let others = saved("iptables-save", false)?;
+    let entries = [(own_address()?, 10351)];
+    until_specified("rules as specified", system, &entries)?;
+    for broken in [
+        "-F TUNNEL-PORT",
+        "-D OUTPUT -m comment --comment kubeedge\u{a0}tunnel\u{a0}port -j TUNNEL-PORT",
+    ] {
+        let words: Vec<String> = broken.split(' ').map(|word| word.replace('\u{a0}', " ")).collect();
+        let mut command = Command::new("iptables");
+        process::run(command.args(["-w", "5", "-t", "nat"]).args(&words))?;
+        until_specified(
+            &format!("rules back after iptables {}", words.join(" ")),
+            system,
+            &entries,
+        )?;
+    }
+    if !ours_only {
+        return Ok(());
+    }
+    system.cloud.kill();
+    // What a cloudcore with another address and another port had left.
+    iptables("-A TUNNEL-PORT -p tcp --dport 10351 -j DNAT --to-destination 10.99.0.3:10003")?;
+    iptables("-A TUNNEL-PORT -p tcp --dport 10352 -j DNAT --to-destination 10.99.0.4:10003")?;
+    system.cloud.start()?;
+    until_specified("rules of a killed cloudcore replaced", system, &entries)?;
+    ensure!(saved("iptables-save", false)? == others, "rules of others changed");
+    system.cloud.stop()?;
+    ensure!(
+        ours("iptables-save")?.is_empty(),
+        "rules are left: {:?}",
+        ours("iptables-save")?
+    );
+    ensure!(
+        saved("iptables-save", true)? == others,
+        "not as before: {:#?} instead of {others:#?}",
+        saved("iptables-save", true)?
+    );
+    let (entries, _) = read_record(system.api())?;
+    ensure!(entries.len() == 1, "a host's address stays in the record: {entries:?}");
+    Ok(())
+}
+
+/// The ConfigMap in every state that somebody may have left it in.
+fn record(context: &mut Context) -> Result<()> {
+    only_ours(context)?;
+    let system = context.system()?;
+    let own = own_address()?;
+    let ports = |entries: &[(String, u16)]| entries.iter().map(|(_, port)| *port).collect::<Vec<_>>();
+    let alone = vec![(own.clone(), 10351)];
+    let other = vec![("10.99.0.9".to_owned(), 10351), (own.clone(), 10352)];
+    let go = r#"{"ipTunnelPort":{"10.99.0.9":10351},"port":{"10351":true}}"#;
+    let left_by_go = r#"{"ipTunnelPort":{"10.99.0.9":10351},"port":{"10351":true,"10352":true,"10353":true}}"#;
+    let cases = [
+        ("no ConfigMap", None, &alone),
+        ("no annotation", Some(Value::Null), &alone),
+        ("an empty record", Some(json!("{}")), &alone),
+        ("a broken record", Some(json!("{\"ipTunnelPort\":")), &alone),
+        ("another cloudcore's record", Some(json!(go)), &other),
+        ("ports without owners", Some(json!(left_by_go)), &other),
+    ];
+    for running in [true, false] {
+        for (name, annotation, wanted) in &cases {
+            if !running {
+                system.cloud.stop()?;
+            }
+            match annotation {
+                None => system.api().delete(MAP)?,
+                Some(annotation) => write_record(system.api(), annotation)?,
+            }
+            if !running {
+                system.cloud.start()?;
+            }
+            let way = if running { "while it runs" } else { "at the start" };
+            wait::until(&format!("record repaired {way}: {name}"), seconds(60), || {
+                let (entries, taken) = read_record(system.api())?;
+                ensure!(entries == **wanted, "{entries:?}");
+                ensure!(taken == ports(wanted), "{taken:?}");
+                Ok(Some(()))
+            })?;
+            until_specified("rules follow", system, wanted)?;
+        }
+    }
+    // With an IPv6 cloudcore in it, its rule is in the other table, and goes with the entry.
+    let six = json!({"ipTunnelPort": {"fd00:99::5": 10352, &own: 10351}, "port": {"10351": true, "10352": true}});
+    write_record(system.api(), &json!(six.to_string()))?;
+    let stream = system.cloud.stream().replacen("127.0.0.1", "[fd00:99::5]", 1);
+    wait::until("rule for IPv6", seconds(REPAIR), || {
+        let line = format!("--dport 10352 -j DNAT --to-destination {stream}");
+        Ok(ours("ip6tables-save")?
+            .iter()
+            .any(|rule| rule.ends_with(&line))
+            .then_some(()))
+    })?;
+    until_specified("rule for IPv4", system, &alone)?;
+    system.api().delete(MAP)?;
+    wait::until("nothing for IPv6", seconds(REPAIR), || {
+        Ok(ours("ip6tables-save")?.is_empty().then_some(()))
+    })?;
+    until_specified("rules of one cloudcore", system, &alone)
+}
+
+/// Two cloudcores that claim at the same moment, again and again, agree.
+fn two_cloudcores(context: &mut Context) -> Result<()> {
+    only_ours(context)?;
+    let (settings, folder) = (context.settings.clone(), context.folder().join("second"));
+    let system = context.system()?;
+    let own = own_address()?;
+    let mut second = CloudHost::new(&settings, &folder, &system.cluster)?;
+    // One host cannot have two managers with stream servers on different ports.
+    second.set_redirects("enable: true, mode: external, address: 10.99.0.7");
+    system.cloud.stop()?;
+    system.api().delete(MAP)?;
+    let (one, two) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| second.start());
+        (system.cloud.start(), second.join())
+    });
+    one?;
+    two.map_err(|_| anyhow::anyhow!("the second start panicked"))??;
+    let mut seen = Vec::new();
+    for round in 0..5 {
+        let entries = wait::quietly("both in the record", seconds(60), || {
+            let (entries, taken) = read_record(system.api())?;
+            ensure!(taken == [10351, 10352], "{taken:?}");
+            ensure!(entries.len() == 2, "{entries:?}");
+            Ok(Some(entries))
+        })?;
+        until_specified(&format!("rules for both, round {round}"), system, &entries)?;
+        seen.push(entries);
+        system.api().delete(MAP)?;
+    }
+    println!("    ports: {seen:?}");
+    second.stop()?;
+    wait::quietly("the record again", seconds(60), || read_record(system.api()).map(Some))?;
+    // The second one was no pod with an address of its own: its entry would have stayed.
+    write_record(system.api(), &json!("{}"))?;
+    until_specified("rules of one cloudcore", system, &[(own, 10351)])?;
+    system.node_ready(seconds(60))
+}
+
+/// The address of a deleted cloudcore pod leaves both maps of the record, and its rule goes; one of a host's network stays.
+fn pod_deleted(context: &mut Context) -> Result<()> {
+    only_ours(context)?;
+    let system = context.system()?;
+    let own = own_address()?;
+    let pods = api::pods_path("kubeedge");
+    for (name, host_network) in [("cloudcore-a", false), ("cloudcore-b", true)] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"kubeedge": "cloudcore"}},
+            "spec": {"nodeName": "nowhere", "hostNetwork": host_network, "containers": [{"name": "main", "image": "none"}],
+                "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0}});
+        system.api().create(&pods, &pod)?;
+    }
+    let status = |ip: &str| json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+    system
+        .api()
+        .patch(&format!("{pods}/cloudcore-a/status"), &status("10.99.0.7"))?;
+    system
+        .api()
+        .patch(&format!("{pods}/cloudcore-b/status"), &status("10.99.0.8"))?;
+    let record = json!({"ipTunnelPort": {&own: 10351, "10.99.0.7": 10352, "10.99.0.8": 10353},
+        "port": {"10351": true, "10352": true, "10353": true}});
+    write_record(system.api(), &json!(record.to_string()))?;
+    let all = ["10.99.0.7", "10.99.0.8"].map(str::to_owned);
+    let all: Entries = [own.clone()].into_iter().chain(all).zip(10351..).collect();
+    until_specified("rules for three", system, &all)?;
+    for name in ["cloudcore-b", "cloudcore-a"] {
+        system.api().delete(&format!("{pods}/{name}?gracePeriodSeconds=0"))?;
+    }
+    let left = vec![("10.99.0.8".to_owned(), 10353), (own.clone(), 10351)];
+    wait::until("the pod's address out of the record", seconds(60), || {
+        let (entries, taken) = read_record(system.api())?;
+        ensure!(entries == left, "{entries:?}");
+        ensure!(taken == [10351, 10353], "{taken:?}");
+        Ok(Some(()))
+    })?;
+    until_specified(
+        "rules for two",
+        system,
+        &[(own.clone(), 10351), ("10.99.0.8".to_owned(), 10353)],
+    )?;
+    write_record(system.api(), &json!("{}"))?;
+    until_specified("rules of one cloudcore", system, &[(own, 10351)])
+}
+
+/// The manager as a program of its own, in a network namespace of its own, with what hosts have: the legacy variant, only nft, nothing.
+fn programs(context: &mut Context) -> Result<()> {
+    let (settings, folder) = (context.settings.clone(), context.folder().to_owned());
+    only_ours(context)?;
+    let cloudcore = program(&settings.cloud, "cloudcore")?;
+    let system = context.system()?;
+    let entries = read_record(system.api())?.0;
+    let wanted = specified(&entries, "any:10003");
+    let start = |name: &str, setup: &str| Manager::start(system, &folder, name, setup, &cloudcore);
+
+    for (name, setup, listing) in [
+        ("nft", "", "iptables-nft-save"),
+        // A host that uses the nat table of that variant.
+        ("legacy", "iptables-legacy -t nat -N THEIRS", "iptables-legacy-save"),
+    ] {
+        let mut manager = start(name, setup)?;
+        wait::until(&format!("rules by the variant {name}"), seconds(REPAIR), || {
+            let mut found = manager.saved(listing)?;
+            found.retain(|line| line.contains("TUNNEL-PORT"));
+            found.sort();
+            ensure!(found == wanted, "{found:#?}");
+            Ok(Some(()))
+        })?;
+        let flush = if name == "legacy" {
+            "iptables-legacy"
+        } else {
+            "iptables"
+        };
+        manager.run(&[flush, "-w", "5", "-t", "nat", "-F", "TUNNEL-PORT"])?;
+        wait::until(&format!("rules back by the variant {name}"), seconds(REPAIR), || {
+            let found = manager.saved(listing)?;
+            Ok(found
+                .iter()
+                .any(|line| line.starts_with("-A TUNNEL-PORT"))
+                .then_some(()))
+        })?;
+        manager.daemon.stop(seconds(30))?;
+        let left = manager.saved(listing)?;
+        ensure!(!left.iter().any(|line| line.contains("TUNNEL-PORT")), "{left:#?}");
+    }
+
+    let mut manager = start("only-nft", &hide(&["iptables", "iptables-nft", "iptables-legacy"]))?;
+    wait::until("rules by nft alone", seconds(REPAIR), || {
+        let rules = manager.run(&["nft", "list", "table", "ip", "kubeedge"])?;
+        let (ip, port) = entries.first().context("an entry")?;
+        Ok(rules
+            .contains(&format!("tcp dport {port} dnat to {ip}:10003"))
+            .then_some(()))
+    })?;
+    manager.run(&["nft", "flush", "table", "ip", "kubeedge"])?;
+    wait::until("rules back by nft alone", seconds(REPAIR), || {
+        let rules = manager.run(&["nft", "list", "table", "ip", "kubeedge"])?;
+        Ok(rules.contains("jump TUNNEL-PORT").then_some(()))
+    })?;
+    manager.daemon.stop(seconds(30))?;
+    ensure!(manager.run(&["nft", "list", "ruleset"])?.is_empty(), "a table is left");
+
+    let mut manager = start(
+        "nothing",
+        &hide(&["iptables", "iptables-nft", "iptables-legacy", "nft"]),
+    )?;
+    wait::until("a warning that names the other ways", seconds(60), || {
+        let log = std::fs::read_to_string(manager.daemon.log())?;
+        let named = log.contains("04-iptables-manager.yaml") && log.contains("EgressSelectorConfiguration");
+        Ok(named.then_some(()))
+    })?;
+    let log = std::fs::read_to_string(manager.daemon.log())?;
+    ensure!(log.matches("WARN").count() == 1, "more than one warning:\n{log}");
+    manager.daemon.stop(seconds(30))
+}
+
+/// Shell lines that hide programs from what runs after them in the same mount namespace: they are no ordinary files any more.
+fn hide(names: &[&str]) -> String {
+    let names = names.join(" ");
+    format!(
+        r#"for name in {names}; do
+  file=$(command -v "$name") || continue
+  mount --bind /dev/null "$(readlink -f "$file")"
+done"#
+    )
+}
+
+/// A `cloudcore --iptables-manager` on a host of its own.
+struct Manager {
+    daemon: Daemon,
+    host: HostNumber,
+}
+
+impl Manager {
+    /// The host's first commands are `setup`.
+    fn start(system: &System, folder: &Path, name: &str, setup: &str, cloudcore: &Path) -> Result<Self> {
+        let host = HostNumber::take()?;
+        let folder = folder.join("edges").join(name);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("number"), host.to_string())?;
+        host.make_veth()?;
+        let kubeconfig = folder.join("kubeconfig");
+        let text = std::fs::read_to_string(system.cluster.kubeconfig())?;
+        std::fs::write(&kubeconfig, text.replace("127.0.0.1", &own_address()?))?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", host.netns_path().display()));
+        command.args(["unshare", "--mount", "--propagation", "private", "bash", "-ec"]);
+        command
+            .arg(format!("{setup}\nexec \"$@\""))
+            .arg("manager")
+            .arg(cloudcore);
+        command
+            .args(["--iptables-manager", "--forwardport=10003", "--kubeconfig"])
+            .arg(&kubeconfig);
+        let daemon = Daemon::start(&folder, "manager", &mut command)?;
+        Ok(Self { daemon, host })
+    }
+
+    fn run(&self, words: &[&str]) -> Result<String> {
+        let netns = format!("--net={}", self.host.netns_path().display());
+        process::run(Command::new("nsenter").arg(netns).args(words))
+    }
+
+    fn saved(&self, program: &str) -> Result<Vec<String>> {
+        Ok(self.run(&[program])?.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.daemon.kill();
+        if let Err(error) = self.host.remove() {
+            eprintln!("e2e: {error:#}");
+        }
+    }
+}
