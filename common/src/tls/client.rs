@@ -13,6 +13,7 @@ use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
+use super::any_name::AnyName;
 use super::anybody::Anybody;
 use super::server::provider;
 
@@ -96,14 +97,25 @@ pub fn client_config(
     roots: &[CertificateDer<'static>],
     identity: Option<Identity>,
 ) -> Result<ClientConfig, ClientTlsError> {
+    build(verifier(roots)?, identity)
+}
+
+/// The same without the server's name: for servers of a CA of our own, which signs no other servers.
+pub fn client_config_any_name(
+    roots: &[CertificateDer<'static>],
+    identity: Option<Identity>,
+) -> Result<ClientConfig, ClientTlsError> {
+    build(Arc::new(AnyName(verifier(roots)?)), identity)
+}
+
+fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<WebPkiServerVerifier>, ClientTlsError> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(root.clone()).map_err(ClientTlsError::Root)?;
     }
-    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), provider())
+    WebPkiServerVerifier::builder_with_provider(store.into(), provider())
         .build()
-        .map_err(ClientTlsError::Verifier)?;
-    build(verifier, identity)
+        .map_err(ClientTlsError::Verifier)
 }
 
 /// A configuration that believes every server: for fetching a CA whose hash is known, and for probes, which ask only whether

@@ -45,8 +45,15 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Verifies client certificates against one CA: chain, dates, extended key usage clientAuth.
 pub fn client_verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, ServerTlsError> {
+    client_verifier_of(&[ca])
+}
+
+/// The same with several CAs, any of which will do; at least one is needed.
+pub fn client_verifier_of(cas: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, ServerTlsError> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca).map_err(ServerTlsError::Root)?;
+    for ca in cas {
+        roots.add(ca.clone()).map_err(ServerTlsError::Root)?;
+    }
     WebPkiClientVerifier::builder_with_provider(roots.into(), provider())
         .build()
         .map_err(ServerTlsError::Verifier)

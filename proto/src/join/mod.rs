@@ -9,7 +9,7 @@ mod tests;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Issued, ServerNames, ec_private_key, issued_at};
-pub use name::{CertificateName, PeerName};
+pub use name::{CertificateName, PeerName, subject_of};
 pub use request::{BadRequest, CertificateRequest, ExtendedKeyUsages, MAX_REQUEST};
 pub use serving::{ServingRequest, Validity};
 pub use token::{BadToken, Token, sign_token, verify_jwt};

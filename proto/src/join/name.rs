@@ -82,6 +82,17 @@ impl CertificateName {
     }
 }
 
+/// A certificate (DER) as Kubernetes reads it: the last common name is the user, each organization a group. `None` when it cannot be
+/// read.
+pub fn subject_of(der: &[u8]) -> Option<(String, Vec<String>)> {
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    let subject = certificate.subject();
+    let text =
+        |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or_default().to_owned();
+    let user = subject.iter_common_name().last().map(text).unwrap_or_default();
+    Some((user, subject.iter_organization().map(text).collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
