@@ -18,6 +18,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod vouch;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -30,14 +31,16 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use proto::{Features, Message, NodeName, ObjectPath, Status};
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::warn;
 
 pub use authorizer::{AccessReview, ReviewRequest};
+pub(crate) use identity::unix_now;
 pub use identity::{Identity, IdentityError, SecretError, SecretStore};
 pub use records::{DeliveryRecords, ObjectRef};
 pub use revoked::Revoked;
 pub use settings::{BadSetting, Settings};
+pub use vouch::NotVouched;
 
 use metrics::{Metrics, SessionCollector};
 use outbox::{Lane, Rank};
@@ -173,6 +176,7 @@ struct Shared {
     /// Nodes whose last session had an inventory: they need no delivery records while they are away.
     inventoried: Mutex<HashSet<NodeName>>,
     revoked: RwLock<Revoked>,
+    revocations: watch::Sender<()>,
     events: broadcast::Sender<SessionEvent>,
 }
 
@@ -202,6 +206,7 @@ impl CloudHub {
             sessions: RwLock::default(),
             inventoried: Mutex::default(),
             revoked: RwLock::default(),
+            revocations: watch::channel(()).0,
             events: broadcast::channel(SESSION_EVENTS).0,
         });
         registry.register_collector(Box::new(SessionCollector(Arc::downgrade(&shared))));
@@ -268,6 +273,7 @@ impl CloudHub {
         let sessions: Vec<Arc<Session>> = self.shared.sessions.read().values().cloned().collect();
         // The list is in place before the sessions are ended: none of them finds its way back meanwhile.
         *self.shared.revoked.write() = revoked;
+        self.shared.revocations.send_replace(());
         let revoked = self.shared.revoked.read();
         for session in sessions {
             if revoked.refuses(&session.node, session.issued) {
@@ -275,6 +281,11 @@ impl CloudHub {
                 session.end(End::Disconnected);
             }
         }
+    }
+
+    /// Told when the list of revoked certificates changes: ask [`CloudHub::trusts`] anew.
+    pub fn revocations(&self) -> watch::Receiver<()> {
+        self.shared.revocations.subscribe()
     }
 
     /// Ends the node's session: its Node object was deleted, or its certificate is trusted no more.

@@ -1,7 +1,5 @@
 //! What a new connection of a node leads to.
 
-use std::collections::{HashSet, VecDeque};
-
 use common::{Tasks, chain};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -12,6 +10,7 @@ use tracing::warn;
 use super::upstream::{Desk, annotate};
 use crate::cloudhub::{CloudHub, SessionEvent};
 use crate::synccontroller::SyncController;
+use crate::waiting::Waiting;
 
 pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks: &Tasks) {
     tasks.spawn("sessions", async move {
@@ -56,27 +55,6 @@ async fn welcome(desk: &Desk, hub: &CloudHub, reconciler: &SyncController, node:
     reconciler.forget(&node);
     if hub.features(&node).is_some_and(|features| !features.has_inventory()) {
         reconciler.reconcile(&node).await;
-    }
-}
-
-/// Nodes that wait, each once.
-#[derive(Default)]
-struct Waiting {
-    order: VecDeque<NodeName>,
-    known: HashSet<NodeName>,
-}
-
-impl Waiting {
-    fn push(&mut self, node: NodeName) {
-        if self.known.insert(node.clone()) {
-            self.order.push_back(node);
-        }
-    }
-
-    fn pop(&mut self) -> Option<NodeName> {
-        let node = self.order.pop_front()?;
-        self.known.remove(&node);
-        Some(node)
     }
 }
 

@@ -103,6 +103,8 @@ pub(super) struct Index {
     synced: HashSet<Watch>,
     /// Counts the changes of what edges are called.
     renamed: u64,
+    /// Nodes that are new or show another kubelet's port since the last look.
+    port_changes: Vec<NodeName>,
 }
 
 type PodKey = (Namespace, ObjectName);
@@ -112,6 +114,8 @@ struct NodeEntry {
     print: u64,
     owner: Box<str>,
     others: Arc<[Host]>,
+    /// Where its kubelet is said to be; 0 for nowhere.
+    port: u16,
     pods: HashSet<PodKey>,
 }
 
@@ -169,6 +173,16 @@ impl Index {
     /// The annotation `cloudcore` of a node.
     pub(super) fn owner(&self, node: &NodeName) -> Option<&str> {
         self.nodes.get(node).map(|entry| &*entry.owner)
+    }
+
+    /// The port of a node's kubelet as its status has it; 0 when it has none.
+    pub(super) fn kubelet_port(&self, node: &NodeName) -> Option<u16> {
+        self.nodes.get(node).map(|entry| entry.port)
+    }
+
+    /// Nodes that are new or show another port since the last call.
+    pub(super) fn take_port_changes(&mut self) -> Vec<NodeName> {
+        std::mem::take(&mut self.port_changes)
     }
 
     pub(super) fn is_listed(&self, watch: Watch) -> bool {
@@ -292,10 +306,14 @@ impl Index {
         let node = NodeName::new(path.name_str());
         let print = fingerprint(&object, false);
         let known = Known::of(&object);
-        let owner = owner_of(&object);
+        let (owner, port) = facts_of(&object);
         let others = others_of(&object);
         if let Some(entry) = self.nodes.get_mut(&node) {
             let same = entry.print == print && entry.known.uid == known.uid;
+            if entry.port != port || entry.known.uid != known.uid {
+                entry.port = port;
+                self.port_changes.push(node.clone());
+            }
             entry.print = print;
             entry.known = known;
             entry.owner = owner;
@@ -316,10 +334,12 @@ impl Index {
                 print,
                 owner,
                 others,
+                port,
                 pods: HashSet::new(),
             },
         );
         self.renamed += 1;
+        self.port_changes.push(node.clone());
         let mut changes = vec![Change::Node {
             node: node.clone(),
             object,
@@ -522,19 +542,39 @@ pub fn shell(path: &ObjectPath, uid: &Uid) -> Object {
     Object::from_value(&serde_json::json!({ "metadata": metadata })).expect("a JSON object is an object")
 }
 
-fn owner_of(node: &Object) -> Box<str> {
+/// The annotation `cloudcore` and the port of the kubelet.
+fn facts_of(node: &Object) -> (Box<str>, u16) {
     #[derive(serde::Deserialize)]
     struct Node {
         metadata: Metadata,
+        status: Option<Status>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status {
+        daemon_endpoints: Option<Endpoints>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Endpoints {
+        kubelet_endpoint: Option<Endpoint>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Endpoint {
+        #[serde(rename = "Port")]
+        port: Option<u16>,
     }
     #[derive(serde::Deserialize)]
     struct Metadata {
         annotations: Option<HashMap<String, String>>,
     }
-    let view = node.view::<Node>().ok();
-    view.and_then(|node| node.metadata.annotations?.remove("cloudcore"))
-        .unwrap_or_default()
-        .into()
+    let Ok(view) = node.view::<Node>() else {
+        return (Box::default(), 0);
+    };
+    let owner = view.metadata.annotations.unwrap_or_default().remove("cloudcore");
+    let endpoints = view.status.and_then(|status| status.daemon_endpoints);
+    let port = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint?.port);
+    (owner.unwrap_or_default().into(), port.unwrap_or_default())
 }
 
 /// Where an object of a watch travels.

@@ -21,7 +21,7 @@ use common::Tasks;
 use parking_lot::{Mutex, RwLock};
 use proto::inventory::Item;
 use proto::{Kind, NodeName, Object, ObjectPath};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::kubernetes::{ApiError, Kube, NODES, PODS};
 use bodies::Bodies;
@@ -40,6 +40,7 @@ pub struct Informers {
     renamed: watch::Receiver<u64>,
     /// Told when a node may have become ready.
     readiness: Arc<Notify>,
+    ports: broadcast::Sender<NodeName>,
 }
 
 impl Informers {
@@ -55,6 +56,7 @@ impl Informers {
             synced,
             renamed,
             readiness: Arc::default(),
+            ports: broadcast::channel(PORTS).0,
         };
         task::start(&informers, changes, (synced_in, renamed_in), tasks);
         (informers, receiver)
@@ -96,6 +98,16 @@ impl Informers {
     /// Whether the Node says that this cloudcore has its connection.
     pub fn is_owned_by(&self, node: &NodeName, address: &str) -> bool {
         self.index.read().owner(node) == Some(address)
+    }
+
+    /// The port at which the API server looks for a node's kubelet; 0 when the status has none, `None` without such a node.
+    pub fn kubelet_port(&self, node: &NodeName) -> Option<u16> {
+        self.index.read().kubelet_port(node)
+    }
+
+    /// Nodes that appear or show another port of their kubelet, from now on. Who lags looks at the nodes of interest anew.
+    pub fn port_changes(&self) -> broadcast::Receiver<NodeName> {
+        self.ports.subscribe()
     }
 
     /// Whether there is such an edge node.
@@ -199,6 +211,8 @@ impl Informers {
     }
 }
 
+/// Changes of ports that a slow listener may fall behind by.
+const PORTS: usize = 4096;
 /// Changes that wait for the edge controller before the watches stand still.
 const CHANGES: usize = 1024;
 /// Bytes of ConfigMaps and Secrets that are kept, newest use last: many edges ask for the same ones at the same time.

@@ -106,15 +106,19 @@ impl Owner {
     }
 
     async fn take(&self, watch: Watch, seen: Seen) {
-        let (changes, renamed) = {
+        let (changes, renamed, ports) = {
             let mut index = self.informers.index.write();
-            (index.apply(watch, seen), index.renamed())
+            (index.apply(watch, seen), index.renamed(), index.take_port_changes())
         };
         self.renamed.send_if_modified(|known| {
             let is_new = *known != renamed;
             *known = renamed;
             is_new
         });
+        for node in ports {
+            // Without a listener nobody misses it.
+            let _ = self.informers.ports.send(node);
+        }
         self.emit(changes).await;
     }
 

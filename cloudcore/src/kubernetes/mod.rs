@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod rate;
 mod resource;
+mod reviews;
 mod watch;
 
 #[cfg(test)]
@@ -21,6 +22,8 @@ pub use connect::{Access, ConnectError};
 pub use error::ApiError;
 pub use resource::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_OBJECT_SYNCS, CONFIG_MAPS, EVENTS, LEASES, NAMESPACES, NODES, OBJECT_SYNCS,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, Resource, SECRETS, SERVICE_ACCOUNTS, VOLUME_ATTACHMENTS,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, Resource, SECRETS, SERVICE_ACCOUNTS, SUBJECT_ACCESS_REVIEWS,
+    TOKEN_REVIEWS, VOLUME_ATTACHMENTS,
 };
+pub use reviews::{Attributes, Subject};
 pub use watch::{Detail, Seen, Selection, follow};

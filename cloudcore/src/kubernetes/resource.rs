@@ -141,6 +141,8 @@ resources! {
     PERSISTENT_VOLUME_CLAIMS = "" "v1" "persistentvolumeclaims" "PersistentVolumeClaim" true;
     LEASES = "coordination.k8s.io" "v1" "leases" "Lease" true;
     VOLUME_ATTACHMENTS = "storage.k8s.io" "v1" "volumeattachments" "VolumeAttachment" false;
+    SUBJECT_ACCESS_REVIEWS = "authorization.k8s.io" "v1" "subjectaccessreviews" "SubjectAccessReview" false;
+    TOKEN_REVIEWS = "authentication.k8s.io" "v1" "tokenreviews" "TokenReview" false;
     CERTIFICATE_SIGNING_REQUESTS = "certificates.k8s.io" "v1" "certificatesigningrequests" "CertificateSigningRequest" false;
     OBJECT_SYNCS = "reliablesyncs.kubeedge.io" "v1alpha1" "objectsyncs" "ObjectSync" true;
     CLUSTER_OBJECT_SYNCS = "reliablesyncs.kubeedge.io" "v1alpha1" "clusterobjectsyncs" "ClusterObjectSync" false;

@@ -232,7 +232,7 @@ impl Identity {
 }
 
 /// Unix time.
-pub(super) fn unix_now() -> Duration {
+pub(crate) fn unix_now() -> Duration {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, StatusCode};
-use proto::join::{CertificateName, PeerName, issued_at};
+use proto::join::{CertificateName, issued_at};
 use proto::{FEATURES_HEADER, Features, NodeName};
 use rustls_pki_types::CertificateDer;
 use tracing::warn;
 
 use crate::cloudhub::session::Session;
+use crate::cloudhub::vouch::{self, NotVouched};
 use crate::cloudhub::{NodeLimit, Shared};
 
 /// What a client certificate says.
@@ -47,7 +48,7 @@ impl Refusal {
     }
 
     fn revoked(node: &NodeName) -> Self {
-        let text = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
+        let text = NotVouched::Revoked(node.clone()).to_string();
         Self::new(StatusCode::FORBIDDEN, "revoked", text)
     }
 }
@@ -117,18 +118,8 @@ fn judge(
         ));
     }
     let node = NodeName::from(node);
-    let legacy = match certificate.and_then(CertificateName::peer) {
-        Some(PeerName::Node(name)) if name == node => false,
-        Some(PeerName::Legacy) if legacy_certificates => {
-            warn!(%node, "the edge's certificate names no node, as before v1.16: it is taken at its word; \
-                modules.cloudHub.legacyCertificates: false ends that");
-            true
-        }
-        _ => {
-            let text = format!("the client certificate is not that of node {node}");
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "identity", text));
-        }
-    };
+    let legacy = vouch::is_legacy(&node, certificate, legacy_certificates)
+        .map_err(|error| Refusal::new(StatusCode::FORBIDDEN, "identity", error.to_string()))?;
     Ok((
         node,
         Features::parse(first(FEATURES_HEADER)).common(Features::OURS),
