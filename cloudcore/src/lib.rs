@@ -1,5 +1,5 @@
 //! The modules of cloudcore, from the bottom up: the API ([`kubernetes`]), what it holds ([`informers`], [`objectsync`]), the sessions
-//! ([`cloudhub`]), the controllers ([`edgecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
+//! ([`cloudhub`]), the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
 
 pub mod cloudhub;
 pub mod cloudstream;
@@ -14,3 +14,4 @@ pub mod monitor;
 pub mod objectsync;
 pub mod revocation;
 pub mod synccontroller;
+mod waiting;

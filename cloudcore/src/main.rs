@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 mod flags;
 mod redirects;
 mod secrets;
+mod streams;
 
 use flags::Flags;
 
@@ -108,11 +109,11 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         kube: kube.clone(),
         informers: informers.clone(),
     });
-    let access = Arc::new(kube.client().clone());
+    let access = Arc::new(kube.clone());
     let records = Arc::new(syncs.clone());
     let parts = Parts {
         settings,
-        identity,
+        identity: identity.clone(),
         access,
         cluster,
         records,
@@ -124,11 +125,23 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         .await
         .context("CloudHub does not start")?;
     info!("Module cloudhub registered successfully");
+    if modules.cloud_stream.enable {
+        let below = streams::Below {
+            config: &loaded.config,
+            host,
+            kube: &kube,
+            hub: &hub,
+            identity: &identity,
+            informers: &informers,
+            tasks: &tasks,
+        };
+        streams::start(below, &mut registry).await?;
+    }
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
     revocation::start(kube.clone(), hub.clone(), &tasks);
     if modules.edge_controller.enable {
         let controller = EdgeController {
-            kube: kube.clone(),
+            kube,
             informers: informers.clone(),
             hub,
             syncs,
@@ -142,9 +155,6 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     if modules.sync_controller.enable {
         reconciler.start(&tasks);
         info!("Module synccontroller registered successfully");
-    }
-    if modules.cloud_stream.enable {
-        redirects::start(&loaded.config, host, &kube, &mut registry, &tasks)?;
     }
     let ready = Box::new(move || informers.is_synced());
     monitor::start(

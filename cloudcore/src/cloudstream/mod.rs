@@ -1,5 +1,203 @@
-//! Logs, exec, port-forward and metrics of edges, for an API server that takes cloudcore for their kubelets.
+//! CloudStream: logs, exec, attach, port-forward and metrics of edges, for the API server and whoever else may ask a kubelet.
+//!
+//! Owns the tunnels of the edges (port 10004) and the server that stands for their kubelets (port 10003). Reads where pods and nodes are
+//! from the informers and the API; writes one field of Nodes, the port at which the API server finds their kubelet ([`nodeport`]).
+//! A request is passed on as it is, by one way for all routes: its head opens a stream of the tunnel, and all that follows are
+//! bytes that nobody here reads (spec 04 §6). A request for a node whose tunnel is at another cloudcore goes there ([`forward`]).
+//! Callers are let in as a kubelet would ([`access`]); what they prove it by never reaches an edge. Must not know SPDY, or how
+//! connections of the API server come to its port.
 
+mod access;
 pub mod certificates;
+mod forward;
 pub mod iptablesmanager;
+mod nodeport;
+mod sessions;
+mod settings;
+mod streamserver;
 pub mod tunnelport;
+mod tunnelserver;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use common::Tasks;
+use common::tunnel::TunnelMetrics;
+use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
+use rustls::server::ResolvesServerCert;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::warn;
+
+pub use settings::Settings;
+
+use crate::cloudhub::{CloudHub, Identity};
+use crate::informers::{Host, Informers};
+use crate::kubernetes::Kube;
+use access::Access;
+use certificates::StreamCertificates;
+use nodeport::NodePorts;
+use sessions::Sessions;
+
+/// The annotation of a Node that says where other cloudcores reach its tunnel, `address:port`. Go's have only `cloudcore`, which is
+/// about the session of the hub.
+const HOLDER_ANNOTATION: &str = "kubeedge.io/tunnel";
+
+/// What [`CloudStream::start`] needs.
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// Whose certificates are trusted.
+    pub hub: CloudHub,
+    /// The CA of the edges and the certificate of the tunnel server.
+    pub identity: Identity,
+    /// The API.
+    pub kube: Kube,
+    /// Where pods and nodes are.
+    pub informers: Informers,
+    /// The certificates of the stream server.
+    pub certificates: StreamCertificates,
+    /// The certificate of the tunnel server.
+    pub tunnel_certificate: Arc<dyn ResolvesServerCert>,
+    /// The port that stands for this cloudcore in the status of nodes.
+    pub port: watch::Receiver<u16>,
+    /// This host's address, as the annotation `cloudcore` of Nodes has it.
+    pub address: String,
+    /// The group that the tasks belong to.
+    pub tasks: Tasks,
+}
+
+/// Why CloudStream does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A port cannot be had.
+    #[error("cannot listen on port {port} for {what}")]
+    Listen {
+        /// What it is for, with the key of the configuration.
+        what: &'static str,
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No TLS by the CA or the certificate.
+    #[error("cannot serve TLS")]
+    Tls(#[from] common::tls::server::ServerTlsError),
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct CloudStream {
+    shared: Arc<Shared>,
+}
+
+/// What the servers share.
+struct Shared {
+    settings: Settings,
+    hub: CloudHub,
+    identity: Identity,
+    kube: Kube,
+    informers: Informers,
+    /// `None` when everybody is let in.
+    access: Option<Access>,
+    sessions: Arc<Sessions>,
+    /// TLS of the stream server, but for the certificate.
+    tls: ServerConfig,
+    certificates: StreamCertificates,
+    address: String,
+    metrics: TunnelMetrics,
+    tasks: Tasks,
+}
+
+impl CloudStream {
+    /// Opens the ports and serves. The tasks end with `parts.tasks`.
+    ///
+    /// # Errors
+    /// When a port cannot be had.
+    pub async fn start(parts: Parts, registry: &mut Registry) -> Result<Self, StartError> {
+        let Parts {
+            settings,
+            hub,
+            identity,
+            kube,
+            informers,
+            certificates,
+            tunnel_certificate,
+            port,
+            address,
+            tasks,
+        } = parts;
+        let access = settings.authorization.then(|| Access::start(kube.clone(), &tasks));
+        if access.is_none() {
+            warn!(
+                "modules.cloudStream.streamAuthorization is false: whoever reaches port {} may run commands in every pod of every edge",
+                settings.stream_port
+            );
+        }
+        let metrics = TunnelMetrics::default();
+        metrics.register(registry);
+        let sessions = Arc::new(Sessions::new());
+        let holder = SocketAddr::new(
+            address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            settings.tunnel_port,
+        );
+        let ports = NodePorts {
+            kube: kube.clone(),
+            informers: informers.clone(),
+            sessions: sessions.clone(),
+            port,
+            holder: holder.to_string(),
+        };
+        let shared = Arc::new(Shared {
+            tls: streamserver::tls(&certificates)?,
+            certificates,
+            settings,
+            hub,
+            identity,
+            kube,
+            informers,
+            access,
+            sessions,
+            address,
+            metrics,
+            tasks,
+        });
+        ports.start(&shared.tasks);
+        tunnelserver::start(&shared, tunnel_certificate).await?;
+        streamserver::start(&shared).await?;
+        Ok(Self { shared })
+    }
+
+    /// Serves a connection that came in by another way than the port: the client begins with TLS. `destination` is the host that it
+    /// wanted to reach. Returns when the connection ends.
+    pub async fn serve(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send,
+        peer: SocketAddr,
+        destination: Option<Host>,
+    ) {
+        streamserver::serve(&self.shared, io, peer, destination).await;
+    }
+
+    /// How many tunnels are here.
+    pub fn tunnels(&self) -> usize {
+        self.shared.sessions.len()
+    }
+}
+
+/// Listens on all addresses, of both families where there are two.
+async fn listen(what: &'static str, port: u16) -> Result<TcpListener, StartError> {
+    let both = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await;
+    let listener = match both {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        other => other,
+    };
+    listener.map_err(|source| StartError::Listen { what, port, source })
+}

@@ -145,6 +145,10 @@ section! {
         "streamPort" omit stream_port: u32 = 10003;
         /// Who signs the certificate shown to the API server, where no files are given. Only ours.
         "streamCertSigner" hidden stream_cert_signer: StreamCertSigner = StreamCertSigner::CloudHub;
+        /// Whether callers of the stream port are asked who they are and whether they may, as by a kubelet. Only ours.
+        "streamAuthorization" hidden stream_authorization: bool = true;
+        /// Whether requests go to edges by the types of messages that Go's cloudcore has for them. Only ours.
+        "streamCompat" hidden stream_compat: bool = false;
         /// The endpoint for the API server's EgressSelectorConfiguration. Only ours.
         "egress" hidden egress: CloudStreamEgress = CloudStreamEgress::default();
     }

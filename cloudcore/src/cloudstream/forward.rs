@@ -1,0 +1,188 @@
+//! Requests for nodes whose tunnels are at another cloudcore: passed on there once, by mutual TLS of the edges' CA on the port of the
+//! tunnels (spec 04 §12).
+//!
+//! Where a tunnel is stands in the Node: our own annotation has the address of the tunnel's holder, and `cloudcore`, which Go's write
+//! too, the address of the cloudcore that has the node's session. The caller was let in by the first cloudcore; the second one takes
+//! its word, known by its certificate.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::chain;
+use common::tls::client::{Identity, client_config_any_name};
+use http::StatusCode;
+use proto::join::CertificateName;
+use proto::{Namespace, NodeName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use super::streamserver::{FORWARDED_BY, Head, NODE_HEADER, Refusal, Route, refuse, to_edge};
+use super::{HOLDER_ANNOTATION, Shared};
+use crate::cloudhub::unix_now;
+use crate::kubernetes::NODES;
+
+/// Common name of the certificates that cloudcores show each other. No edge gets one like it.
+const CLOUDCORE: &str = "system:kubeedge:cloudcore";
+/// Organization of certificates that the CA signs for others than edges.
+const KUBEEDGE: &str = "KubeEdge";
+/// Where Go and we write which cloudcore has the node's session.
+const OWNER_ANNOTATION: &str = "cloudcore";
+/// How long connection and handshake may take.
+const DIAL: Duration = Duration::from_secs(5);
+/// How long the head of a request that is passed on may take.
+const HEAD: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Error)]
+enum DialError {
+    #[error("no connection within {DIAL:?}")]
+    Late,
+    #[error("no connection")]
+    Io(#[source] std::io::Error),
+    #[error("no certificate to show")]
+    Issue(#[source] proto::join::AuthorityError),
+    #[error("no TLS")]
+    Tls(#[from] common::tls::client::ClientTlsError),
+    #[error("the key of the certificate cannot be used: {0}")]
+    Key(&'static str),
+}
+
+/// Whether a certificate (of our CA, which TLS has verified) is another cloudcore's.
+pub(super) fn is_cloudcore(certificate: &CertificateDer<'_>) -> bool {
+    CertificateName::of_certificate(certificate)
+        .is_some_and(|name| name.organization == KUBEEDGE && name.common_name == CLOUDCORE)
+}
+
+/// Passes the head of a request on to the cloudcore that has the node's tunnel; what comes back is the answer.
+pub(super) async fn dial(shared: &Shared, head: &Head, node: &NodeName) -> Result<TlsStream<TcpStream>, Refusal> {
+    let mut tried = Vec::new();
+    for holder in holders(shared, node).await? {
+        match connect(shared, head, node, holder).await {
+            Ok(stream) => {
+                debug!(%node, %holder, "request passed on to another cloudcore");
+                return Ok(stream);
+            }
+            Err(error) => tried.push(format!("{holder}: {}", chain(&error))),
+        }
+    }
+    let mut text = not_here(shared, node);
+    if !tried.is_empty() {
+        text = format!(
+            "{text}; the cloudcore that has it cannot be reached: {}",
+            tried.join("; ")
+        );
+    }
+    Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text))
+}
+
+fn not_here(shared: &Shared, node: &NodeName) -> String {
+    let why = shared.sessions.ended(node).map_or_else(String::new, |(why, when)| {
+        format!(" (its tunnel ended {} s ago: {why})", when.elapsed().as_secs())
+    });
+    format!(
+        "edge node {node} is not connected to this cloudcore ({}){why}",
+        shared.address
+    )
+}
+
+/// The other cloudcores that may have the tunnel, the likeliest first.
+async fn holders(shared: &Shared, node: &NodeName) -> Result<Vec<SocketAddr>, Refusal> {
+    #[derive(Deserialize)]
+    struct Node {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        annotations: BTreeMap<String, String>,
+    }
+    let object = match shared.kube.get(&NODES, &Namespace::cluster(), node.as_str()).await {
+        Ok(object) => object,
+        Err(error) if error.is_not_found() => {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no node {node}")));
+        }
+        Err(error) => {
+            let text = format!("{}; who has it is not known: {}", not_here(shared, node), chain(&error));
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+    };
+    let annotations = object
+        .view::<Node>()
+        .map(|node| node.metadata.annotations)
+        .unwrap_or_default();
+    let named = |key: &str| annotations.get(key).map(String::as_str).unwrap_or_default();
+    let port = shared.settings.tunnel_port;
+    let owner = named(OWNER_ANNOTATION)
+        .parse()
+        .ok()
+        .map(|ip: IpAddr| SocketAddr::new(ip, port));
+    let mut all: Vec<SocketAddr> = named(HOLDER_ANNOTATION).parse().ok().into_iter().chain(owner).collect();
+    all.dedup();
+    all.retain(|holder| holder.ip().to_string() != shared.address || holder.port() != port);
+    Ok(all)
+}
+
+async fn connect(
+    shared: &Shared,
+    head: &Head,
+    node: &NodeName,
+    holder: SocketAddr,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let authority = shared.identity.authority();
+    let issued = authority
+        .issue_client(CLOUDCORE, unix_now())
+        .map_err(DialError::Issue)?;
+    let identity = Identity {
+        chain: vec![CertificateDer::from(issued.certificate)],
+        key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
+    };
+    // All cloudcores share one certificate, whose names are those that edges dial.
+    let config = client_config_any_name(&[shared.identity.ca().clone()], Some(identity))?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let dialled = timeout(DIAL, async {
+        let stream = TcpStream::connect(holder).await?;
+        // Keystrokes are sent one by one. A socket without the option works as well.
+        let _ = stream.set_nodelay(true);
+        let mut tls = connector.connect(ServerName::from(holder.ip()), stream).await?;
+        let mut text = format!("{} {} HTTP/1.1\r\n", head.method, head.target);
+        let own = [(NODE_HEADER, node.as_str()), (FORWARDED_BY, &shared.address)];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        for (name, value) in head.forwarded_headers().into_iter().chain(own) {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        tls.write_all(text.as_bytes()).await?;
+        tls.flush().await?;
+        Ok(tls)
+    });
+    dialled.await.map_err(|_| DialError::Late)?.map_err(DialError::Io)
+}
+
+/// A request of another cloudcore: served by a tunnel that is here, or not at all.
+pub(super) async fn serve(shared: &Shared, mut tls: impl AsyncRead + AsyncWrite + Unpin + Send, peer: SocketAddr) {
+    let read = timeout(HEAD, Head::read(&mut tls)).await;
+    let (head, early) = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(Some(refusal))) => return refuse(&mut tls, &refusal).await,
+        Ok(Err(None)) | Err(_) => return,
+    };
+    let node = NodeName::from(head.header(NODE_HEADER).unwrap_or_default());
+    debug!(%peer, %node, by = head.header(FORWARDED_BY), "request of another cloudcore");
+    let found = Route::of(&head).and_then(|route| {
+        let session = shared.sessions.get(&node);
+        let session = session.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, not_here(shared, &node)))?;
+        Ok((route, session))
+    });
+    match found {
+        Ok((route, session)) => to_edge(shared, &mut tls, &head, &route, &session, early).await,
+        Err(refusal) => refuse(&mut tls, &refusal).await,
+    }
+}

@@ -1,0 +1,193 @@
+//! The head of a request, and how it goes on to the kubelet.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::refusal::Refusal;
+
+/// A head is not read any further (spec 04 §7.4).
+const MAX_HEAD: usize = 64 * 1024;
+/// What a server like this gets at most: an API server's proxy adds a handful.
+const MAX_HEADERS: usize = 128;
+/// How long TLS and the head may take.
+pub(super) const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// A request up to its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cloudstream) struct Head {
+    /// `GET`, `POST`, …
+    pub(in crate::cloudstream) method: String,
+    /// Path and query, as sent.
+    pub(in crate::cloudstream) target: String,
+    /// In order; names may repeat.
+    pub(in crate::cloudstream) headers: Vec<(String, String)>,
+}
+
+impl Head {
+    /// Reads a head. What came after it is the second value: Go discards that, here it goes on to the kubelet.
+    ///
+    /// # Errors
+    /// `None` when the client left without a word.
+    pub(in crate::cloudstream) async fn read(
+        io: &mut (impl AsyncRead + Unpin),
+    ) -> Result<(Self, Vec<u8>), Option<Refusal>> {
+        let mut bytes = Vec::with_capacity(4 * 1024);
+        loop {
+            if let Some((head, length)) = Self::parse(&bytes).map_err(Some)? {
+                return Ok((head, bytes.split_off(length)));
+            }
+            if io.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
+                return Err(None);
+            }
+        }
+    }
+
+    /// The head at the beginning of `bytes` with its length; `None` while it is incomplete.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
+        let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut head = httparse::Request::new(&mut headers);
+        let length = match head.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+            Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
+            Ok(_) => {
+                let text = format!("the head of the request is longer than {MAX_HEAD} bytes");
+                return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
+            }
+            Err(error) => return Err(bad(format!("this is no HTTP/1.1 request: {error}"))),
+        };
+        let target = head.path.unwrap_or_default();
+        if !target.starts_with('/') {
+            return Err(bad("the target of the request must be a path".into()));
+        }
+        let mut kept = Vec::with_capacity(head.headers.len());
+        for header in head.headers.iter() {
+            let value = std::str::from_utf8(header.value);
+            let value = value.map_err(|_| bad(format!("the header {} is not text", header.name)))?;
+            kept.push((header.name.to_owned(), value.to_owned()));
+        }
+        let head = Self {
+            method: head.method.unwrap_or_default().to_owned(),
+            target: target.to_owned(),
+            headers: kept,
+        };
+        Ok(Some((head, length)))
+    }
+
+    /// The path, still encoded.
+    pub(super) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// The query, still encoded.
+    pub(super) fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// The first value of a header.
+    pub(in crate::cloudstream) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self
+            .headers
+            .iter()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.trim())
+    }
+
+    /// The bearer token.
+    pub(super) fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// Whether the connection is to become another protocol's.
+    pub(super) fn is_upgrade(&self) -> bool {
+        let lists = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
+        lists
+            .flat_map(|(_, value)| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case("upgrade"))
+    }
+
+    /// The headers for the kubelet: no credentials, which are the cluster's and not the edge's business, and one request to a
+    /// connection, so that its end is the end of the answer (spec 04 §4, §6).
+    pub(in crate::cloudstream) fn forwarded_headers(&self) -> Vec<(String, String)> {
+        let is = |name: &str, list: &[&str]| list.iter().any(|known| name.eq_ignore_ascii_case(known));
+        let upgrade = self.is_upgrade();
+        let mut kept: Vec<(String, String)> = self
+            .headers
+            .iter()
+            .filter(|(name, _)| {
+                let credential = is(name, CREDENTIALS) || name.get(..6).is_some_and(|start| is(start, &["proxy-"]));
+                !credential && (upgrade || !is(name, HOP_BY_HOP)) && !is(name, OURS)
+            })
+            .cloned()
+            .collect();
+        if !upgrade {
+            kept.push(("Connection".into(), "close".into()));
+        }
+        kept
+    }
+}
+
+const CREDENTIALS: &[&str] = &[
+    "authorization",
+    "cookie",
+    "impersonate-user",
+    "impersonate-group",
+    "impersonate-uid",
+];
+const HOP_BY_HOP: &[&str] = &["connection", "keep-alive", "te", "upgrade"];
+/// What cloudcores say to each other.
+const OURS: &[&str] = &[super::NODE_HEADER, super::FORWARDED_BY];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Head {
+        Head::parse(text.as_bytes()).expect("good").expect("complete").0
+    }
+
+    #[test]
+    fn credentials_and_hops_stay_behind() {
+        let head = parsed(
+            "GET /metrics?x=1 HTTP/1.1\r\nHost: 10.0.0.1:10351\r\nAuthorization: Bearer abc \r\nCookie: a\r\n\
+             Proxy-Authorization: b\r\nKeep-Alive: 5\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n",
+        );
+        assert_eq!(
+            (head.path(), head.query(), head.bearer()),
+            ("/metrics", "x=1", Some("abc"))
+        );
+        let names: Vec<String> = head
+            .forwarded_headers()
+            .into_iter()
+            .map(|(name, value)| name + "=" + &value)
+            .collect();
+        assert_eq!(names, ["Host=10.0.0.1:10351", "Accept=*/*", "Connection=close"]);
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_headers() {
+        let head = parsed("POST /exec/a/b/c HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
+        assert!(head.is_upgrade());
+        assert_eq!(head.forwarded_headers().len(), 2);
+    }
+
+    #[test]
+    fn incomplete_overlong_and_wrong_heads() {
+        assert_eq!(Head::parse(b"GET / HTT"), Ok(None));
+        let long = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(MAX_HEAD));
+        assert_eq!(Head::parse(long.as_bytes()).expect_err("too long").status, 431);
+        for wrong in [
+            "\x16\x03\x01\x02",
+            "GET http://x/ HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: \u{fffd}\r\n bad\r\n\r\n",
+        ] {
+            assert!(!matches!(Head::parse(wrong.as_bytes()), Ok(Some(_))), "{wrong:?}");
+        }
+    }
+}

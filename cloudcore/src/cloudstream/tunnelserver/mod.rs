@@ -1,0 +1,238 @@
+//! Port 10004: TLS with a client certificate of the edges' CA, then the tunnel of an edge, or a request that another cloudcore passes on
+//! (spec 04 §2).
+//!
+//! What is wrong with a connection is said before the upgrade. The node of a tunnel is the one that the certificate names; Go's cloudcore
+//! believes a header.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::tls::server::{ClientCertificates, client_verifier, server_config};
+use common::tunnel::{self, TunnelSettings};
+use http::StatusCode;
+use proto::NodeName;
+use proto::tunnel::Role;
+use proto::tunnel::upgrade::{Refused, Request};
+use rustls::server::ResolvesServerCert;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+
+use super::sessions::Session;
+use super::{Shared, StartError, forward, listen};
+
+/// Handshakes at once: a fleet that comes back together waits in the kernel's queue instead of in our memory.
+const HANDSHAKES: usize = 128;
+/// How long TLS and upgrade may take.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
+    let verifier = client_verifier(shared.identity.ca().clone())?;
+    let config = server_config(certificate, ClientCertificates::Required(verifier))?;
+    let port = shared.settings.tunnel_port;
+    let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port).await?;
+    info!(port, "listening for tunnels of edges");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    shared
+        .tasks
+        .spawn("tunnel listener", accept(shared.clone(), listener, acceptor));
+    shared.tasks.spawn("revoked tunnels", revocations(shared.clone()));
+    Ok(())
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
+                shared.tasks.spawn("tunnel handshake", task);
+            }
+            Err(error) => {
+                // Out of file descriptors, as a rule: a pause lets some of them come free.
+                warn!(%error, "cannot accept tunnels of edges");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// What came in.
+enum Visitor {
+    Edge(TlsStream<TcpStream>, Box<Admitted>),
+    Cloudcore(TlsStream<TcpStream>),
+}
+
+struct Admitted {
+    request: Request,
+    node: NodeName,
+    certificate: Option<CertificateDer<'static>>,
+    /// What came behind the head.
+    early: Vec<u8>,
+}
+
+async fn connect(
+    shared: Arc<Shared>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    // Keystrokes are sent one by one. A socket without the option works as well.
+    let _ = stream.set_nodelay(true);
+    let visitor = timeout(HANDSHAKE, async {
+        let tls = match acceptor.accept(stream).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    // Not a broken connection: the certificate, as a rule.
+                    warn!(%peer, reason = %error, "tunnel of an edge refused");
+                } else {
+                    debug!(%peer, %error, "TLS handshake of a tunnel failed");
+                }
+                return None;
+            }
+        };
+        greet(&shared, tls, peer).await
+    });
+    let visitor = visitor.await.unwrap_or_else(|_| {
+        debug!(%peer, "the handshake of a tunnel took too long");
+        None
+    });
+    drop(place);
+    match visitor {
+        Some(Visitor::Edge(tls, admitted)) => serve(&shared, tls, *admitted, peer).await,
+        Some(Visitor::Cloudcore(tls)) => forward::serve(&shared, tls, peer).await,
+        None => {}
+    }
+}
+
+async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr) -> Option<Visitor> {
+    let certificate = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .cloned();
+    if certificate
+        .as_ref()
+        .is_some_and(|certificate| forward::is_cloudcore(certificate))
+    {
+        return Some(Visitor::Cloudcore(tls));
+    }
+    let mut bytes = Vec::with_capacity(1024);
+    let refused = loop {
+        match Request::read(&bytes) {
+            Ok(None) => match tls.read_buf(&mut bytes).await {
+                Ok(length) if length > 0 => {}
+                _ => return None,
+            },
+            Ok(Some(request)) => {
+                let node = NodeName::from(request.upgrade.node.as_str());
+                let Err(error) = shared.hub.vouch(&node, certificate.as_ref()) else {
+                    let admitted = Admitted {
+                        early: bytes.split_off(request.length),
+                        request,
+                        node,
+                        certificate,
+                    };
+                    return Some(Visitor::Edge(tls, Box::new(admitted)));
+                };
+                break Refused {
+                    status: StatusCode::FORBIDDEN,
+                    text: error.to_string(),
+                };
+            }
+            Err(refused) => break refused,
+        }
+    };
+    warn!(%peer, status = %refused.status, reason = refused.text, "tunnel of an edge refused");
+    // The peer may be gone already.
+    if tls.write_all(refused.response().as_bytes()).await.is_ok() {
+        let _ = tls.shutdown().await;
+    }
+    None
+}
+
+/// A tunnel from its upgrade to its end. The node need not exist yet.
+async fn serve(shared: &Shared, mut tls: TlsStream<TcpStream>, admitted: Admitted, peer: SocketAddr) {
+    let Admitted {
+        request,
+        node,
+        certificate,
+        early,
+    } = admitted;
+    let upgraded = async {
+        tls.write_all(request.accept().as_bytes()).await?;
+        tls.flush().await
+    };
+    if !matches!(timeout(HANDSHAKE, upgraded).await, Ok(Ok(()))) {
+        return;
+    }
+    let features = request.common_features();
+    let settings = TunnelSettings {
+        role: Role::Cloud,
+        features,
+        early,
+        metrics: shared.metrics.clone(),
+    };
+    // Requests are the edge's to serve: the cloud gets none.
+    let (tunnel, _none) = tunnel::start(tls, settings, &shared.tasks);
+    let session = shared.sessions.admit(Session {
+        address: address_of(request.upgrade.internal_ip.as_deref(), peer),
+        node,
+        certificate,
+        tunnel,
+    });
+    info!(node = %session.node, %peer, address = ?session.address, %features, "tunnel of an edge is there");
+    let why = session.tunnel.closed().await;
+    info!(node = %session.node, %peer, reason = why, "tunnel of an edge ended");
+    shared.sessions.leave(&session, why);
+}
+
+/// What the edge says, else where it comes from, as Go's cloudcore has it.
+fn address_of(internal: Option<&str>, peer: SocketAddr) -> Option<IpAddr> {
+    match internal {
+        Some(text) => text.parse().ok(),
+        None => Some(peer.ip()),
+    }
+    .map(|address: IpAddr| address.to_canonical())
+}
+
+/// Ends the tunnels whose certificates are trusted no more.
+async fn revocations(shared: Arc<Shared>) {
+    let mut changes = shared.hub.revocations();
+    while changes.changed().await.is_ok() {
+        for session in shared.sessions.all() {
+            if let Err(error) = shared.hub.trusts(&session.node, session.certificate.as_ref()) {
+                warn!(node = %session.node, reason = %error, "the tunnel of the node ends");
+                session.tunnel.close(&error.to_string());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_the_edges_word_else_the_peers() {
+        let peer: SocketAddr = "[::ffff:10.0.0.7]:4711".parse().expect("an address");
+        let of = |internal| address_of(internal, peer).map(|address| address.to_string());
+        assert_eq!(of(Some("192.168.1.20")).as_deref(), Some("192.168.1.20"));
+        assert_eq!(of(Some("::ffff:192.168.1.20")).as_deref(), Some("192.168.1.20"));
+        assert_eq!(of(Some("edge")), None);
+        assert_eq!(of(None).as_deref(), Some("10.0.0.7"));
+    }
+}

@@ -1,0 +1,78 @@
+//! CloudStream and the ways to it, put together from the configuration.
+
+use anyhow::Context as _;
+use cloudcore::cloudhub::{CloudHub, Identity, Settings};
+use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
+use cloudcore::cloudstream::{CloudStream, Parts};
+use cloudcore::informers::Informers;
+use cloudcore::kubernetes::Kube;
+use common::Tasks;
+use config::{CloudCore, HostFacts};
+use prometheus_client::registry::Registry;
+use proto::join::ServerNames;
+use tracing::info;
+
+use crate::redirects;
+
+/// What is there already.
+pub(crate) struct Below<'a> {
+    pub(crate) config: &'a CloudCore,
+    pub(crate) host: &'a HostFacts,
+    pub(crate) kube: &'a Kube,
+    pub(crate) hub: &'a CloudHub,
+    pub(crate) identity: &'a Identity,
+    pub(crate) informers: &'a Informers,
+    pub(crate) tasks: &'a Tasks,
+}
+
+/// Starts what the configuration asks for.
+pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::Result<()> {
+    let Below {
+        config,
+        host,
+        kube,
+        hub,
+        identity,
+        informers,
+        tasks,
+    } = below;
+    let tunnelport = redirects::start(config, host, kube, registry, tasks)?;
+    let (hub_section, section) = (&config.modules.cloud_hub, &config.modules.cloud_stream);
+    let settings = Settings::try_from(hub_section).context("modules.cloudHub cannot be used")?;
+    let certificates = CertificateParts {
+        files: files(&section.tls_stream_cert_file, &section.tls_stream_private_key_file),
+        names: ServerNames {
+            dns: settings.dns_names,
+            addresses: settings.advertise_addresses,
+        },
+        signer: section.stream_cert_signer,
+        identity: identity.clone(),
+        informers: informers.clone(),
+        kube: kube.clone(),
+    };
+    let tunnel_files = files(&section.tls_tunnel_cert_file, &section.tls_tunnel_private_key_file);
+    let parts = Parts {
+        settings: section.into(),
+        hub: hub.clone(),
+        certificates: StreamCertificates::start(certificates, tasks),
+        tunnel_certificate: certificates::tunnel_certificate(tunnel_files, identity, tasks),
+        identity: identity.clone(),
+        kube: kube.clone(),
+        informers: informers.clone(),
+        port: tunnelport.port,
+        address: host.local_ip.clone(),
+        tasks: tasks.clone(),
+    };
+    CloudStream::start(parts, registry)
+        .await
+        .context("CloudStream does not start")?;
+    info!("Module cloudstream registered successfully");
+    Ok(())
+}
+
+fn files(certificate: &str, key: &str) -> CertificateFiles {
+    CertificateFiles {
+        certificate: certificate.into(),
+        key: key.into(),
+    }
+}
