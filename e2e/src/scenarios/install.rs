@@ -16,6 +16,7 @@ use crate::wait::{self, seconds};
 pub(super) const LIST: &[Entry] = &[
     ("install_systemd", false, systemd),
     ("install_detached", false, detached),
+    ("install_openrc", true, openrc),
     ("install_refused", false, refused),
 ];
 
@@ -113,6 +114,71 @@ fn detached(context: &mut Context) -> Result<()> {
     ensure!(!host.exists(PID_FILE)?, "{PID_FILE} is left");
     forget(system, &host)
 }
+
+/// Under OpenRC, which Debian has as packages: join, a kill and the restart after it, `rc-service restart`, reset. It is not PID 1
+/// here, and need not be.
+fn openrc(context: &mut Context) -> Result<()> {
+    // Beside the images, where `e2e/setup` puts what it fetches.
+    let packages = context.settings.images.with_file_name("openrc");
+    if !std::fs::read_dir(&packages).is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".deb")))
+    }) {
+        bail!(Skip(format!(
+            "there are no packages in {}: apt-get download openrc librc1 libeinfo1 there",
+            packages.display()
+        )));
+    }
+    let host = boot(context, "install-4", Init::Plain)?;
+    host.run("bash", &["-ec", OPENRC, "openrc", &packages.to_string_lossy()])?;
+    let system = context.system()?;
+    let uplink = uplink_for(system, &host)?;
+    let installed = join(&host, &uplink, &[])?;
+    steps(
+        &installed,
+        &[
+            "Generate OpenRC service file",
+            "Run EdgeCore daemon",
+            "Install Complete!",
+        ],
+    )?;
+    ready(system, &host)?;
+    let levels = host.run("rc-update", &["show", "default"])?;
+    ensure!(
+        levels.contains("edgecore"),
+        "it does not start with the host: {levels:?}"
+    );
+    let (namespace, before) = workload(system, &host, "openrc")?;
+
+    host.run("rc-service", &["edgecore", "restart"])?;
+    wait::until("edgecore well after rc-service restart", seconds(30), || well(&host))?;
+    same(&host, &before, "rc-service edgecore restart")?;
+
+    let old = host.run("pidof", &["edgecore"])?;
+    host.run("kill", &["-9", old.trim()])?;
+    wait::until("OpenRC has started the killed edgecore again", seconds(60), || {
+        Ok((host.run("pidof", &["edgecore"])? != old).then_some(()))
+    })?;
+    wait::until("edgecore well after the kill", seconds(30), || well(&host))?;
+    same(&host, &before, "kill -9 of edgecore")?;
+    let log = host.run("cat", &[LOG])?;
+    ensure!(log.contains(" INFO "), "{LOG} has not edgecore's lines:\n{log}");
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::until("the workload's containers gone", seconds(60), || {
+        Ok(host.tasks()?.is_empty().then_some(()))
+    })?;
+    reset(&host)?;
+    ensure!(!host.exists("/etc/init.d/edgecore")?, "the script is left");
+    ensure!(
+        !host.run("rc-update", &["show", "default"])?.contains("edgecore"),
+        "it still starts with the host"
+    );
+    forget(system, &host)
+}
+
+/// Unpacks OpenRC's packages, without the machine's own init scripts, and begins its default run level.
+const OPENRC: &str = r#"rm -rf /etc/init.d; mkdir -p /etc/init.d
+for package in "$1"/*.deb; do dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C /; done
+mkdir -p /etc/runlevels/default; ldconfig; openrc default; [ -d /run/openrc ]"#;
 
 /// What cannot work is refused in one line that names it, by keadm before anything is written, by edgecore as it runs.
 fn refused(context: &mut Context) -> Result<()> {
