@@ -36,7 +36,7 @@ use tracing::warn;
 
 pub use authorizer::{AccessReview, ReviewRequest};
 pub(crate) use identity::unix_now;
-pub use identity::{Identity, IdentityError, SecretError, SecretStore};
+pub use identity::{Identity, IdentityError, SecretError, SecretStore, StoredSecret};
 pub use records::{DeliveryRecords, ObjectRef};
 pub use revoked::Revoked;
 pub use settings::{BadSetting, Settings};

@@ -9,6 +9,7 @@
 
 mod access;
 pub mod certificates;
+pub mod egress;
 mod forward;
 pub mod iptablesmanager;
 mod nodeport;

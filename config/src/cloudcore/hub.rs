@@ -199,7 +199,7 @@ section! {
         "unixSocket" omit unix_socket: String = String::new();
         /// CA of the clients' certificates; empty for CloudHub's.
         "clientCAFile" omit client_ca_file: String = String::new();
-        /// Common names that are let in; empty for the certificate that cloudcore hands out and for kubeadm's of the API server.
+        /// Common names that are let in; empty for the certificate that cloudcore hands out or, with a `clientCAFile`, kubeadm's.
         "clientNames" omit client_names: Vec<String> = Vec::new();
         /// Whether connections to other hosts than edges are made too: an API server sends all that leaves for the cluster here.
         "passThrough" always pass_through: bool = true;

@@ -27,7 +27,7 @@ use files::Pair;
 use resolver::Certificate;
 use secrets::{Data, Stored};
 
-pub use secrets::{SecretError, SecretStore};
+pub use secrets::{SecretError, SecretStore, Stored as StoredSecret};
 
 const CA_SECRET: &str = "casecret";
 const SERVER_SECRET: &str = "cloudcoresecret";

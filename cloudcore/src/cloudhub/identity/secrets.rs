@@ -21,6 +21,13 @@ pub struct Stored {
     pub(super) data: Data,
 }
 
+impl Stored {
+    /// What it holds.
+    pub const fn data(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.data
+    }
+}
+
 /// Why a secret was not read or written.
 #[derive(Debug, Error)]
 pub enum SecretError {

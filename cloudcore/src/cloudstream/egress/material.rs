@@ -1,0 +1,184 @@
+//! What an API server needs: its configuration, the CA, its certificate and key. In a secret, which all replicas share, and in a
+//! folder, where an API server on this host finds them. The certificate lasts: an API server reads it once, at its start.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::Backoff;
+use common::fs::{PUBLIC, SECRET, write_atomic};
+use proto::join::{AuthorityError, CertificateName, Issued};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::Settings;
+use super::settings::CLIENT_NAME;
+use crate::cloudhub::{Identity, SecretError, SecretStore};
+
+const SECRET_NAME: &str = "cloudcoreegress";
+const CONFIGURATION: &str = "egress-selector.yaml";
+const CA: &str = "ca.crt";
+const CERTIFICATE: &str = "client.crt";
+const KEY: &str = "client.key";
+
+/// Where the files are supposed to be when cloudcore writes none.
+const FOLDER: &str = "/etc/kubeedge/egress";
+
+/// How often secret and files are looked at.
+const LOOK: Duration = Duration::from_secs(300);
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+#[derive(Debug, Error)]
+enum MaterialError {
+    #[error("cannot read or write the secret kubeedge/{SECRET_NAME}")]
+    Secret(#[from] SecretError),
+    #[error("cannot make the client certificate")]
+    Authority(#[from] AuthorityError),
+    #[error("cannot write {0}")]
+    File(String, #[source] std::io::Error),
+}
+
+/// Hands everything out, and again when it is gone or the CA is another one.
+pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dyn SecretStore>) {
+    let mut backoff = Backoff::new(Duration::from_secs(2), LOOK);
+    let mut told = false;
+    loop {
+        let delay = match hand_out(&settings, &identity, &*secrets).await {
+            Ok(()) => {
+                if !told {
+                    told = true;
+                    let folder = settings.folder.as_deref().unwrap_or(Path::new(FOLDER)).display();
+                    info!(
+                        "start the API server with --egress-selector-config-file={folder}/{CONFIGURATION}; the files are in the secret kubeedge/{SECRET_NAME}, too"
+                    );
+                }
+                backoff.reset();
+                LOOK
+            }
+            Err(error) => {
+                let delay = backoff.next_delay();
+                warn!(error = %common::chain(&error), ?delay, "the files for the API server's egress are not handed out yet");
+                delay
+            }
+        };
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn hand_out(settings: &Settings, identity: &Identity, secrets: &dyn SecretStore) -> Result<(), MaterialError> {
+    let files = share(settings, identity, secrets).await?;
+    let Some(folder) = &settings.folder else {
+        return Ok(());
+    };
+    for (name, bytes) in &files {
+        let path = folder.join(name);
+        if std::fs::read(&path).is_ok_and(|present| present == *bytes) {
+            continue;
+        }
+        let mode = if name == KEY { SECRET } else { PUBLIC };
+        write_atomic(&path, bytes, mode).map_err(|source| MaterialError::File(path.display().to_string(), source))?;
+    }
+    Ok(())
+}
+
+/// The files as the secret has them, made where they are not.
+pub(super) fn files(
+    settings: &Settings,
+    identity: &Identity,
+    present: Option<&Files>,
+) -> Result<Files, AuthorityError> {
+    let mut files = match present {
+        Some(files) if is_usable(files, identity) => files.clone(),
+        _ => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let Issued { certificate, key } = identity
+                .authority()
+                .issue_client(CLIENT_NAME, now.unwrap_or_default())?;
+            Files::from([
+                (CERTIFICATE.to_owned(), pem("CERTIFICATE", &certificate)),
+                (KEY.to_owned(), pem("EC PRIVATE KEY", &key)),
+            ])
+        }
+    };
+    files.insert(CA.to_owned(), pem("CERTIFICATE", identity.ca()));
+    files.insert(CONFIGURATION.to_owned(), configuration(settings).into_bytes());
+    Ok(files)
+}
+
+async fn share(settings: &Settings, identity: &Identity, secrets: &dyn SecretStore) -> Result<Files, MaterialError> {
+    let stored = secrets.read(SECRET_NAME).await?;
+    let present = stored.as_ref().map(|stored| stored.data());
+    let files = files(settings, identity, present)?;
+    if present != Some(&files) {
+        secrets.write(SECRET_NAME, stored.as_ref(), &files).await?;
+    }
+    Ok(files)
+}
+
+fn is_usable(files: &Files, identity: &Identity) -> bool {
+    let text = files.get(CERTIFICATE).map(Vec::as_slice).unwrap_or_default();
+    let certificate = unpem(text).unwrap_or_default();
+    let name = CertificateName::of_certificate(&certificate).unwrap_or_default();
+    files.contains_key(KEY) && name.common_name == CLIENT_NAME && identity.authority().signed(&certificate)
+}
+
+/// Kubernetes' EgressSelectorConfiguration. Where the operator has a CA of their own for clients, the certificate is kubeadm's.
+fn configuration(settings: &Settings) -> String {
+    let folder = settings.folder.as_deref().unwrap_or(Path::new(FOLDER)).display();
+    let transport = match (settings.address, &settings.unix_socket) {
+        (Some(address), _) => {
+            let host = if settings.advertised.contains(':') {
+                format!("[{}]", settings.advertised)
+            } else {
+                settings.advertised.clone()
+            };
+            let client = if settings.client_ca_file.is_some() {
+                "/etc/kubernetes/pki/apiserver-kubelet-client".to_owned()
+            } else {
+                format!("{folder}/client")
+            };
+            let port = address.port();
+            format!(
+                "      tcp:
+        url: https://{host}:{port}
+        tlsConfig:
+          caBundle: {folder}/{CA}
+          clientCert: {client}.crt
+          clientKey: {client}.key
+"
+            )
+        }
+        (None, Some(path)) => format!("      uds:\n        udsName: {}\n", path.display()),
+        (None, None) => String::new(),
+    };
+    format!(
+        "apiVersion: apiserver.k8s.io/v1beta1
+kind: EgressSelectorConfiguration
+egressSelections:
+- name: cluster
+  connection:
+    proxyProtocol: HTTPConnect
+    transport:
+{transport}"
+    )
+}
+
+fn pem(kind: &str, der: &[u8]) -> Vec<u8> {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n")).into_bytes()
+}
+
+fn unpem(text: &[u8]) -> Option<Vec<u8>> {
+    use rustls_pki_types::pem::PemObject as _;
+    let certificate = rustls_pki_types::CertificateDer::from_pem_slice(text).ok()?;
+    Some(certificate.to_vec())
+}
