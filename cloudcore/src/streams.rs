@@ -1,9 +1,11 @@
 //! CloudStream and the ways to it, put together from the configuration.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use cloudcore::cloudhub::{CloudHub, Identity, Settings};
 use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
-use cloudcore::cloudstream::{CloudStream, Parts};
+use cloudcore::cloudstream::{CloudStream, Parts, egress};
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::Kube;
 use common::Tasks;
@@ -63,9 +65,21 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         address: host.local_ip.clone(),
         tasks: tasks.clone(),
     };
-    CloudStream::start(parts, registry)
+    let streams = CloudStream::start(parts, registry)
         .await
         .context("CloudStream does not start")?;
+    if section.egress.enable {
+        let advertised = hub_section.advertise_address.first().unwrap_or(&host.local_ip);
+        let parts = egress::Parts {
+            settings: egress::Settings::new(&section.egress, advertised),
+            identity: identity.clone(),
+            secrets: Arc::new(kube.client().clone()),
+            kubelets: Arc::new(streams),
+        };
+        egress::start(parts, tasks)
+            .await
+            .context("the egress endpoint does not start")?;
+    }
     info!("Module cloudstream registered successfully");
     Ok(())
 }

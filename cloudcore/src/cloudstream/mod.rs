@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use common::Tasks;
 use common::tunnel::TunnelMetrics;
+use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
@@ -188,6 +189,21 @@ impl CloudStream {
     /// How many tunnels are here.
     pub fn tunnels(&self) -> usize {
         self.shared.sessions.len()
+    }
+}
+
+impl egress::Kubelets for CloudStream {
+    fn is_edge(&self, host: &Host) -> bool {
+        self.shared.certificates.is_edge(host)
+    }
+
+    fn serve(
+        &self,
+        connection: Box<dyn egress::Connection>,
+        caller: SocketAddr,
+        destination: Host,
+    ) -> BoxFuture<'_, ()> {
+        Box::pin(Self::serve(self, connection, caller, Some(destination)))
     }
 }
 

@@ -20,7 +20,6 @@ mod tests;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use common::Tasks;
 use config::cloudcore::StreamCertSigner;
@@ -30,7 +29,7 @@ use rustls::server::ResolvesServerCert;
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
-use crate::cloudhub::Identity;
+use crate::cloudhub::{Identity, unix_now};
 use crate::informers::{Host, Informers};
 use crate::kubernetes::Kube;
 use chosen::{Chosen, Shown};
@@ -141,11 +140,4 @@ pub fn tunnel_certificate(files: CertificateFiles, identity: &Identity, tasks: &
     let shown = Arc::new(Shown::with_fallback(identity.server_certificate()));
     files::keep(Files::new("tunnel", files), shown.clone(), unix_now, tasks);
     Arc::new(Chosen::new(shown, None))
-}
-
-/// Unix time; tests pass another clock.
-fn unix_now() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
 }

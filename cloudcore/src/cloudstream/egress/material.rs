@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::Settings;
 use super::settings::CLIENT_NAME;
-use crate::cloudhub::{Identity, SecretError, SecretStore};
+use crate::cloudhub::{Identity, SecretError, SecretStore, unix_now};
 
 const SECRET_NAME: &str = "cloudcoreegress";
 const CONFIGURATION: &str = "egress-selector.yaml";
@@ -51,7 +51,11 @@ pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dy
             Ok(()) => {
                 if !told {
                     told = true;
-                    let folder = settings.folder.as_deref().unwrap_or(Path::new(FOLDER)).display();
+                    let folder = settings
+                        .folder
+                        .as_deref()
+                        .unwrap_or_else(|| Path::new(FOLDER))
+                        .display();
                     info!(
                         "start the API server with --egress-selector-config-file={folder}/{CONFIGURATION}; the files are in the secret kubeedge/{SECRET_NAME}, too"
                     );
@@ -94,10 +98,7 @@ pub(super) fn files(
     let mut files = match present {
         Some(files) if is_usable(files, identity) => files.clone(),
         _ => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let Issued { certificate, key } = identity
-                .authority()
-                .issue_client(CLIENT_NAME, now.unwrap_or_default())?;
+            let Issued { certificate, key } = identity.authority().issue_client(CLIENT_NAME, unix_now())?;
             Files::from([
                 (CERTIFICATE.to_owned(), pem("CERTIFICATE", &certificate)),
                 (KEY.to_owned(), pem("EC PRIVATE KEY", &key)),
@@ -128,7 +129,11 @@ fn is_usable(files: &Files, identity: &Identity) -> bool {
 
 /// Kubernetes' EgressSelectorConfiguration. Where the operator has a CA of their own for clients, the certificate is kubeadm's.
 fn configuration(settings: &Settings) -> String {
-    let folder = settings.folder.as_deref().unwrap_or(Path::new(FOLDER)).display();
+    let folder = settings
+        .folder
+        .as_deref()
+        .unwrap_or_else(|| Path::new(FOLDER))
+        .display();
     let transport = match (settings.address, &settings.unix_socket) {
         (Some(address), _) => {
             let host = if settings.advertised.contains(':') {
