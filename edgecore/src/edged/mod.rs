@@ -24,6 +24,7 @@ pub mod hooks;
 mod http_get;
 mod images;
 pub mod log_rotation;
+pub mod logs;
 pub mod node;
 mod pleg;
 mod pods;
