@@ -146,7 +146,15 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         edged = Some(pods);
         info!("Module edged registered successfully");
     }
-    let router = server::router(meta, edged, registry, more);
+    let parts = server::Parts {
+        meta,
+        edged,
+        registry,
+        debugging: settings::debugging(&config),
+        configuration: settings::configz(&config),
+        more,
+    };
+    let router = server::router(parts, &tasks);
     if let Some(address) = settings::server(&config)? {
         server::start(address, router, &tasks);
     }

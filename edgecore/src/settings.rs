@@ -245,6 +245,19 @@ pub fn server(config: &EdgeCore) -> Result<Option<SocketAddr>, BadSetting> {
     Ok((port != 0).then_some(SocketAddr::new(address, port)))
 }
 
+/// Whether logs, exec and the like are served.
+pub fn debugging(config: &EdgeCore) -> bool {
+    let kubelet = &config.modules.edged.tailored_kubelet_config;
+    kubelet.enable_debugging_handlers.unwrap_or(true)
+}
+
+/// What `/configz` tells: the kubelet's part of the configuration.
+pub fn configz(config: &EdgeCore) -> String {
+    let all = config::json(&config.to_yaml()).unwrap_or_default();
+    let kubelet = all.pointer("/modules/edged/tailoredKubeletConfig");
+    serde_json::json!({ "kubeletconfig": kubelet }).to_string()
+}
+
 /// The name of this node.
 pub fn node_name(config: &EdgeCore) -> NodeName {
     NodeName::new(&config.modules.edged.hostname_override)
