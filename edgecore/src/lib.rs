@@ -2,6 +2,7 @@
 
 pub mod edged;
 pub mod edgehub;
+pub mod edgestream;
 pub mod environment;
 pub mod metamanager;
 pub mod server;

@@ -1,6 +1,8 @@
 //! edgecore: what runs on every board.
 
-use std::path::{Path, PathBuf};
+mod flags;
+
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use common::Tasks;
+use common::tunnel::TunnelMetrics;
 use config::edgecore::BOOTSTRAP_FILE;
 use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
 use edgecore::edged::Edged;
@@ -15,38 +18,16 @@ use edgecore::edged::node::{self, SystemFacts};
 use edgecore::metamanager::MetaManager;
 use edgecore::stats::Stats;
 use edgecore::uplink::Uplink;
-use edgecore::{edgehub, environment, server, settings};
+use edgecore::{edgehub, edgestream, environment, server, settings};
 use prometheus_client::registry::Registry;
 use tracing::{error, info, warn};
+
+use flags::Flags;
 
 /// How long tasks may take to end; containers keep running in any case.
 const GRACE: Duration = Duration::from_secs(10);
 /// Threads of the runtime: an edge has little to compute, each thread costs memory.
 const WORKERS: usize = 2;
-
-/// The edge side of KubeEdge: runs pods, also while the cloud cannot be reached.
-#[derive(Parser)]
-#[command(name = "edgecore", disable_version_flag = true)]
-struct Flags {
-    /// The configuration file.
-    #[arg(long, default_value = "/etc/kubeedge/config/edgecore.yaml")]
-    config: PathBuf,
-    /// Print a configuration with the keys that most need, and exit.
-    #[arg(long)]
-    minconfig: bool,
-    /// Print the configuration with all keys, and exit.
-    #[arg(long)]
-    defaultconfig: bool,
-    /// Check the configuration file and exit.
-    #[arg(long)]
-    check_config: bool,
-    /// Print the version and exit.
-    #[arg(long)]
-    version: bool,
-    /// How much is logged, 0 to 9.
-    #[arg(short, default_value_t = 0)]
-    v: u8,
-}
 
 fn main() -> ExitCode {
     let arguments = cli::without_legacy_flags(std::env::args_os());
@@ -146,6 +127,12 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         edged = Some(pods);
         info!("Module edged registered successfully");
     }
+    let stream = settings::edgestream(&config)?;
+    let tunnels = TunnelMetrics::default();
+    if stream.is_some() {
+        tunnels.register(&mut registry);
+    }
+    let link = meta.link();
     let parts = server::Parts {
         meta,
         edged,
@@ -156,7 +143,11 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     };
     let router = server::router(parts, &tasks);
     if let Some(address) = settings::server(&config)? {
-        server::start(address, router, &tasks);
+        server::start(address, router.clone(), &tasks);
+    }
+    if let Some(stream) = stream {
+        edgestream::start(stream, router, link, tunnels, &tasks);
+        info!("Module edgestream registered successfully");
     }
     let off = config.stays_off();
     if !off.is_empty() {

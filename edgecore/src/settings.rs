@@ -14,7 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
-use crate::{edgehub, metamanager, stats};
+use crate::{edgehub, edgestream, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -38,6 +38,48 @@ pub enum BadSetting {
     /// The network interface has no address.
     #[error("modules.edged.customInterfaceName: the interface {0:?} has no address")]
     Interface(String),
+}
+
+/// The address that the API and the cloud know this node by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeAddress {
+    /// `nodeIP`.
+    Fixed(IpAddr),
+    /// Of a network interface, `customInterfaceName`.
+    Interface(String),
+    /// The host's, whatever it is at the time.
+    Host,
+}
+
+impl NodeAddress {
+    /// As the file says.
+    pub fn of(config: &EdgeCore) -> Result<Self, BadSetting> {
+        let edged = &config.modules.edged;
+        if !edged.custom_interface_name.is_empty() {
+            return Ok(Self::Interface(edged.custom_interface_name.clone()));
+        }
+        if edged.node_ip.is_empty() {
+            return Ok(Self::Host);
+        }
+        parse("modules.edged.nodeIP", &edged.node_ip).map(Self::Fixed)
+    }
+
+    /// The address now. Looks names up: it may take its time.
+    pub fn now(&self) -> Result<IpAddr, BadSetting> {
+        match self {
+            Self::Host => parse(HOST, &HostFacts::detect().local_ip),
+            Self::Fixed(address) => Ok(*address),
+            Self::Interface(name) => interface_address(name),
+        }
+    }
+
+    /// The same, where the host was looked at already.
+    fn given(&self, host: &HostFacts) -> Result<IpAddr, BadSetting> {
+        match self {
+            Self::Host => parse(HOST, &host.local_ip),
+            other => other.now(),
+        }
+    }
 }
 
 /// For MetaManager.
@@ -76,17 +118,32 @@ pub fn edgehub(config: &EdgeCore) -> edgehub::Settings {
     }
 }
 
+/// For EdgeStream; `None` where it is turned off.
+pub fn edgestream(config: &EdgeCore) -> Result<Option<edgestream::Settings>, BadSetting> {
+    let stream = &config.modules.edge_stream;
+    if !stream.enable {
+        return Ok(None);
+    }
+    let own = edgehub::Paths {
+        ca: stream.tls_tunnel_ca_file.clone().into(),
+        certificate: stream.tls_tunnel_cert_file.clone().into(),
+        key: stream.tls_tunnel_private_key_file.clone().into(),
+    };
+    Ok(Some(edgestream::Settings {
+        node: node_name(config),
+        server: stream.server.clone(),
+        handshake_timeout: seconds(stream.handshake_timeout, 30),
+        // A file that moves the hub's certificate and says nothing of the tunnel's means the same one.
+        paths: vec![own, edgehub(config).certificate.paths],
+        address: NodeAddress::of(config)?,
+    }))
+}
+
 /// For the node's registration.
 pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSetting> {
     let edged = &config.modules.edged;
     let kubelet = &edged.tailored_kubelet_config;
-    let address = if !edged.custom_interface_name.is_empty() {
-        interface_address(&edged.custom_interface_name)?
-    } else if edged.node_ip.is_empty() {
-        parse("the host's address", &host.local_ip)?
-    } else {
-        parse("modules.edged.nodeIP", &edged.node_ip)?
-    };
+    let address = NodeAddress::of(config)?.given(host)?;
     let taints = kubelet.register_with_taints.iter().map(|taint| Taint {
         key: taint.key.clone(),
         value: taint.value.clone(),
@@ -262,6 +319,8 @@ pub fn configz(config: &EdgeCore) -> String {
 pub fn node_name(config: &EdgeCore) -> NodeName {
     NodeName::new(&config.modules.edged.hostname_override)
 }
+
+const HOST: &str = "the host's address";
 
 fn parse(key: &'static str, value: &str) -> Result<IpAddr, BadSetting> {
     value.parse().map_err(|_| BadSetting::Address {

@@ -145,7 +145,7 @@ async fn connect(
         key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
     };
     // All cloudcores share one certificate, whose names are those that edges dial.
-    let config = client_config_any_name(&[shared.identity.ca().clone()], Some(identity))?;
+    let (config, _) = client_config_any_name(&[shared.identity.ca().clone()], Some(identity))?;
     let connector = TlsConnector::from(Arc::new(config));
     let dialled = timeout(DIAL, async {
         let stream = TcpStream::connect(holder).await?;

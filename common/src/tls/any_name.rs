@@ -1,16 +1,30 @@
 //! The verifier for servers that are known by their CA alone, whatever address they are dialled at.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tracing::debug;
 
-/// Checks chain, dates and usage; the name last, and only for the log.
+/// Tells whether the server's certificate, good otherwise, was not for the name or address that was dialled.
+#[derive(Clone, Debug, Default)]
+pub struct NameMismatch(Arc<AtomicBool>);
+
+impl NameMismatch {
+    /// Known after the handshake.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Checks chain, dates and usage; the name last, and only to tell of it.
 #[derive(Debug)]
-pub(super) struct AnyName(pub(super) Arc<WebPkiServerVerifier>);
+pub(super) struct AnyName {
+    pub(super) inner: Arc<WebPkiServerVerifier>,
+    pub(super) mismatch: NameMismatch,
+}
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -22,14 +36,14 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         match self
-            .0
+            .inner
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
         {
             // The name is looked at when all else is right.
             Err(TlsError::InvalidCertificate(
-                error @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => {
-                debug!(%error, "the server's certificate has another name");
+                self.mismatch.0.store(true, Ordering::Relaxed);
                 Ok(ServerCertVerified::assertion())
             }
             other => other,
@@ -42,7 +56,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.inner.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -51,10 +65,10 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.inner.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }

@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
 use super::any_name::AnyName;
+pub use super::any_name::NameMismatch;
 use super::anybody::Anybody;
 use super::server::provider;
 
@@ -100,12 +101,18 @@ pub fn client_config(
     build(verifier(roots)?, identity)
 }
 
-/// The same without the server's name: for servers of a CA of our own, which signs no other servers.
+/// The same without the server's name: for servers of a CA of our own, which signs no other servers. Whether the name was right can be
+/// asked for after the handshake.
 pub fn client_config_any_name(
     roots: &[CertificateDer<'static>],
     identity: Option<Identity>,
-) -> Result<ClientConfig, ClientTlsError> {
-    build(Arc::new(AnyName(verifier(roots)?)), identity)
+) -> Result<(ClientConfig, NameMismatch), ClientTlsError> {
+    let mismatch = NameMismatch::default();
+    let verifier = AnyName {
+        inner: verifier(roots)?,
+        mismatch: mismatch.clone(),
+    };
+    Ok((build(Arc::new(verifier), identity)?, mismatch))
 }
 
 fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<WebPkiServerVerifier>, ClientTlsError> {

@@ -18,6 +18,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "modules.metaManager.contextSendGroup",
     "modules.metaManager.contextSendModule",
     "modules.dbTest.enable",
+    "modules.edgeStream.readDeadline",
+    "modules.edgeStream.writeDeadline",
     "modules.edged.windowsService",
     "modules.edged.windowsPriorityClass",
     "modules.edged.experimentalMounterPath",
@@ -44,7 +46,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "modules.edged.tailoredKubeletConfig.protectKernelDefaults",
     "modules.edged.tailoredKubeletConfig.kernelMemcgNotification",
     "modules.edged.tailoredKubeletConfig.enableContentionProfiling",
+    "modules.edged.tailoredKubeletConfig.enableSystemLogHandler",
     "modules.edged.tailoredKubeletConfig.enableSystemLogQuery",
+    "modules.edged.tailoredKubeletConfig.streamingConnectionIdleTimeout",
 ];
 
 pub(super) fn check(config: &mut EdgeCore, host: &HostFacts, mut to: Checks<'_>) {

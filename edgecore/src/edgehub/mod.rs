@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use certificate::{Paths, Settings as CertificateSettings};
+pub(crate) use certificate::{Unusable, Usable};
 pub use metrics::Metrics;
 
 use crate::metamanager::MetaManager;

@@ -28,7 +28,7 @@ pub struct Paths {
 
 /// Why there is no identity to use.
 #[derive(Debug, Error)]
-pub(in crate::edgehub) enum Unusable {
+pub(crate) enum Unusable {
     /// One of the files is not there yet.
     #[error("no certificate yet ({0} is missing)")]
     Missing(String),
@@ -63,9 +63,9 @@ pub(in crate::edgehub) struct Validity {
 
 /// An identity that may be presented.
 #[derive(Debug)]
-pub(in crate::edgehub) struct Usable {
-    pub(in crate::edgehub) identity: Identity,
-    pub(in crate::edgehub) roots: Vec<CertificateDer<'static>>,
+pub(crate) struct Usable {
+    pub(crate) identity: Identity,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
     pub(in crate::edgehub) validity: Validity,
     /// Whether it is one that names no node.
     pub(in crate::edgehub) is_legacy: bool,
@@ -80,7 +80,7 @@ pub(super) struct Application {
 
 impl Paths {
     /// Reads and judges the files. A pair whose replacing was interrupted is put in place first.
-    pub(in crate::edgehub) fn load(&self, node: &NodeName) -> Result<Usable, Unusable> {
+    pub(crate) fn load(&self, node: &NodeName) -> Result<Usable, Unusable> {
         self.finish_replacing().map_err(|source| {
             Unusable::Unreadable(ClientTlsError::File {
                 path: self.staging().display().to_string(),
@@ -151,7 +151,11 @@ impl Paths {
             write_atomic(&self.key, key.as_bytes(), SECRET)?;
             write_atomic(&self.certificate, certificate.as_bytes(), PUBLIC)?;
         }
-        std::fs::remove_file(&staging)
+        match std::fs::remove_file(&staging) {
+            // Another reader of the pair was as quick: it had the same pair.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     fn staging(&self) -> PathBuf {

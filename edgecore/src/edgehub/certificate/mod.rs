@@ -15,8 +15,9 @@ use proto::NodeName;
 use tracing::{debug, info, warn};
 
 pub use files::Paths;
+pub(super) use files::Validity;
 use files::{Application, LEGACY};
-pub(super) use files::{Unusable, Usable, Validity};
+pub(crate) use files::{Unusable, Usable};
 pub(super) use request::tls_hint;
 use request::{JoinError, Server, Token};
 

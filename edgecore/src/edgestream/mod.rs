@@ -1,0 +1,178 @@
+//! EdgeStream: the tunnel by which the cloud reaches this node's kubelet API.
+//!
+//! Owns the connection to the cloud's tunnel server. Reads the certificate that EdgeHub has got, and the state of EdgeHub's link. Emits
+//! requests to the kubelet's API and their answers. Must not look into what streams carry, nor end the process. When the tunnel is
+//! lost, everything that came through it ends at once: no shell lives on without its terminal. Behaviour: spec 04 §2, §5, §8; what is
+//! ours: a certificate renewed by EdgeHub is used at the next dial, the cloud's certificate is verified, pauses grow, and a cloud that
+//! EdgeHub has just reached again is dialled without one.
+
+mod dial;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use axum::Router;
+use common::backoff::random_unit;
+use common::tunnel::{Requests, Tunnel, TunnelMetrics, TunnelSettings};
+use common::{Backoff, Tasks, chain};
+use proto::NodeName;
+use proto::tunnel::Role;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::edgehub::{Paths, Unusable, Usable};
+use crate::settings::NodeAddress;
+use crate::uplink::Link;
+
+/// The first pause after a lost or refused tunnel is at most this long …
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// … and later ones at most this.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// A tunnel that lived this long was a good one: the next pause is a short one again.
+const GOOD: Duration = Duration::from_secs(60);
+/// How often the certificate is looked for while there is none.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What this module needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeName,
+    /// `server`: host and port of the cloud's tunnel.
+    pub server: String,
+    /// `handshakeTimeout`.
+    pub handshake_timeout: Duration,
+    /// The certificate: this module's own keys of the file, else EdgeHub's.
+    pub paths: Vec<Paths>,
+    /// The address that the cloud knows the node by.
+    pub address: NodeAddress,
+}
+
+/// Starts the module; requests of the cloud are served by `router`.
+pub fn start(settings: Settings, router: Router, link: watch::Receiver<Link>, metrics: TunnelMetrics, tasks: &Tasks) {
+    let stream = EdgeStream {
+        settings,
+        router,
+        link,
+        metrics,
+        tasks: tasks.clone(),
+        said: String::new(),
+        mismatch_said: false,
+    };
+    tasks.spawn("edgestream", stream.run());
+}
+
+struct EdgeStream {
+    settings: Settings,
+    router: Router,
+    link: watch::Receiver<Link>,
+    metrics: TunnelMetrics,
+    tasks: Tasks,
+    said: String,
+    mismatch_said: bool,
+}
+
+impl EdgeStream {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE).with_jitter(0.0);
+        loop {
+            let identity = self.identity().await;
+            // What comes up from now on is a reason to try at once.
+            self.link.mark_unchanged();
+            match dial::dial(&self.settings, identity).await {
+                Ok(connection) => {
+                    self.said.clear();
+                    self.note_mismatch(connection.name_mismatch);
+                    let began = Instant::now();
+                    self.session(connection).await;
+                    if began.elapsed() >= GOOD {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => self.say(chain(&error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_delay().mul_f64(random_unit())) => {}
+                () = came_up(&mut self.link) => backoff.reset(),
+            }
+        }
+    }
+
+    /// Waits until EdgeHub has got a certificate.
+    async fn identity(&mut self) -> Usable {
+        loop {
+            let mut trouble = None;
+            for paths in &self.settings.paths {
+                match paths.load(&self.settings.node) {
+                    Ok(usable) => return usable,
+                    Err(Unusable::Missing(_)) => {}
+                    Err(error) => trouble = Some(chain(&error)),
+                }
+            }
+            // EdgeHub says what is wrong with its certificate, and cures it.
+            if let Some(trouble) = trouble {
+                debug!(trouble, "the tunnel waits for a certificate");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Serves one tunnel to its end.
+    async fn session(&self, connection: dial::Connection) {
+        let settings = TunnelSettings {
+            role: Role::Edge,
+            features: connection.features,
+            early: connection.early,
+            metrics: self.metrics.clone(),
+        };
+        let server = &self.settings.server;
+        info!(server, features = %settings.features, "tunnel to cloudcore is up: logs, exec and metrics can be reached");
+        let session = self.tasks.child();
+        let (tunnel, requests) = common::tunnel::start(connection.io, settings, &session);
+        self.serve(tunnel, requests, &session).await;
+        // Whatever still runs for the cloud has nobody to run for.
+        session.token().cancel();
+    }
+
+    async fn serve(&self, tunnel: Tunnel, mut requests: Requests, session: &Tasks) {
+        while let Some(incoming) = requests.recv().await {
+            session.spawn("edgestream-request", serve::serve(incoming, self.router.clone()));
+        }
+        let reason = tunnel.closed().await;
+        warn!(server = self.settings.server, reason, "tunnel to cloudcore lost");
+    }
+
+    fn note_mismatch(&mut self, mismatch: bool) {
+        if mismatch && !self.mismatch_said {
+            self.mismatch_said = true;
+            warn!(
+                server = self.settings.server,
+                "the certificate of cloudcore's tunnel is good but not for this name or address; add it to modules.cloudHub.advertiseAddress \
+                 or dnsNames in cloudcore.yaml"
+            );
+        }
+    }
+
+    /// One line for each cause.
+    fn say(&mut self, trouble: String) {
+        if trouble == self.said {
+            debug!(trouble, "still");
+        } else {
+            warn!("{trouble}");
+            self.said = trouble;
+        }
+    }
+}
+
+/// Waits for EdgeHub to reach the cloud anew.
+async fn came_up(link: &mut watch::Receiver<Link>) {
+    while link.changed().await.is_ok() {
+        if link.borrow_and_update().is_up() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
