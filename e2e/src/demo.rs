@@ -28,7 +28,8 @@ pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
         hints(settings, file.trim());
         return Ok(());
     }
-    println!("Starting a control plane, cloudcore and an edge; about half a minute.");
+    let control_plane = kubeconfig.map_or("a control plane, ", |_| "");
+    println!("Starting {control_plane}cloudcore and an edge; about half a minute.");
     let folder = run.folder().to_owned();
     let cluster = match kubeconfig {
         Some(file) => Cluster::existing(settings, file)?,
