@@ -89,17 +89,16 @@ pub fn down(settings: &Settings) -> Result<()> {
     }
     let config = std::fs::read_to_string(folder.join("kubeconfig")).unwrap_or_default();
     if !folder.join("cluster/pki").exists() && Path::new(config.trim()).is_file() {
-        // Somebody's cluster: the demo's own objects go, all else stays.
+        // Somebody's cluster: the demo's own objects go, the pods while there is an edge that ends them.
         let cluster = Cluster::existing(settings, Path::new(config.trim()))?;
-        cluster.kubectl(&[
-            "-n",
-            NAMESPACE,
-            "delete",
-            "--ignore-not-found",
-            "deployment,configmap,secret",
-            WORKLOAD,
-        ])?;
+        let delete = ["-n", NAMESPACE, "delete", "--ignore-not-found"];
+        let workload = ["--cascade=foreground", "--timeout=60s", "deployment", WORKLOAD];
+        if let Err(error) = cluster.kubectl(&[&delete[..], &workload[..]].concat()) {
+            println!("The pods of {WORKLOAD} are not gone, Kubernetes removes them with their node: {error:#}");
+        }
+        cluster.kubectl(&[&delete[..], &["configmap,secret", WORKLOAD]].concat())?;
         cluster.kubectl(&["delete", "--ignore-not-found", "node", NODE])?;
+        println!("Left in the cluster, as others may need them: the namespace kubeedge and KubeEdge's CRDs.");
     }
     run::remove(&folder, settings)?;
     println!("The demo is gone.");
