@@ -1,6 +1,6 @@
 //! A node in memory for tests: a fake runtime, an API that applies patches, nothing around containers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,8 @@ struct Sent {
     patches: Vec<Value>,
     deleted: Vec<String>,
     created: Vec<Value>,
+    /// Names of pods whose patches nobody answers.
+    unanswered: BTreeSet<String>,
     /// The patch of the only pod of a test that is offline.
     kept: Option<String>,
     /// This node as stored, and as the cloud has it.
@@ -49,7 +51,7 @@ struct Sent {
 }
 
 impl FakeApi {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pods = watch::channel(Arc::new(PodSet {
             ready: true,
             pods: BTreeMap::new(),
@@ -103,6 +105,11 @@ impl FakeApi {
         let mut sent = self.sent.lock();
         sent.node = Some(object(stored));
         sent.fresh_node = fresh.map(object);
+    }
+
+    /// Answers no patch of that pod's status any more.
+    pub(crate) fn leave_unanswered(&self, name: &str) {
+        self.sent.lock().unanswered.insert(name.to_owned());
     }
 
     pub(crate) fn set_link(&self, link: Link) {
@@ -179,7 +186,10 @@ impl Api for FakeApi {
         futures::future::ready(fresh).boxed()
     }
 
-    fn patch_pod_status<'a>(&'a self, _: &'a str, _: &'a str, patch: &'a str) -> Reply<'a, Object> {
+    fn patch_pod_status<'a>(&'a self, _: &'a str, name: &'a str, patch: &'a str) -> Reply<'a, Object> {
+        if self.sent.lock().unanswered.contains(name) {
+            return futures::future::pending().boxed();
+        }
         if !self.link.borrow().is_up() {
             self.sent.lock().kept = Some(patch.to_owned());
             return futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed();

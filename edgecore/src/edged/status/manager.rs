@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Backoff, Tasks, chain};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 use proto::{Object, Uid};
@@ -65,6 +67,7 @@ impl StatusManager {
             link: api.link(),
             api,
             entries: BTreeMap::new(),
+            sends: FuturesUnordered::new(),
             statuses: statuses.clone(),
         };
         tasks.spawn("edged-status", manager.run(queue));
@@ -84,6 +87,8 @@ struct Entry {
     report: Report,
     backoff: Backoff,
     due: Option<Instant>,
+    /// Whether something of it is on its way.
+    sending: bool,
     /// The answer to the last patch, while the set of pods is older.
     answer: Option<Object>,
     deleted: bool,
@@ -96,13 +101,15 @@ struct Manager {
     pods: watch::Receiver<Arc<PodSet>>,
     link: watch::Receiver<Link>,
     entries: BTreeMap<Uid, Entry>,
+    /// What is on its way, one for each pod.
+    sends: FuturesUnordered<BoxFuture<'static, Sent>>,
     statuses: Statuses,
 }
 
 impl Manager {
     async fn run(mut self, mut queue: mpsc::Receiver<Report>) {
         loop {
-            let due = self.entries.values().filter_map(|entry| entry.due).min();
+            let due = self.next_due();
             tokio::select! {
                 report = queue.recv() => match report {
                     Some(report) => {
@@ -132,9 +139,10 @@ impl Manager {
                     }
                     self.compare();
                 }
+                Some(sent) = self.sends.next() => self.sent(sent),
                 () = sleep_until(due) => {}
             }
-            self.send_due().await;
+            self.send_due();
         }
     }
 
@@ -144,6 +152,7 @@ impl Manager {
             report: report.clone(),
             backoff: Backoff::new(FIRST_RETRY, LAST_RETRY),
             due: None,
+            sending: false,
             answer: None,
             deleted: false,
             compared: None,
@@ -169,71 +178,130 @@ impl Manager {
         }
     }
 
-    /// Sends what is due, several pods at a time: over a slow link one after the other would take minutes.
-    async fn send_due(&mut self) {
+    /// Begins to send what is due, several pods at a time: over a slow link one after the other would take minutes. A pod whose answer
+    /// does not come holds nobody but itself.
+    fn send_due(&mut self) {
         let now = Instant::now();
         let set = self.pods.borrow().clone();
-        let mut sends = Vec::new();
         for (uid, entry) in &mut self.entries {
-            if entry.due.is_none_or(|due| due > now) {
+            if self.sends.len() >= AT_ONCE {
+                return;
+            }
+            if entry.sending || entry.due.is_none_or(|due| due > now) {
                 continue;
             }
             entry.due = None;
             // A pod that is not in the set any more has no status. One that is not there yet will be.
             if let Some(pod) = set.pods.get(uid).filter(|pod| !lacks_mirror(pod)) {
-                sends.push(send(&*self.api, entry, &pod.object));
+                entry.sending = true;
+                self.sends.push(send(self.api.clone(), entry.job(&pod.object)).boxed());
             }
         }
-        futures::stream::iter(sends)
-            .for_each_concurrent(AT_ONCE, |send| send)
-            .await;
+    }
+
+    /// When there is something to do again; while all places are taken, when one is free.
+    fn next_due(&self) -> Option<Instant> {
+        if self.sends.len() >= AT_ONCE {
+            return None;
+        }
+        let waiting = self.entries.values().filter(|entry| !entry.sending);
+        waiting.filter_map(|entry| entry.due).min()
+    }
+
+    fn sent(&mut self, sent: Sent) {
+        let Some(entry) = self.entries.get_mut(&sent.uid) else {
+            return;
+        };
+        entry.sending = false;
+        if let Some(answer) = sent.answer {
+            entry.backoff.reset();
+            entry.answer = Some(answer);
+        }
+        entry.deleted |= sent.deleted;
+        if let Some((error, what)) = sent.failure {
+            failed(entry, &error, what);
+        }
+    }
+}
+
+/// What there is to send of one pod.
+struct Job {
+    report: Report,
+    /// As the API is known to have it.
+    known: Object,
+    /// Whether its deletion is wanted in the API, and not done yet.
+    is_deleting: bool,
+}
+
+/// What became of it.
+struct Sent {
+    uid: Uid,
+    answer: Option<Object>,
+    deleted: bool,
+    failure: Option<(RequestError, &'static str)>,
+}
+
+impl Entry {
+    fn job(&mut self, stored: &Object) -> Job {
+        self.compared = stored.version();
+        let is_old = |answer: &Object| answer.version() <= stored.version() || answer.uid() != stored.uid();
+        if self.answer.as_ref().is_some_and(is_old) {
+            self.answer = None;
+        }
+        let known = self.answer.as_ref().unwrap_or(stored);
+        Job {
+            report: self.report.clone(),
+            known: known.clone(),
+            is_deleting: !self.deleted && (known.is_deleting() || stored.is_deleting()),
+        }
     }
 }
 
 /// Sends what one pod needs: a patch, or its deletion.
-async fn send(api: &dyn Api, entry: &mut Entry, stored: &Object) {
-    entry.compared = stored.version();
-    if entry
-        .answer
-        .as_ref()
-        .is_some_and(|answer| answer.version() <= stored.version() || answer.uid() != stored.uid())
-    {
-        entry.answer = None;
-    }
-    let known = entry.answer.as_ref().unwrap_or(stored);
+async fn send(api: Arc<dyn Api>, job: Job) -> Sent {
     let Report {
         namespace,
         name,
         status,
         finished,
         ..
-    } = &entry.report;
+    } = &job.report;
     // Of a pod from a file the API has another one, its mirror.
-    let uid = &stored.uid();
-    if let Some(patch) = patch::patch(uid, &patch::status_of(known), status) {
+    let uid = &job.known.uid();
+    let mut sent = Sent {
+        uid: job.report.uid.clone(),
+        answer: None,
+        deleted: false,
+        failure: None,
+    };
+    let mut is_deleting = job.is_deleting;
+    if let Some(patch) = patch::patch(uid, &patch::status_of(&job.known), status) {
         match api.patch_pod_status(namespace, name, &patch).await {
             Ok(object) if object.uid() == *uid => {
                 debug!(pod = %format_args!("{namespace}/{name}"), %uid, phase = status.phase, "status sent");
-                entry.backoff.reset();
-                entry.answer = Some(object);
+                is_deleting |= object.is_deleting();
+                sent.answer = Some(object);
             }
             // A pod of the same name: this one is gone, the set will say so.
-            Ok(_) => return,
-            Err(error) => return failed(entry, &error, "the status of the pod was not sent"),
+            Ok(_) => return sent,
+            Err(error) => {
+                sent.failure = Some((error, "the status of the pod was not sent"));
+                return sent;
+            }
         }
     }
-    let known = entry.answer.as_ref().unwrap_or(stored);
-    if !finished || entry.deleted || !(known.is_deleting() || stored.is_deleting()) {
-        return;
+    if !finished || !is_deleting {
+        return sent;
     }
     match api.delete_pod(namespace, name, uid, 0).await {
         Ok(()) => {
             info!(pod = %format_args!("{namespace}/{name}"), %uid, "pod deleted");
-            entry.deleted = true;
+            sent.deleted = true;
         }
-        Err(error) if error.status().is_some_and(proto::Status::is_not_found) => entry.deleted = true,
-        Err(error) => failed(entry, &error, "the pod was not deleted from the API"),
+        Err(error) if error.status().is_some_and(proto::Status::is_not_found) => sent.deleted = true,
+        Err(error) => sent.failure = Some((error, "the pod was not deleted from the API")),
     }
+    sent
 }
 
 fn failed(entry: &mut Entry, error: &RequestError, what: &str) {
@@ -261,6 +329,6 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// Pods whose status is on its way at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);

@@ -1,10 +1,17 @@
 //! The patch between two statuses.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Tasks;
 use k8s_openapi::api::core::v1::PodStatus;
 use proto::{Object, Uid};
 use serde_json::{Value, json};
 
 use super::patch::{patch, status_of};
+use super::{Report, StatusManager, Statuses};
+use crate::edged::api::Api;
+use crate::edged::testing::FakeApi;
 
 fn status(value: &Value) -> PodStatus {
     serde_json::from_value(value.clone()).expect("a status")
@@ -61,4 +68,33 @@ fn lists_are_merged_by_their_key_and_other_fields_stay() {
             }
         })
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_patch_nobody_answers_holds_no_other() {
+    let api = Arc::new(FakeApi::new());
+    for name in ["a", "b"] {
+        api.put(
+            &json!({"metadata": {"namespace": "default", "name": name, "uid": name}, "status": {"phase": "Pending"}}),
+        );
+    }
+    api.leave_unanswered("a");
+    let tasks = Tasks::new();
+    let manager = StatusManager::start(api.clone(), api.pods(), Statuses::default(), &tasks);
+    let report = |name: &str, phase: &str| {
+        manager.report(Report {
+            uid: Uid::new(name),
+            namespace: "default".into(),
+            name: name.into(),
+            status: Arc::new(status(&json!({"phase": phase}))),
+            finished: false,
+        })
+    };
+    report("a", "Running").await;
+    for phase in ["Running", "Succeeded"] {
+        report("b", phase).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(api.phase("b"), phase);
+    }
+    assert_eq!(api.phase("a"), "Pending");
 }
