@@ -18,9 +18,16 @@ pub(super) const LIST: &[Entry] = &[
     ("runtime_away", false, runtime_away),
     ("disk_read_only", false, disk_read_only),
     ("disk_full", false, disk_full),
+    ("disk_full_and_damaged", false, disk_full_and_damaged),
 ];
 
 const DISK: &str = "/var/lib/kubeedge";
+
+/// Mounts the disk of the database in another way.
+fn mount(system: &System, how: &str) -> Result<()> {
+    let mut command = system.edge.command("mount");
+    process::run(command.args(["-o", how, DISK])).map(drop)
+}
 
 /// Runs edgecore in a trouble that is there before it starts; it is put right while it runs.
 fn trouble(
@@ -129,10 +136,6 @@ fn runtime_away(context: &mut Context) -> Result<()> {
 
 /// The disk of the database is read-only, as after an error of the file system: what is stored is used.
 fn disk_read_only(context: &mut Context) -> Result<()> {
-    let mount = |system: &System, how: &str| {
-        let mut command = system.edge.command("mount");
-        process::run(command.args(["-o", how, DISK])).map(drop)
-    };
     trouble(
         context,
         "readonly",
@@ -165,4 +168,29 @@ cp -a "$2"/edgecore.db "$1"/; dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null 
             system.edge.start_edgecore()
         },
     )
+}
+
+/// The disk is full, as above, and the database on it was cut short: it gives way, and with room again edgecore goes on by itself.
+fn disk_full_and_damaged(context: &mut Context) -> Result<()> {
+    const FILL: &str = r#"size=$(stat -c %s "$1"/edgecore.db); mkdir -p "$2"; cp -a "$1"/edgecore.db "$2"/
+mount -t tmpfs -o size=$((size + 4096)) tmpfs "$1"
+cp -a "$2"/edgecore.db "$1"/; truncate -s $((size / 2 / 4096 * 4096)) "$1"/edgecore.db
+dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null || true"#;
+    trouble(
+        context,
+        "cut-short",
+        "the database is damaged and was set aside",
+        |system| {
+            let aside = system.edge.folder().join("aside");
+            let mut command = system.edge.command("bash");
+            process::run(command.args(["-ec", FILL, "fill", DISK]).arg(aside)).map(drop)
+        },
+        |system| mount(system, "remount,size=64m"),
+    )?;
+    let system = context.system()?;
+    system.edge.stop_edgecore()?;
+    std::fs::remove_dir_all(system.edge.folder().join("aside"))?;
+    process::run(system.edge.command("umount").arg(DISK))?;
+    system.edge.start_edgecore()?;
+    system.node_ready(seconds(60))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::{Answer, Content};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// `PRAGMA user_version` of a database that we made and that no cloud has filled yet: it knows nothing about this node's pods.
 /// Databases of Go edges carry 0.
@@ -54,40 +54,60 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 /// Opens the database; a damaged one is set aside and a new one made.
 pub(super) fn open(path: &Path) -> Result<Database, rusqlite::Error> {
     match open_checked(path) {
-        Err(error) if is_damage(&error) => {
-            set_aside(path, &error);
-            open_checked(path)
-        }
+        Err(error) if is_damage(&error) => replace(path, &error),
         other => other,
     }
 }
 
-/// Moves a damaged database out of the way, its log files with it.
-pub(super) fn set_aside(path: &Path, cause: &rusqlite::Error) {
+/// Makes a new database in place of a damaged one, which is kept beside it unless the disk has no room for both.
+pub(super) fn replace(path: &Path, cause: &rusqlite::Error) -> Result<Database, rusqlite::Error> {
+    let aside = set_aside(path, cause);
+    match (open_checked(path), aside) {
+        (Err(error), Some(aside)) if refuses_writes(&error) => {
+            warn!(database = %path.display(), removed = %aside.display(), %error, "the damaged database is removed to make room for a new one");
+            for suffix in SUFFIXES {
+                let _ = std::fs::remove_file(with_suffix(&aside, suffix));
+            }
+            open_checked(path)
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// Moves a damaged database out of the way, its log files with it. `None` where the disk refuses.
+fn set_aside(path: &Path, cause: &rusqlite::Error) -> Option<PathBuf> {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
     let aside = with_suffix(path, &format!(".damaged-{seconds}"));
+    // The file itself comes last: a log that stayed behind would be taken for the new one's.
+    for suffix in SUFFIXES {
+        let from = with_suffix(path, suffix);
+        if from.exists()
+            && let Err(error) = std::fs::rename(&from, with_suffix(&aside, suffix))
+        {
+            debug!(file = %from.display(), %error, "cannot set a damaged file aside");
+            return None;
+        }
+    }
     warn!(
         database = %path.display(), kept = %aside.display(), error = %cause,
         "the database is damaged and was set aside; objects come again from the cloud, running containers are kept"
     );
-    for suffix in ["", "-wal", "-shm"] {
-        let from = with_suffix(path, suffix);
-        if !from.exists() {
-            continue;
-        }
-        if let Err(error) = std::fs::rename(&from, with_suffix(&aside, suffix)) {
-            warn!(file = %from.display(), %error, "cannot set a damaged file aside");
-        }
-    }
+    Some(aside)
 }
+
+/// Of the files of one database.
+const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
 
 fn open_checked(path: &Path) -> Result<Database, rusqlite::Error> {
     match open_writable(path) {
         Ok(database) => Ok(database),
-        Err(error) if refuses_writes(&error) && path.exists() => open_read_only(path).map_err(|_| error),
+        Err(error) if refuses_writes(&error) && path.exists() => {
+            // A damaged file on a full disk is damaged first of all.
+            open_read_only(path).map_err(|second| if is_damage(&second) { second } else { error })
+        }
         Err(error) => Err(error),
     }
 }

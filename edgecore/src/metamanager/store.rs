@@ -287,8 +287,13 @@ impl Owner {
     }
 
     fn open(&mut self) {
+        let opened = database::open(&self.path);
+        self.take(opened);
+    }
+
+    fn take(&mut self, opened: Result<Database, rusqlite::Error>) {
         self.last_try = Instant::now();
-        match database::open(&self.path) {
+        match opened {
             Ok(database) => {
                 let filled = database.filled;
                 if database.read_only && !std::mem::replace(&mut self.said_read_only, true) {
@@ -383,8 +388,8 @@ impl Owner {
             return;
         }
         self.database = None;
-        database::set_aside(&self.path, error);
-        self.open();
+        let replaced = database::replace(&self.path, error);
+        self.take(replaced);
         self.state.send_modify(|state| state.replaced += 1);
     }
 }
