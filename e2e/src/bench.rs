@@ -3,6 +3,8 @@
 //!
 //! Memory is VmRSS in units of 10^6 bytes, 60 s after the last change. Times are those of a client of the API.
 
+mod channels;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,10 @@ pub const NAMES: &[&str] = &[
     "edgecore-rss-30",
     "edge-idle-cpu",
     "delete-30",
+    "exec",
+    "logs",
+    "exec-in",
+    "exec-out",
     "recover",
     "cloudcore-rss",
     "accept-cpu",
@@ -159,6 +165,9 @@ impl Bench {
             .any(wanted)
         {
             self.many(wanted)?;
+        }
+        if channels::NAMES.into_iter().any(wanted) {
+            self.channels(run, wanted)?;
         }
         if wanted("recover") {
             self.recover()?;

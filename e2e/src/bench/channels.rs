@@ -1,0 +1,149 @@
+//! The marks of the channels: kubectl as a user runs it, its own start included, each result compared byte for byte.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::{Bench, LIMIT, idle_pod, list, median};
+use crate::api;
+use crate::link::Random;
+use crate::wait;
+
+/// The marks.
+pub(super) const NAMES: [&str; 4] = ["exec", "logs", "exec-in", "exec-out"];
+/// Bytes of a stream, in or out.
+const STREAM: usize = 50_000_000;
+/// The log: lines long enough that the file, with what containerd puts before each line, stays below the 10 MiB at which a log is
+/// turned over.
+const LINES: usize = 10_000;
+const LINE: usize = 960;
+const EXECS: usize = 10;
+const RUNS: usize = 5;
+/// Where the container keeps a stream: in memory.
+const KEPT: &str = "/dev/shm/kept";
+
+impl Bench {
+    /// Takes those of the marks that are wanted.
+    pub(super) fn channels(&mut self, run: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let namespace = self.system.namespace("channels")?;
+        self.create(&namespace, 1)?;
+        self.running(&namespace, 1)?;
+        let input = stream_file(run)?;
+        let bytes = std::fs::read(&input)?;
+        wait::until("exec works", LIMIT, || {
+            Ok(Some(self.exec(&namespace, &["hostname"], None)?.1 == b"pod-0\n"))
+        })?;
+        if wanted("exec") {
+            let times = repeat(EXECS, || Ok(self.exec(&namespace, &["true"], None)?.0))?;
+            let note = format!("runs={EXECS} median of {}, exit code 0", list(&times));
+            self.push("exec", median(&times), "s", note);
+        }
+        if wanted("exec-in") || wanted("exec-out") {
+            let checksum = |bench: &Self| bench.exec(&namespace, &["sha256sum", KEPT], None);
+            let right = sha256(&input)?;
+            let times = repeat(RUNS, || {
+                let script = format!("cat > {KEPT} && wc -c < {KEPT}");
+                let (took, count) = self.exec(&namespace, &["sh", "-c", &script], Some(&input))?;
+                ensure!(
+                    count == format!("{STREAM}\n").into_bytes(),
+                    "of {STREAM} bytes came {}",
+                    String::from_utf8_lossy(&count)
+                );
+                let said = String::from_utf8(checksum(self)?.1)?;
+                ensure!(said.starts_with(&right), "the container has {said}, not {right}");
+                Ok(took)
+            })?;
+            if wanted("exec-in") {
+                let note = format!("runs={RUNS} median of {}, {STREAM} bytes, sha256 equal", list(&times));
+                self.push("exec-in", median(&times), "s", note);
+            }
+        }
+        if wanted("exec-out") {
+            let times = repeat(RUNS, || {
+                let (took, output) = self.exec(&namespace, &["cat", KEPT], None)?;
+                ensure!(output == bytes, "{} bytes came, or others", output.len());
+                Ok(took)
+            })?;
+            let note = format!("runs={RUNS} median of {}, {STREAM} bytes, all equal", list(&times));
+            self.push("exec-out", median(&times), "s", note);
+        }
+        if wanted("logs") {
+            self.logs(&namespace)?;
+        }
+        std::fs::remove_file(&input)?;
+        self.delete(&namespace)?;
+        self.system.clean(&namespace)
+    }
+
+    fn logs(&mut self, namespace: &str) -> Result<()> {
+        let line = "0123456789abcdef".repeat(LINE / 16);
+        let line = line.get(..LINE - 1).context("a line")?;
+        let whole = format!("{line}\n").repeat(LINES).into_bytes();
+        let mut pod = idle_pod("talker", self.system.edge.name());
+        let command = pod.pointer_mut("/spec/containers/0/command/2").context("the command")?;
+        *command = json!(format!(
+            "trap 'exit 0' TERM; yes {line} | head -n {LINES}; sleep 1000000 & wait"
+        ));
+        self.system.api().create(&api::pods_path(namespace), &pod)?;
+        let arguments = ["logs", "-n", namespace, "talker"];
+        wait::until("the whole log", LIMIT, || {
+            Ok((self.kubectl(&arguments, None)?.1 == whole).then_some(()))
+        })?;
+        let times = repeat(RUNS, || {
+            let (took, output) = self.kubectl(&arguments, None)?;
+            ensure!(output == whole, "{} bytes came, or others", output.len());
+            Ok(took)
+        })?;
+        let note = format!(
+            "runs={RUNS} median of {}, {} bytes, all equal",
+            list(&times),
+            whole.len()
+        );
+        self.push("logs", median(&times), "s", note);
+        Ok(())
+    }
+
+    fn exec(&self, namespace: &str, command: &[&str], input: Option<&Path>) -> Result<(f64, Vec<u8>)> {
+        let stdin: &[&str] = if input.is_some() { &["-i"] } else { &[] };
+        let arguments = [&["exec"], stdin, &["-n", namespace, "pod-0", "--"], command].concat();
+        self.kubectl(&arguments, input)
+    }
+
+    /// The time that a successful kubectl took, and its output.
+    fn kubectl(&self, arguments: &[&str], input: Option<&Path>) -> Result<(f64, Vec<u8>)> {
+        let stdin = match input {
+            Some(path) => Stdio::from(File::open(path)?),
+            None => Stdio::null(),
+        };
+        let start = Instant::now();
+        let mut command = self.system.cluster.kubectl_command();
+        let output = command.args(arguments).stdin(stdin).output()?;
+        let took = start.elapsed().as_secs_f64();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {}: {said}", arguments.join(" "));
+        Ok((took, output.stdout))
+    }
+}
+
+fn repeat(runs: usize, mut one: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+    (0..runs).map(|_| one()).collect()
+}
+
+/// Bytes that no program can make fewer.
+fn stream_file(run: &Path) -> Result<PathBuf> {
+    let path = run.join("stream");
+    let mut random = Random(20_261_121);
+    let bytes: Vec<u8> = (0..STREAM / 8).flat_map(|_| random.draw().to_le_bytes()).collect();
+    File::create(&path)?.write_all(&bytes)?;
+    Ok(path)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let line = crate::process::call("sha256sum", &[&path.to_string_lossy()])?;
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
