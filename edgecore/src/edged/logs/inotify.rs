@@ -59,9 +59,8 @@ impl Inotify {
 
     pub(super) async fn next(&mut self, name: &OsStr) -> Seen {
         loop {
-            let mut ready = match self.events.readable().await {
-                Ok(ready) => ready,
-                Err(_) => return std::future::pending().await,
+            let Ok(mut ready) = self.events.readable().await else {
+                return std::future::pending().await;
             };
             let mut buffer = [MaybeUninit::uninit(); EVENTS];
             let mut reader = inotify::Reader::new(self.events.get_ref(), &mut buffer);

@@ -45,12 +45,9 @@ impl Printer {
 
     /// Prints one line, which ends with `\n` unless it is the last or longer than anybody wants to hold.
     pub(super) fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), LogError> {
-        let form = match self.form.or_else(|| Form::of(line)) {
-            Some(form) => form,
-            None => {
-                let shown = line.get(..SHOWN).unwrap_or(line);
-                return Err(LogError::Format(String::from_utf8_lossy(shown).into_owned()));
-            }
+        let Some(form) = self.form.or_else(|| Form::of(line)) else {
+            let shown = line.get(..SHOWN).unwrap_or(line);
+            return Err(LogError::Format(String::from_utf8_lossy(shown).into_owned()));
         };
         self.form = Some(form);
         self.is_wanted = false;

@@ -105,6 +105,8 @@ impl Report {
         let stored = stored.and_then(|object| object.view::<Value>().ok());
         let mut status = self.status(stored.as_ref(), now);
         if let Value::Object(status) = &mut status {
+            // Said once, at registration: from then on it is the port at which the cloud serves logs and exec for the node.
+            status.remove("daemonEndpoints");
             let order: Vec<Value> = self
                 .conditions
                 .iter()

@@ -196,6 +196,10 @@ async fn registers_reports_changes_at_once_and_again_after_a_reconnect() {
     );
     assert_eq!(patch["status"]["addresses"][2], json!({"$patch": "replace"}));
     assert!(patch.get("metadata").is_none(), "nothing of it differs");
+    assert!(
+        patch["status"].get("daemonEndpoints").is_none(),
+        "the port is the cloud's after registration"
+    );
     Cloud::answer(asked, stored(&node));
 
     cloud.end.link.send_replace(Link::Down);
