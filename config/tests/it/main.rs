@@ -9,6 +9,9 @@ mod golden;
 mod merge;
 mod mutations;
 mod old;
+/// The seeds of the fuzz targets.
+#[path = "../../../fuzz/src/replay.rs"]
+mod replay;
 mod sed;
 mod validation;
 

@@ -13,7 +13,8 @@ use super::{MetaManager, RequestError, RunningPod, Settings, TokenKey};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
 const NODE: &str = "edge-go";
-/// Of Go edges of these releases that run a pod with a ConfigMap and a Secret; without `managedFields`.
+/// Of Go edges of these releases that run a pod with a ConfigMap and a Secret; without `managedFields`. The tables of v1.22 are those
+/// of v1.16 to the letter: the same models, made by beego/v2 2.1.6.
 const GO_V1_12: &str = include_str!("../../golden/go-v1.12.sql");
 const GO_V1_16: &str = include_str!("../../golden/go-v1.16.sql");
 

@@ -1,20 +1,7 @@
 //! The seeds of the fuzz targets pass through the targets' own readers.
 
-use std::path::Path;
-
+use crate::replay::replay;
 use crate::{join, tunnel_readers, wire};
-
-fn replay(target: &str, reader: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(target);
-    let mut seeds = 0;
-    for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        reader(&std::fs::read(entry.expect("the folder is readable").path()).expect("a seed is readable"));
-        seeds += 1;
-    }
-    assert!(seeds > 0, "{}", folder.display());
-}
 
 #[test]
 fn message_decode() {

@@ -8,6 +8,9 @@ mod frames;
 #[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
 mod join;
 mod objects;
+/// The seeds of the fuzz targets.
+#[path = "../../../fuzz/src/replay.rs"]
+mod replay;
 mod routes;
 mod tunnel;
 /// The readers of the fuzz targets.
