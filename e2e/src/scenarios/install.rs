@@ -93,7 +93,14 @@ fn detached(context: &mut Context) -> Result<()> {
     let host = boot(context, "install-2", Init::Plain)?;
     let system = context.system()?;
     let uplink = uplink_for(system, &host)?;
+    let refusals = |system: &System| system.cloud.log().matches("no certificate issued").count();
+    let before = refusals(system);
     let installed = join(&host, &uplink, &[])?;
+    ensure!(
+        refusals(system) == before,
+        "cloudcore complains of a good join:\n{}",
+        system.cloud.log()
+    );
     steps(
         &installed,
         &["No service manager", "Run EdgeCore daemon", "Install Complete!"],
