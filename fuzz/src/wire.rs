@@ -49,3 +49,43 @@ pub fn route(data: &[u8]) {
 fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
 }
+
+/// The streams of the hub's QUIC: frames with their lengths, however they are cut; the first byte says how.
+pub fn quic_frames(data: &[u8]) {
+    use proto::quic::{Frames, Hello, Welcome, parse_greeting};
+    let Some((size, bytes)) = data.split_first() else {
+        return;
+    };
+    let read = |size: usize| {
+        let (mut frames, mut found) = (Frames::new(4096), Vec::new());
+        for mut chunk in bytes.chunks(size) {
+            loop {
+                assert!(frames.wanted() > 0);
+                match frames.next(&mut chunk) {
+                    Ok(Some(frame)) => found.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return found,
+                }
+            }
+        }
+        found
+    };
+    let found = read(usize::from(*size).max(1));
+    assert_eq!(found, read(bytes.len().max(1)));
+    for frame in &found {
+        assert!(!frame.is_empty() && frame.len() <= 4096);
+        let _ = (parse_greeting::<Hello>(frame), parse_greeting::<Welcome>(frame));
+    }
+}
+
+/// The pieces of a message over WebSocket; each is preceded by its length.
+pub fn pieces(data: &[u8]) {
+    let (mut pieces, mut rest) = (proto::lanes::Pieces::default(), data);
+    while let Some((length, bytes)) = rest.split_first() {
+        let (piece, after) = bytes.split_at(usize::from(*length).min(bytes.len()));
+        rest = after;
+        if pieces.push(piece).is_err() {
+            return;
+        }
+    }
+}

@@ -24,6 +24,16 @@ fn route() {
 }
 
 #[test]
+fn quic_frames() {
+    replay("quic_frames", wire::quic_frames);
+}
+
+#[test]
+fn pieces() {
+    replay("pieces", wire::pieces);
+}
+
+#[test]
 fn join_token() {
     replay("join_token", join::join_token);
 }
