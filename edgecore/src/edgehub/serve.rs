@@ -12,12 +12,15 @@ use super::certificate::Certificates;
 use super::connect::{Connection, Target};
 use super::queues::Queues;
 use super::session::{Due, Limits, Received, Session, late_ack};
-use super::successor::{Credentials, successor};
+use super::successor::{Credentials, Dialling, successor};
 use super::{Hub, inventory, offline};
 use crate::uplink::Link;
 
 /// How long a farewell may take.
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// How long the connection that takes over may take to be known here after the cloud has ended this one.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// Why a session is over.
 pub(super) enum End {
@@ -68,9 +71,9 @@ impl Hub {
             self.tasks.spawn("inventory", compared);
         }
 
-        let mut returns = self.returns.clone();
+        let (mut returns, dialling) = (self.returns.clone(), Dialling::default());
         let end = {
-            let successor = successor(certificates, credentials, target, path, &mut returns);
+            let successor = successor(certificates, credentials, target, path, &mut returns, &dialling);
             tokio::pin!(successor);
             let mut last_heard = 0;
             let mut pending = None;
@@ -110,7 +113,14 @@ impl Hub {
                             Ok(message) => pending = message,
                             Err(reason) => break End::Broken(reason),
                         },
-                        Err(error) => break End::Broken(ended(&error)),
+                        Err(error) => {
+                            if dialling.is_set()
+                                && let Ok((connection, credentials)) = timeout(HANDOVER, &mut successor).await
+                            {
+                                break End::Replaced(Box::new(connection), Box::new(credentials));
+                            }
+                            break End::Broken(ended(&error));
+                        }
                     },
                     Some(outgoing) = self.end.urgent.recv(), if urgent => {
                         if let Some(message) = state.outgoing(outgoing, Instant::now()) {

@@ -1,6 +1,7 @@
 //! The connection that takes over from the present one while that still stands: with a renewed certificate, over WebSocket when
 //! nothing comes over QUIC any more, over QUIC when that can be had again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::Backoff;
@@ -32,6 +33,28 @@ pub(super) struct Credentials {
     pub(super) validity: Validity,
 }
 
+/// Whether another connection is being made: the cloud may end the present one before it is known here that the next one stands.
+#[derive(Debug, Default)]
+pub(super) struct Dialling(AtomicBool);
+
+impl Dialling {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    async fn during<T>(&self, dial: impl Future<Output = T>) -> T {
+        struct Reset<'a>(&'a AtomicBool);
+        impl Drop for Reset<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
+        self.0.store(true, Ordering::Relaxed);
+        let _reset = Reset(&self.0);
+        dial.await
+    }
+}
+
 /// When to try QUIC again.
 pub(super) const fn returns() -> Backoff {
     Backoff::new(FIRST_RETURN, MAX_RETURN)
@@ -44,29 +67,36 @@ pub(super) async fn successor(
     target: &Target,
     path: Option<Path>,
     returns: &mut Backoff,
+    dialling: &Dialling,
 ) -> (Connection, Credentials) {
     let other_way = async {
         match (path, &target.quic) {
-            (Some(path), _) => leave(path, target, &credentials.tls).await,
-            (None, Some(server)) => come_back(target, server, &credentials.tls, returns).await,
+            (Some(path), _) => leave(path, target, &credentials.tls, dialling).await,
+            (None, Some(server)) => come_back(target, server, &credentials.tls, returns, dialling).await,
             (None, None) => std::future::pending().await,
         }
     };
     tokio::select! {
-        renewed = renew(certificates, credentials.validity, target) => renewed,
+        renewed = renew(certificates, credentials.validity, target, dialling) => renewed,
         connection = other_way => (connection, credentials.clone()),
     }
 }
 
 /// Waits until the certificate is renewed and a connection with it stands.
-async fn renew(certificates: &mut Certificates, mut validity: Validity, target: &Target) -> (Connection, Credentials) {
+async fn renew(
+    certificates: &mut Certificates,
+    mut validity: Validity,
+    target: &Target,
+    dialling: &Dialling,
+) -> (Connection, Credentials) {
     loop {
         certificates.renew(validity).await;
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         while let Ok(usable) = certificates.usable() {
             validity = usable.validity;
             let dialled = match client_config(&usable.roots, Some(usable.identity)) {
-                Ok(tls) => connect::dial(target, &tls, connect::HEAD_START)
+                Ok(tls) => dialling
+                    .during(connect::dial(target, &tls, connect::HEAD_START))
                     .await
                     .map(|connection| (connection, tls)),
                 Err(error) => Err(error.into()),
@@ -85,7 +115,7 @@ async fn renew(certificates: &mut Certificates, mut validity: Validity, target: 
 
 /// Follows the path of a connection over QUIC: tells the cloud when this board's address is another, and waits until nothing comes any
 /// more and another connection stands.
-async fn leave(path: Path, target: &Target, tls: &ClientConfig) -> Connection {
+async fn leave(path: Path, target: &Target, tls: &ClientConfig, dialling: &Dialling) -> Connection {
     let remote = path.remote();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,7 +145,7 @@ async fn leave(path: Path, target: &Target, tls: &ClientConfig) -> Connection {
             debug!(%error, "no new socket");
         }
         tokio::select! {
-            connection = insist(target, tls) => return connection,
+            connection = dialling.during(insist(target, tls)) => return connection,
             () = heard_again(&path, count) => info!("QUIC is back"),
         }
     }
@@ -139,10 +169,16 @@ async fn heard_again(path: &Path, count: u64) {
 }
 
 /// Tries QUIC now and then.
-async fn come_back(target: &Target, server: &str, tls: &ClientConfig, returns: &mut Backoff) -> Connection {
+async fn come_back(
+    target: &Target,
+    server: &str,
+    tls: &ClientConfig,
+    returns: &mut Backoff,
+    dialling: &Dialling,
+) -> Connection {
     loop {
         tokio::time::sleep(returns.next_delay()).await;
-        match connect::dial_quic(target, server, tls).await {
+        match dialling.during(connect::dial_quic(target, server, tls)).await {
             Ok(connection) => return connection,
             Err(error) => debug!(error = common::chain(&error), "QUIC is not to be had yet"),
         }
