@@ -163,7 +163,8 @@ impl CloudHost {
         format!("127.0.0.1:{}", self.ports.monitor)
     }
 
-    fn config(&self) -> String {
+    /// `ours`: Go's QUIC is another protocol.
+    fn config(&self, ours: bool) -> String {
         let (kubeconfig, monitor, limit) = (self.kubeconfig.display(), self.monitor(), self.node_limit);
         let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
         let (stream, tunnel) = (self.ports.stream(), self.ports.tunnel());
@@ -185,7 +186,7 @@ modules:
     https:
       port: {https}
     quic:
-      enable: false
+      enable: {ours}
       port: {quic}
     websocket:
       enable: true
@@ -211,8 +212,9 @@ mkdir -p /etc/kubeedge /var/lib/kubeedge
 mount --bind "$1/etc" /etc/kubeedge; mount --bind "$1/var" /var/lib/kubeedge
 shift; exec "$@""#;
         let program = program(&self.settings.cloud, "cloudcore")?;
-        std::fs::write(self.folder.join("etc/config/cloudcore.yaml"), self.config())?;
-        if !settings::is_ours(&program) {
+        let ours = settings::is_ours(&program);
+        std::fs::write(self.folder.join("etc/config/cloudcore.yaml"), self.config(ours))?;
+        if !ours {
             way_in::stream_certificate(&self.folder.join("etc"))?;
         }
         let mut command = Command::new("unshare");

@@ -171,6 +171,14 @@ impl Door {
         Ok((status, body.get(4..).unwrap_or_default().to_vec(), pair))
     }
 
+    /// TLS as the node of a certificate.
+    pub fn client(&self, card: &Card) -> Result<rustls::ClientConfig> {
+        Ok(client_config(
+            &[self.authority.certificate().clone()],
+            Some(card.identity()?),
+        )?)
+    }
+
     /// Connects as a node with a certificate, or says how that was refused.
     pub fn connect(&self, node: &str, card: Option<&Card>) -> Result<Result<Node<'_>, Refusal>> {
         let identity = card.map(Card::identity).transpose()?;

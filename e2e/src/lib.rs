@@ -26,6 +26,7 @@ pub mod run;
 pub mod scenarios;
 pub mod settings;
 pub mod system;
+pub mod talker;
 mod tun;
 pub mod wait;
 pub mod way_in;

@@ -14,6 +14,8 @@ use crate::tun;
 
 /// Packets under way in one direction; the rest is dropped, as a router does.
 const QUEUE: usize = 4096;
+/// How long a packet may wait for those before it on a slow line: 16 KB at 1 Mbit/s.
+const BACKLOG: Duration = Duration::from_millis(128);
 /// Longest packet: the interface's MTU is 1500.
 const PACKET: usize = 2048;
 
@@ -26,6 +28,9 @@ pub struct Quality {
     pub jitter: Duration,
     /// Part of the packets that are lost, 0 to 1.
     pub loss: f64,
+    /// Bits a second that pass in each direction; 0 for no limit. What waits longer than [`BACKLOG`] for its turn is dropped, as the
+    /// router in front of a slow line does.
+    pub rate: u32,
     /// Nothing arrives, and nobody is told.
     pub cut: bool,
 }
@@ -121,6 +126,7 @@ fn carry(from: Arc<File>, to: Arc<File>, shared: &Arc<Shared>, mut random: Rando
     std::thread::spawn(move || {
         let mut buffer = [0; PACKET];
         let mut order = 0;
+        let mut free_at = Instant::now();
         while let Ok(length) = (&*from).read(&mut buffer) {
             let quality = *hold(&shared.quality);
             let lost = random.fraction() < quality.loss;
@@ -129,8 +135,14 @@ fn carry(from: Arc<File>, to: Arc<File>, shared: &Arc<Shared>, mut random: Rando
                 continue;
             }
             let packet = buffer.get(..length).unwrap_or_default();
+            let now = Instant::now();
+            free_at = free_at.max(now);
+            if free_at - now > BACKLOG {
+                continue;
+            }
+            free_at += turn(length, quality.rate);
             let mut state = hold(&pipe.state);
-            if state.0.is_empty() && quality.delay + jitter == Duration::ZERO {
+            if state.0.is_empty() && quality.delay + jitter == Duration::ZERO && free_at <= now {
                 drop(state);
                 // Refused while the other end is down: lost, as on a cable.
                 let _ = (&*out).write(packet);
@@ -139,7 +151,7 @@ fn carry(from: Arc<File>, to: Arc<File>, shared: &Arc<Shared>, mut random: Rando
             if state.0.len() < QUEUE {
                 order += 1;
                 state.0.push(Waiting {
-                    due: Instant::now() + quality.delay + jitter,
+                    due: free_at + quality.delay + jitter,
                     order,
                     bytes: packet.to_vec(),
                 });
@@ -149,6 +161,13 @@ fn carry(from: Arc<File>, to: Arc<File>, shared: &Arc<Shared>, mut random: Rando
         hold(&pipe.state).1 = true;
         pipe.changed.notify_one();
     });
+}
+
+/// How long a packet occupies a line.
+fn turn(bytes: usize, rate: u32) -> Duration {
+    let bits = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(8);
+    let nanoseconds = bits.saturating_mul(1_000_000_000).checked_div(u64::from(rate));
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 fn deliver(pipe: &Pipe, to: &File) {
@@ -211,6 +230,12 @@ mod tests {
         assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
         assert!((values.iter().sum::<f64>() / 1000.0 - 0.5).abs() < 0.05);
         assert_eq!(values, (0..1000).map(|_| b.fraction()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_packet_occupies_a_slow_line_for_its_bits() {
+        assert_eq!(turn(1250, 1_000_000), Duration::from_millis(10));
+        assert_eq!(turn(1250, 0), Duration::ZERO);
     }
 
     #[test]

@@ -217,6 +217,11 @@ impl System {
     /// Makes a namespace for a scenario and waits until pods can be created in it.
     pub fn namespace(&self, name: &str) -> Result<String> {
         let namespace = format!("{name}-{:x}", std::process::id());
+        // A scenario that runs twice in one run may be quicker than the deletion of its first namespace.
+        let path = format!("/api/v1/namespaces/{namespace}");
+        wait::quietly("the namespace's name", seconds(60), || {
+            Ok(self.api().get(&path)?.is_none().then_some(()))
+        })?;
         self.api().create(
             "/api/v1/namespaces",
             &serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),

@@ -29,8 +29,8 @@ use super::{Farewell, Line, LineError, Received};
 /// Bytes of one frame.
 const PIECE: usize = 4096;
 
-/// Bytes that the kernel holds beyond those under way: what is urgent waits behind them, an eighth of a second at 1 Mbit/s.
-const UNSENT: u32 = 16 * 1024;
+/// Bytes that the kernel holds beyond those under way: what is urgent waits behind them, a sixteenth of a second at 1 Mbit/s.
+const UNSENT: u32 = 8 * 1024;
 
 /// Buffers as small as they get: most connections are idle most of the time. They grow with a message and shrink after it.
 pub fn config() -> WebSocketConfig {

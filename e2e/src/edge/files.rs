@@ -11,7 +11,15 @@ use crate::process::Daemon;
 use crate::wait;
 
 /// edgecore.yaml with the keys that every KubeEdge understands.
-pub(super) fn edgecore(folder: &Path, name: &str, number: HostNumber, uplink: &Uplink, keys: &Keys) -> String {
+pub(super) fn edgecore(
+    folder: &Path,
+    name: &str,
+    number: HostNumber,
+    uplink: &Uplink,
+    keys: &Keys,
+    quic: bool,
+) -> String {
+    let quic_port = uplink.quic();
     let folder = folder.display();
     let (cloud, address, cgroup) = (number.cloud_address(), number.address(), number.cgroup().root());
     let Uplink {
@@ -33,7 +41,8 @@ modules:
     httpServer: https://{cloud}:{https}
     token: "{token}"
     quic:
-      enable: false
+      enable: {quic}
+      server: {cloud}:{quic_port}
     websocket:
       enable: true
       server: {cloud}:{websocket}

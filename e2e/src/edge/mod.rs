@@ -57,6 +57,14 @@ pub struct Keys {
     pub kubelet: Vec<String>,
 }
 
+impl Uplink {
+    /// Port of the hub's QUIC.
+    #[must_use]
+    pub const fn quic(&self) -> u16 {
+        self.websocket + 1
+    }
+}
+
 /// An edge host. Dropping it stops everything on it.
 #[derive(Debug)]
 pub struct EdgeHost {
@@ -69,6 +77,7 @@ pub struct EdgeHost {
     containerd: Option<Daemon>,
     edgecore: Option<Daemon>,
     keys: Keys,
+    quic: bool,
     keep: bool,
 }
 
@@ -107,6 +116,7 @@ impl EdgeHost {
             containerd: None,
             edgecore: None,
             keys: Keys::default(),
+            quic: false,
             keep: false,
         };
         host.start_containerd()?;
@@ -248,7 +258,7 @@ impl EdgeHost {
         let path = self.folder.join("etc/config/edgecore.yaml");
         std::fs::write(
             &path,
-            files::edgecore(&self.folder, &self.name, self.number, uplink, &self.keys),
+            files::edgecore(&self.folder, &self.name, self.number, uplink, &self.keys, self.quic),
         )
         .with_context(|| format!("{}", path.display()))
     }
@@ -256,6 +266,11 @@ impl EdgeHost {
     /// Adds lines to what [`Self::write_config`] writes from now on.
     pub fn set_keys(&mut self, keys: Keys) {
         self.keys = keys;
+    }
+
+    /// Whether edgecore tries QUIC first, from the next configuration on.
+    pub fn set_quic(&mut self, enable: bool) {
+        self.quic = enable;
     }
 
     /// Takes edgecore from another folder from its next start on.

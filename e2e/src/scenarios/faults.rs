@@ -139,7 +139,7 @@ fn link_cut_by_interface(context: &mut Context) -> Result<()> {
     )
 }
 
-fn link_cut_silently(context: &mut Context) -> Result<()> {
+pub(super) fn link_cut_silently(context: &mut Context) -> Result<()> {
     let cut = |system: &System| system.edge.link().map(crate::link::Link::cut);
     let heal = |system: &System| system.edge.link().map(crate::link::Link::heal);
     link_cut(context, "silent", cut, heal)

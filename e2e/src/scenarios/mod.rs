@@ -13,6 +13,7 @@ mod pods;
 mod redirect;
 mod streams;
 mod swap;
+mod transport;
 mod usage;
 mod volumes;
 mod ways_in;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         redirect::LIST,
         machine::LIST,
         ways_in::LIST,
+        transport::LIST,
         faults::LIST,
         if swaps { swap::LIST } else { &[] },
     ]

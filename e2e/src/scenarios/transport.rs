@@ -1,0 +1,422 @@
+//! The hub's two transports: pods over QUIC, networks that swallow UDP, a board that moves, slow lines. Only ours speak QUIC.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use common::line::quic::end_of_route;
+use proto::{Content, Group, Message, MsgId, Operation, Route, Source};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::authorizer::{door_of, now};
+use super::{Entry, IDLE, bare, faults, volumes, workloads};
+use crate::api;
+use crate::link::Quality;
+use crate::settings::{Settings, is_ours, program};
+use crate::system::{Context, Skip, System};
+use crate::talker::{Call, Talker, Way, inside};
+use crate::wait::{self, pause, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("quic_deployment_life", false, |context| {
+        over_quic(context, workloads::deployment_life)
+    }),
+    ("quic_config_change", false, |context| {
+        over_quic(context, volumes::config_change)
+    }),
+    ("quic_link_cut", false, |context| {
+        over_quic(context, faults::link_cut_silently)
+    }),
+    ("quic_udp_blocked", false, |context| over_quic(context, udp_blocked)),
+    ("quic_address_change", false, |context| {
+        over_quic(context, address_change)
+    }),
+    ("slow_line_websocket", false, |context| {
+        with_extras(context)?;
+        slow_line(context, Way::WebSocket)
+    }),
+    ("slow_line_quic", false, |context| {
+        over_quic(context, |context| slow_line(context, Way::Quic))
+    }),
+];
+
+/// The node made by hand.
+const NODE: &str = "talker-1";
+/// After so long without UDP the node is connected by WebSocket (s); ten times that is waited.
+const FALL_BACK: f64 = 5.0;
+/// What an urgent message may take beside a bulk transfer, both ways.
+const URGENT: Duration = Duration::from_secs(1);
+const MEGABIT: u32 = 1_000_000;
+/// Bytes of the object that comes down.
+const BULK: usize = 900_000;
+/// Bytes of a record that goes up.
+const RECORD: usize = 200_000;
+
+fn with_extras(context: &mut Context) -> Result<()> {
+    let Settings { cloud, edge, .. } = &context.settings;
+    if is_ours(&program(cloud, "cloudcore")?) && is_ours(&program(edge, "edgecore")?) {
+        return Ok(());
+    }
+    Err(Skip("only our programs speak QUIC and have lanes".into()).into())
+}
+
+/// Runs a scenario with the shared edge on QUIC, and puts it back on WebSocket.
+fn over_quic(context: &mut Context, scenario: impl FnOnce(&mut Context) -> Result<()>) -> Result<()> {
+    with_extras(context)?;
+    switch(context.system()?, true)?;
+    let outcome = scenario(context);
+    let back = switch(context.system()?, false);
+    outcome.and(back)
+}
+
+fn switch(system: &mut System, quic: bool) -> Result<()> {
+    system.edge.set_quic(quic);
+    system.edge.write_config(&system.cloud.uplink()?)?;
+    system.edge.stop_edgecore()?;
+    let before = connections(system).len();
+    system.edge.start_edgecore()?;
+    let wanted = if quic { "quic" } else { "websocket" };
+    wait::quietly(&format!("connected over {wanted}"), seconds(50), || {
+        let all = connections(system);
+        Ok((all.len() > before && all.last().is_some_and(|last| last == wanted)).then_some(()))
+    })?;
+    system.node_ready(seconds(60))
+}
+
+/// The transports of the edge's connections since its log began.
+fn connections(system: &System) -> Vec<String> {
+    let log = system.edge.log();
+    let lines = log.lines().filter(|line| line.contains("connected to cloudcore"));
+    let transports = lines.filter_map(|line| {
+        let (_, rest) = line.split_once("transport=")?;
+        let word = rest.split_whitespace().next()?;
+        Some(word.trim_matches('"').to_owned())
+    });
+    transports.collect()
+}
+
+/// UDP is dropped in the midst of a session: the node is connected by WebSocket within seconds and never leaves Ready; once UDP
+/// passes again, it is back on QUIC.
+fn udp_blocked(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let port = system.cloud.uplink()?.quic().to_string();
+    let rules = |system: &System, what: &str| -> Result<()> {
+        for (chain, end) in [("OUTPUT", "--dport"), ("INPUT", "--sport")] {
+            let arguments = ["-w", what, chain, "-p", "udp", end, port.as_str(), "-j", "DROP"];
+            crate::process::run(system.edge.command("iptables").args(arguments))?;
+        }
+        Ok(())
+    };
+    let before = connections(system).len();
+    rules(system, "-A")?;
+    let start = Instant::now();
+    let fallen = wait::until("connected by WebSocket", seconds(50), || {
+        let all = connections(system);
+        Ok((all.len() > before && all.last().is_some_and(|last| last == "websocket")).then_some(()))
+    });
+    let took = start.elapsed().as_secs_f64();
+    let ready = fallen.and_then(|()| {
+        ensure!(is_ready(system)?, "the node is not Ready");
+        changed_label(system, "blocked")
+    });
+    rules(system, "-D")?;
+    ready?;
+    println!("    connected by WebSocket {took:.2} s after UDP was blocked, asked are {FALL_BACK} s");
+    wait::until("back on QUIC", seconds(120), || {
+        ensure!(is_ready(system)?, "the node left Ready");
+        Ok(connections(system)
+            .last()
+            .is_some_and(|last| last == "quic")
+            .then_some(()))
+    })?;
+    changed_label(system, "back")
+}
+
+fn is_ready(system: &System) -> Result<bool> {
+    let node = system.api().must(&api::node_path(system.edge.name()))?;
+    Ok(api::condition(&node, "Ready") == "True")
+}
+
+/// A pod comes and goes: messages pass both ways.
+fn changed_label(system: &System, name: &str) -> Result<()> {
+    let namespace = system.namespace(name)?;
+    system
+        .cluster
+        .apply(&namespace, &bare("one", system.edge.name(), "", IDLE))?;
+    system.converged("a pod runs", &namespace, 1, 60)?;
+    system.clean(&namespace)
+}
+
+/// The board's address changes while a Deployment rolls and a node made by hand asks numbered questions: no question and no answer is
+/// lost, and nobody connects again.
+fn address_change(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let call = call(system)?;
+    let host = system.edge.number();
+    let asked = inside(host, move || async move {
+        let mut talker = Talker::connect(&call, Way::Quic).await?;
+        numbered(&mut talker, Duration::from_secs(14)).await
+    });
+    let namespace = system.namespace("moving")?;
+    system.cluster.apply(&namespace, &super::web("web", 1))?;
+    system.converged("Deployment Running", &namespace, 1, 60)?;
+    let (before, log) = (connections(system).len(), system.edge.log().len());
+    let old = host.address();
+    let new = old
+        .strip_suffix(".2")
+        .map(|network| format!("{network}.3"))
+        .context("an edge is number 2")?;
+    // Of two addresses with the same prefix the second would go with the first.
+    let (old, new) = (format!("{old}/24"), format!("{new}/25"));
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        host.inside(&["addr", "add", to, "dev", "eth0"])?;
+        // With its address go its routes.
+        host.inside(&["addr", "del", from, "dev", "eth0"])?;
+        host.inside(&[
+            "route",
+            "replace",
+            "default",
+            "via",
+            &host.cloud_address(),
+            "dev",
+            "eth0",
+        ])?;
+        system
+            .cluster
+            .kubectl(&["-n", &namespace, "rollout", "restart", "deployment/web"])?;
+        pause(seconds(4));
+    }
+    let outcome = asked.join().map_err(|_| anyhow::anyhow!("the talker panicked"))?;
+    system
+        .cluster
+        .kubectl(&["-n", &namespace, "rollout", "status", "deployment/web", "--timeout=60s"])?;
+    system.converged("rolled", &namespace, 1, 60)?;
+    let (count, longest) = outcome?;
+    println!("    {count} questions, all answered once, the slowest in {longest:?}");
+    let log = system.edge.log().split_off(log);
+    ensure!(log.contains("address changed"), "edgecore did not see the change");
+    ensure!(connections(system).len() == before, "edgecore connected again:\n{log}");
+    system.clean(&namespace)
+}
+
+fn call(system: &System) -> Result<Call> {
+    let door = door_of(system)?;
+    let card = door.forge(NODE, now(), Duration::from_secs(86_400), "[2]")?;
+    Ok(Call {
+        address: system.edge.number().cloud_address(),
+        uplink: system.cloud.uplink()?,
+        tls: door.client(&card)?,
+        node: NODE.to_owned(),
+    })
+}
+
+/// Asks numbered questions and follows the host's address as edgecore does; returns how many were asked and the longest wait.
+async fn numbered(talker: &mut Talker, period: Duration) -> Result<(usize, Duration)> {
+    let remote = talker.path.as_ref().context("QUIC")?.remote();
+    let (mut ask, mut look) = (
+        interval(Duration::from_millis(20)),
+        interval(Duration::from_millis(500)),
+    );
+    ask.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (start, mut address) = (Instant::now(), end_of_route(remote).ok());
+    let mut open: HashMap<MsgId, Instant> = HashMap::new();
+    let (mut count, mut longest) = (0, Duration::ZERO);
+    loop {
+        let asking = start.elapsed() < period;
+        if !asking && open.is_empty() {
+            return Ok((count, longest));
+        }
+        ensure!(
+            start.elapsed() < period + Duration::from_secs(20),
+            "{} of {count} questions were not answered",
+            open.len()
+        );
+        tokio::select! {
+            heard = talker.hear() => {
+                let message = heard?;
+                let since = message.parent.as_ref().and_then(|id| open.remove(id));
+                let since = since.with_context(|| format!("an answer that nobody waits for: {}", message.route))?;
+                longest = longest.max(since.elapsed());
+            }
+            _ = ask.tick(), if asking => {
+                let question = request(Operation::Query, "k8s/ca.crt");
+                open.insert(question.id.clone(), Instant::now());
+                talker.say(&question);
+                count += 1;
+                if count % 500 == 1 {
+                    talker.say(&Message::keepalive());
+                }
+            }
+            _ = look.tick() => {
+                if let Ok(present) = end_of_route(remote) && address != Some(present) {
+                    address = Some(present);
+                    talker.path.as_ref().context("QUIC")?.rebind()?;
+                }
+            }
+        }
+    }
+}
+
+fn request(operation: Operation, resource: &str) -> Message {
+    let route = Route::parse(&Group::Meta, resource);
+    Message::new(Source::Edged, Group::Meta, operation, route, Content::null())
+}
+
+/// A line of 1 Mbit/s that a node made by hand keeps full, down and then up: its urgent messages and their answers pass all the same,
+/// and the edge on the same line stays Ready.
+fn slow_line(context: &mut Context, way: Way) -> Result<()> {
+    let period = seconds(if context.long { 60 } else { 12 });
+    let system = context.system()?;
+    let name = way.name();
+    let namespace = system.namespace(&format!("bulk-{name}"))?;
+    let node = json!({"metadata": {"name": NODE, "labels": {"node-role.kubernetes.io/edge": ""}}});
+    if system.api().get(&api::node_path(NODE))?.is_none() {
+        system.api().create("/api/v1/nodes", &node)?;
+    }
+    let big = json!({"metadata": {"name": "big"}, "data": {"k": "x".repeat(BULK)}});
+    system
+        .api()
+        .create(&format!("/api/v1/namespaces/{namespace}/configmaps"), &big)?;
+    let volume = "  volumes: [{name: big, configMap: {name: big}}]";
+    system.cluster.apply(&namespace, &bare("reader", NODE, volume, IDLE))?;
+    let link = Quality {
+        delay: Duration::from_millis(20),
+        rate: MEGABIT,
+        ..Quality::default()
+    };
+    system.edge.link()?.set(link);
+    let (call, resource) = (call(system)?, format!("{namespace}/configmap/big"));
+    let measured = inside(system.edge.number(), move || async move {
+        let mut talker = Talker::connect(&call, way).await?;
+        let down = busy(&mut talker, period, &Bulk::Down(resource)).await.context("down")?;
+        let up = busy(&mut talker, period, &Bulk::Up).await.context("up")?;
+        Ok([("down", down), ("up", up)])
+    });
+    let mut always = Ok(true);
+    while !measured.is_finished() && matches!(always, Ok(true)) {
+        always = is_ready(system);
+        pause(Duration::from_millis(500));
+    }
+    let measured = measured.join().map_err(|_| anyhow::anyhow!("the talker panicked"));
+    system.edge.link()?.set(Quality::default());
+    system.cluster.kubectl(&[
+        "-n",
+        &namespace,
+        "delete",
+        "pod",
+        "reader",
+        "--force",
+        "--grace-period=0",
+    ])?;
+    system.api().delete(&api::node_path(NODE))?;
+    for (direction, figures) in measured?? {
+        let Figures {
+            p99,
+            worst,
+            count,
+            bytes,
+        } = figures;
+        println!(
+            "    {name} {direction}: {bytes} bytes of bulk beside {count} urgent exchanges, p99 {p99:.0?}, longest {worst:.0?}"
+        );
+        ensure!(bytes > 0, "no bulk passed");
+        ensure!(p99 <= URGENT, "{direction}: p99 is {p99:?}, allowed are {URGENT:?}");
+    }
+    ensure!(always?, "the edge left Ready");
+    system.clean(&namespace)
+}
+
+enum Bulk {
+    /// An object that is asked for again and again.
+    Down(String),
+    /// Records of no consequence.
+    Up,
+}
+
+struct Figures {
+    p99: Duration,
+    worst: Duration,
+    count: usize,
+    /// Bytes of bulk messages that have passed, or begun to.
+    bytes: usize,
+}
+
+/// Keeps one direction full, and measures urgent exchanges meanwhile.
+async fn busy(talker: &mut Talker, period: Duration, bulk: &Bulk) -> Result<Figures> {
+    let mut tick = interval(Duration::from_millis(100));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // Made once: what takes time here would count as the line's.
+    let mut record = request(Operation::Upload, "e2e/bulk");
+    record.group = Group::User;
+    record.content = Content::text(&"x".repeat(RECORD));
+    let record = record.encode();
+    let start = Instant::now();
+    let (mut open, mut times): (HashMap<MsgId, Instant>, Vec<Duration>) = (HashMap::new(), Vec::new());
+    let (mut asked, mut bytes): (Option<MsgId>, usize) = (None, 0);
+    while start.elapsed() < period {
+        match bulk {
+            Bulk::Down(resource) if asked.is_none() => {
+                let question = request(Operation::Query, resource);
+                asked = Some(question.id.clone());
+                talker.say(&question);
+            }
+            Bulk::Up if talker.waiting() == 0 => {
+                talker.say_bulk(record.clone());
+                bytes += record.len();
+            }
+            _ => {}
+        }
+        tokio::select! {
+            heard = talker.hear() => {
+                let message = heard?;
+                let parent = message.parent.clone();
+                if let Some(since) = parent.as_ref().and_then(|id| open.remove(id)) {
+                    times.push(since.elapsed());
+                    continue;
+                }
+                if parent.is_some() && parent == asked {
+                    asked = None;
+                    bytes += message.content.get().len();
+                    if message.content.get().len() < BULK {
+                        bail!("instead of the object: {}", message.content.get());
+                    }
+                }
+                talker.say(&Message::ack_of(&message));
+            }
+            _ = tick.tick() => {
+                // A lease: as urgent as a keepalive, and answered.
+                let question = request(Operation::Query, &format!("kube-node-lease/lease/{NODE}"));
+                open.insert(question.id.clone(), Instant::now());
+                talker.say(&question);
+                talker.say(&Message::keepalive());
+            }
+        }
+    }
+    // Those still under way count with the time they took so far.
+    let late = timeout(Duration::from_secs(10), async {
+        while !open.is_empty() {
+            let message = talker.hear().await?;
+            if let Some(since) = message.parent.as_ref().and_then(|id| open.remove(id)) {
+                times.push(since.elapsed());
+            }
+        }
+        anyhow::Ok(())
+    });
+    let _ = late.await;
+    times.extend(open.values().map(Instant::elapsed));
+    times.sort_unstable();
+    let count = times.len();
+    let p99 = times
+        .get(count * 99 / 100)
+        .or(times.last())
+        .copied()
+        .context("no exchange")?;
+    let worst = times.last().copied().unwrap_or_default();
+    Ok(Figures {
+        p99,
+        worst,
+        count,
+        bytes,
+    })
+}
