@@ -9,6 +9,7 @@
 //! The code is blocking: a scenario is a list of steps that wait for conditions with a deadline.
 
 pub mod api;
+pub mod balancer;
 pub mod bench;
 pub mod cloud;
 pub mod cluster;

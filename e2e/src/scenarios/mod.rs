@@ -11,6 +11,7 @@ mod machine;
 mod manifests;
 mod pods;
 mod redirect;
+mod replicas;
 mod streams;
 mod swap;
 mod transport;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         volumes::LIST,
         pods::LIST,
         streams::LIST,
+        replicas::LIST,
         manifests::LIST,
         usage::LIST,
         account::LIST,

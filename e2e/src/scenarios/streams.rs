@@ -1,6 +1,6 @@
 //! What kubectl does through the tunnel: logs, exec, cp, attach, port-forward. Each program of kubectl is run as a user types it.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,26 +8,37 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Entry, IDLE, bare};
 use crate::api;
-use crate::system::{Context, System};
+use crate::edge::{EdgeHost, Wire};
+use crate::settings::{is_ours, program};
+use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
 
-pub(super) const LIST: &[Entry] = &[("streams_logs", false, logs), ("streams_exec", false, exec)];
+pub(super) const LIST: &[Entry] = &[
+    ("streams_logs", false, logs),
+    ("streams_exec", false, exec),
+    ("streams_copy", false, copy),
+    ("streams_attach", false, attach),
+    ("streams_port_forward", false, port_forward),
+    ("streams_terminal", false, terminal),
+    ("streams_many", false, many),
+    ("streams_access", false, access),
+];
 
 /// Prints ten numbered lines and then does nothing.
 const TALKER: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; done; sleep 1000000 & wait"]"#;
 
 /// What a run of kubectl said, with the time it took.
-struct Said {
+pub(super) struct Said {
     output: Output,
     took: Duration,
 }
 
 impl Said {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
-    fn error(&self) -> String {
+    pub(super) fn error(&self) -> String {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
@@ -37,7 +48,7 @@ impl Said {
 }
 
 /// Runs kubectl with bytes on its standard input, and kills it after a limit.
-fn kubectl(system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
+pub(super) fn kubectl(system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
     let start = Instant::now();
     let mut command = system.cluster.kubectl_command();
     command
@@ -158,4 +169,312 @@ fn exec(context: &mut Context) -> Result<()> {
         said.output.stdout.len()
     );
     system.clean(&namespace)
+}
+
+/// Fifty megabytes into a command and out of it, and a file there and back by `kubectl cp`, all with their checksums.
+fn copy(context: &mut Context) -> Result<()> {
+    const SIZE: usize = 50 * 1000 * 1000;
+    let folder = context.folder().to_owned();
+    let system = context.system()?;
+    let namespace = pod(system, "copy", IDLE)?;
+    let bytes = noise(SIZE);
+    let sum = checksum(&bytes)?;
+    let run = |script: &str, input: &[u8]| {
+        kubectl(
+            system,
+            &["exec", "-i", "-n", &namespace, "main", "--", "sh", "-c", script],
+            input,
+        )
+    };
+    let said = run("sha256sum", &bytes)?;
+    ensure!(
+        said.text().starts_with(&sum),
+        "into the pod: {} {}",
+        said.text(),
+        said.error()
+    );
+    println!("    50 MB into the pod: {:.2} s", said.took.as_secs_f64());
+    let (there, back) = (folder.join("there"), folder.join("back"));
+    std::fs::write(&there, &bytes)?;
+    let remote = format!("{namespace}/main:/tmp/file");
+    let said = kubectl(system, &["cp", &there.to_string_lossy(), &remote], b"")?;
+    ensure!(said.code() == Some(0), "kubectl cp into the pod: {}", said.error());
+    let said = run("cat /tmp/file", b"")?;
+    ensure!(
+        checksum(&said.output.stdout)? == sum,
+        "out of the pod: {} bytes",
+        said.output.stdout.len()
+    );
+    println!("    50 MB out of the pod: {:.2} s", said.took.as_secs_f64());
+    let said = kubectl(system, &["cp", &remote, &back.to_string_lossy()], b"")?;
+    ensure!(said.code() == Some(0), "kubectl cp out of the pod: {}", said.error());
+    ensure!(
+        checksum(&std::fs::read(&back)?)? == sum,
+        "kubectl cp came back with another file"
+    );
+    for file in [there, back] {
+        std::fs::remove_file(file)?;
+    }
+    system.clean(&namespace)
+}
+
+/// The container's own input and output.
+fn attach(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("attach")?;
+    let echo = r#"    stdin: true
+    stdinOnce: true
+    command: [sh, -c, "while read line; do echo got $line; done"]"#;
+    let manifest = bare("main", system.edge.name(), "  restartPolicy: Never", echo);
+    system.cluster.apply(&namespace, &manifest)?;
+    system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    let said = kubectl(system, &["attach", "-i", "-n", &namespace, "main"], b"one\ntwo\n")?;
+    ensure!(
+        said.text().ends_with("got one\ngot two\n"),
+        "{:?} {}",
+        said.text(),
+        said.error()
+    );
+    system.clean(&namespace)
+}
+
+/// Fifty requests at once through one port-forward. Go's cloudcore has no route for it: ours serves it with Go's edges too.
+fn port_forward(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "port-forward")?;
+    let system = context.system()?;
+    let page = r#"    command: [sh, -c, "mkdir /www; echo hello > /www/page; trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]"#;
+    let namespace = pod(system, "forward", page)?;
+    let mut command = system.cluster.kubectl_command();
+    command.args(["port-forward", "-n", &namespace, "main", ":8080"]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let result = (|| {
+        let mut line = String::new();
+        // Kept open: kubectl tells of each connection, and ends when nobody listens.
+        let mut stdout = std::io::BufReader::new(child.stdout.take().context("stdout")?);
+        stdout.read_line(&mut line)?;
+        let port = line
+            .split(" -> ")
+            .next()
+            .and_then(|text| text.rsplit(':').next())
+            .unwrap_or_default();
+        ensure!(port.parse::<u16>().is_ok(), "kubectl port-forward says {line:?}");
+        let address = format!("127.0.0.1:{port}");
+        let start = Instant::now();
+        let threads: Vec<_> = (0..50)
+            .map(|_| {
+                let address = address.clone();
+                std::thread::spawn(move || crate::cloud::http_body(&address, "/page"))
+            })
+            .collect();
+        for thread in threads {
+            let body = thread.join().map_err(|_| anyhow::anyhow!("a request panicked"))??;
+            ensure!(body == "hello\n", "the page is {body:?}");
+        }
+        println!("    50 requests at once: {:.2} s", start.elapsed().as_secs_f64());
+        Ok(())
+    })();
+    let _ = child.kill();
+    let output = child.wait_with_output()?;
+    result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    system.clean(&namespace)
+}
+
+/// A terminal: its size reaches the command, also when it changes.
+fn terminal(context: &mut Context) -> Result<()> {
+    let kubernetes = context.settings.kubernetes.display().to_string();
+    let system = context.system()?;
+    let namespace = pod(system, "terminal", IDLE)?;
+    let config = system.cluster.kubeconfig().display().to_string();
+    // The command ends when it sees the second size.
+    let inside = r#"until first=$(stty size 2>/dev/null); [ -n \"$first\" ]; do sleep 0.1; done; until [ \"$(stty size 2>/dev/null)\" = \"44 99\" ]; do sleep 0.1; done; echo sizes $first, $(stty size)"#;
+    let outside = format!(
+        "stty rows 33 cols 77; (sleep 2; stty -F /dev/tty rows 44 cols 99) & \
+         timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} exec -it -n {namespace} main -- sh -c '{}'",
+        inside.replace("\\\"", "\"")
+    );
+    let start = Instant::now();
+    let output = std::process::Command::new("script")
+        .args(["-qec", &outside, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .context("script")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(said.contains("sizes 33 77, 44 99"), "{said:?}");
+    println!(
+        "    a terminal that changes its size: {:.2} s",
+        start.elapsed().as_secs_f64()
+    );
+    system.clean(&namespace)
+}
+
+/// Fifty commands at once on two edges, each with input and output of its own; ids of streams pass 128 on the way.
+fn many(context: &mut Context) -> Result<()> {
+    const AT_ONCE: usize = 50;
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let system = context.system()?;
+    let mut second = EdgeHost::start(&settings, &run, "streams-2", Wire::Veth)?;
+    if system.cloud.advertise(second.number().cloud_address()) {
+        system.cloud.stop()?;
+        system.cloud.start()?;
+    }
+    second.write_config(&system.cloud.uplink()?)?;
+    second.start_edgecore()?;
+    let node = api::node_path(second.name());
+    wait::until("the second edge Ready", seconds(60), || {
+        Ok(system
+            .api()
+            .get(&node)?
+            .filter(|node| api::condition(node, "Ready") == "True"))
+    })?;
+    system.node_ready(seconds(60))?;
+    let namespace = pod(system, "many", IDLE)?;
+    let other = bare("other", second.name(), "", IDLE);
+    system.cluster.apply(&namespace, &other)?;
+    system.until_pod("the other pod Ready", (&namespace, "other"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    for pod in ["main", "other"] {
+        wait::until("exec works", seconds(30), || {
+            let said = kubectl(system, &["exec", "-n", &namespace, pod, "--", "true"], b"")?;
+            ensure!(said.code() == Some(0), "{}", said.error());
+            Ok(Some(()))
+        })?;
+    }
+    let start = Instant::now();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..AT_ONCE)
+                .map(|number| {
+                    let (system, namespace) = (&*system, &namespace);
+                    scope.spawn(move || {
+                        let pod = if number % 2 == 0 { "main" } else { "other" };
+                        let input = format!("number {number}\n").repeat(1000);
+                        let said = kubectl(
+                            system,
+                            &["exec", "-i", "-n", namespace, pod, "--", "cat"],
+                            input.as_bytes(),
+                        )?;
+                        ensure!(
+                            said.text() == input,
+                            "exec {number}: {} bytes, {}",
+                            said.output.stdout.len(),
+                            said.error()
+                        );
+                        Ok(())
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("an exec panicked"))?)
+        })?;
+    }
+    println!(
+        "    3 times {AT_ONCE} execs at once: {:.2} s",
+        start.elapsed().as_secs_f64()
+    );
+    system.clean(&namespace)?;
+    system.api().delete(&format!("{}/other", api::pods_path(&namespace)))?;
+    second.stop_edgecore()?;
+    system.api().delete(&node)
+}
+
+/// The stream server lets in whom a kubelet would: nobody without credentials, a token with the right, the API server's certificate.
+/// Go's lets in everybody.
+fn access(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "asking callers who they are")?;
+    let pki = context.folder().join("cluster/pki");
+    let system = context.system()?;
+    let namespace = system.namespace("access")?;
+    system
+        .cluster
+        .kubectl(&["create", "serviceaccount", "-n", &namespace, "caller"])?;
+    let token = system
+        .cluster
+        .kubectl(&["create", "token", "-n", &namespace, "caller"])?;
+    let (address, server) = (system.edge.number().address(), system.cloud.stream());
+    let ask = |more: &[&str]| -> Result<String> {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
+        command.arg(format!("Host: {address}:10351")).args(more);
+        crate::process::run(command.arg(format!("https://{server}/healthz")))
+    };
+    let bearer = format!("Authorization: Bearer {}", token.trim());
+    let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
+    let certificate = [
+        "--cert",
+        &certificate.to_string_lossy(),
+        "--key",
+        &key.to_string_lossy(),
+    ]
+    .map(str::to_owned);
+    let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+    wait::until("the API server's certificate is let in", seconds(30), || {
+        let status = ask(&certificate)?;
+        ensure!(status == "200", "{status}");
+        Ok(Some(()))
+    })?;
+    for (what, more, wanted) in [
+        ("no credentials", [].as_slice(), "401"),
+        ("a token that is none", &["-H", "Authorization: Bearer none"], "401"),
+        ("a token without the right", &["-H", &bearer], "403"),
+    ] {
+        let status = ask(more)?;
+        ensure!(status == wanted, "{what}: {status}");
+    }
+    let account = format!("--serviceaccount={namespace}:caller");
+    let binding = ["clusterrolebinding", namespace.as_str()];
+    let mut bind = vec!["create"];
+    bind.extend(binding);
+    bind.extend(["--clusterrole=system:kubelet-api-admin", &account]);
+    system.cluster.kubectl(&bind)?;
+    let allowed = wait::until("a token with the right is let in", seconds(30), || {
+        let status = ask(&["-H", &bearer])?;
+        ensure!(status == "200", "{status}");
+        Ok(Some(()))
+    });
+    system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
+    allowed?;
+    system.clean(&namespace)
+}
+
+/// Scenarios of what only our cloudcore does.
+pub(super) fn needs_our_cloud(context: &Context, what: &str) -> Result<()> {
+    let cloudcore = program(&context.settings.cloud, "cloudcore")?;
+    if is_ours(&cloudcore) {
+        return Ok(());
+    }
+    Err(Skip(format!("{what} is what only our cloudcore does")).into())
+}
+
+/// Bytes that no compression makes smaller, the same each time.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// SHA-256 in hexadecimal, by the machine's own program.
+fn checksum(bytes: &[u8]) -> Result<String> {
+    let mut child = std::process::Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("stdin")?.write_all(bytes)?;
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }

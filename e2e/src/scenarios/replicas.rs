@@ -1,0 +1,164 @@
+//! Several cloudcores behind one address. Only ours pass requests on to each other.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::streams::{kubectl, needs_our_cloud};
+use super::{Entry, IDLE, bare};
+use crate::api;
+use crate::balancer::{Balancer, Turn};
+use crate::cloud::{CloudHost, REDIRECTS, http_body};
+use crate::edge::{EdgeHost, Uplink, Wire};
+use crate::process;
+use crate::settings::Settings;
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[("replicas_exec", false, exec)];
+
+/// Two cloudcores behind a balancer that sends the API server's connections to either in turn: exec works for the edges of both, and
+/// goes on working while one is killed, for its own edge as soon as that is at the other one.
+fn exec(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "passing requests on between cloudcores")?;
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let system = context.system()?;
+    // While the first one runs, so that the second one's ports are others.
+    let second = CloudHost::new(&settings, &run.join("second"), &system.cluster)?;
+    // The rules of this scenario lead to the balancer.
+    system.cloud.stop()?;
+    system.cloud.set_redirects("enable: false");
+    let result = both(system, second, &settings, &run);
+    system.cloud.set_redirects(REDIRECTS);
+    if system.cloud.cloudcore().is_ok() {
+        system.cloud.stop()?;
+    }
+    system.cloud.start()?;
+    result?;
+    system.node_ready(seconds(60))
+}
+
+fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &Path) -> Result<()> {
+    let mut hosts = Vec::new();
+    for name in ["replica-1", "replica-2"] {
+        hosts.push(EdgeHost::start(settings, run, name, Wire::Veth)?);
+    }
+    second.set_redirects("enable: false");
+    for host in &hosts {
+        system.cloud.advertise(host.number().cloud_address());
+        second.advertise(host.number().cloud_address());
+    }
+    system.cloud.start()?;
+    second.start()?;
+    let ways = [system.cloud.uplink()?, second.uplink()?];
+    let stream = Balancer::start(Turn::Each, ways.iter().map(|way| way.stream).collect())?;
+    let mut balancers = Vec::new();
+    let namespace = system.namespace("replicas")?;
+    for (number, edge) in hosts.iter_mut().enumerate() {
+        // Each edge is at one of them, and at the other one when that is gone.
+        let mut order = ways.to_vec();
+        order.rotate_left(number);
+        let mut balanced = |port: fn(&Uplink) -> u16| -> Result<u16> {
+            let balancer = Balancer::start(Turn::First, order.iter().map(port).collect())?;
+            let port = balancer.port();
+            balancers.push(balancer);
+            Ok(port)
+        };
+        let uplink = Uplink {
+            websocket: balanced(|way| way.websocket)?,
+            https: balanced(|way| way.https)?,
+            tunnel: balanced(|way| way.tunnel)?,
+            stream: stream.port(),
+            token: system.cloud.token()?,
+        };
+        redirect(edge, stream.port())?;
+        edge.write_config(&uplink)?;
+        edge.start_edgecore()?;
+        let node = api::node_path(edge.name());
+        wait::until("an edge Ready", seconds(60), || {
+            Ok(system
+                .api()
+                .get(&node)?
+                .filter(|node| api::condition(node, "Ready") == "True"))
+        })?;
+        let pod = bare(edge.name(), edge.name(), "", IDLE);
+        system.cluster.apply(&namespace, &pod)?;
+        system.until_pod("pod Ready", (&namespace, edge.name()), 60, |pod| {
+            api::is_ready(pod).then_some(())
+        })?;
+    }
+    let names: Vec<String> = hosts.iter().map(|host| host.name().to_owned()).collect();
+    let run = |pod: &str| kubectl(system, &["exec", "-n", &namespace, pod, "--", "echo", "here"], b"");
+    for name in &names {
+        wait::until("exec works", seconds(30), || {
+            let said = run(name)?;
+            ensure!(said.text() == "here\n", "{}", said.error());
+            Ok(Some(()))
+        })?;
+        // Twice on each cloudcore.
+        for _ in 0..4 {
+            let said = run(name)?;
+            ensure!(said.text() == "here\n", "{name}: {}", said.error());
+        }
+    }
+    let metrics = http_body(&second.monitor(), "/metrics")?;
+    ensure!(
+        metrics.contains("kubeedge_tunnel_tunnels 1\n"),
+        "the second cloudcore has not the tunnel of one edge: {:?}",
+        metrics.lines().find(|line| line.starts_with("kubeedge_tunnel_tunnels"))
+    );
+    second.kill();
+    for _ in 0..4 {
+        let said = run(&names[0])?;
+        ensure!(
+            said.text() == "here\n",
+            "while the other cloudcore is dead: {}",
+            said.error()
+        );
+    }
+    wait::until(
+        "exec works for the edge of the cloudcore that was killed",
+        seconds(60),
+        || {
+            let said = run(&names[1])?;
+            ensure!(said.text() == "here\n", "{}", said.error());
+            Ok(Some(()))
+        },
+    )?;
+    second.start()?;
+    for name in names.iter().chain(&names) {
+        let said = run(name)?;
+        ensure!(said.text() == "here\n", "with both again, {name}: {}", said.error());
+    }
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::until("the pods are gone", seconds(60), || {
+        Ok(system.pods(&namespace)?.is_empty().then_some(()))
+    })?;
+    for edge in &mut hosts {
+        edge.stop_edgecore()?;
+        system.api().delete(&api::node_path(edge.name()))?;
+    }
+    second.stop()
+}
+
+/// Sends the API server's connections to an edge's tunnel ports to the balancer. The rule goes with the network of the run.
+fn redirect(edge: &EdgeHost, port: u16) -> Result<()> {
+    let target = format!("{}:{port}", edge.number().cloud_address());
+    let address = edge.number().address();
+    let mut command = Command::new("iptables");
+    command.args([
+        "-w",
+        "-t",
+        "nat",
+        "-A",
+        "OUTPUT",
+        "-p",
+        "tcp",
+        "-d",
+        &address,
+        "--dport",
+        "10351:10360",
+    ]);
+    process::run(command.args(["-j", "DNAT", "--to-destination", &target])).map(drop)
+}
