@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::cloudhub::tests::edge::{Edge, NodeIdentity};
 use crate::cloudhub::tests::{Memory, settings};
-use crate::cloudhub::{AccessReview, CloudHub, Identity, Parts, ReviewRequest};
+use crate::cloudhub::{AccessReview, CloudHub, Identity, Parts, ReviewRequest, Revoked};
 use crate::cluster::HubCluster;
 use crate::edgecontroller::EdgeController;
 use crate::informers::Informers;
@@ -170,6 +170,7 @@ impl Play {
         };
         let mut registry = Registry::default();
         let hub = CloudHub::start(parts, &mut registry).await.expect("hub");
+        hub.revoke(Revoked::default());
         let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
         let controller = EdgeController {
             kube,

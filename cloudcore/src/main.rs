@@ -138,6 +138,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         streams::start(below, &mut registry).await?;
     }
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
+    let revocations = hub.revocations();
     revocation::start(kube.clone(), hub.clone(), &tasks);
     if modules.edge_controller.enable {
         let controller = EdgeController {
@@ -156,7 +157,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         reconciler.start(&tasks);
         info!("Module synccontroller registered successfully");
     }
-    let ready = Box::new(move || informers.is_synced());
+    let ready = Box::new(move || informers.is_synced() && *revocations.borrow());
     monitor::start(
         &loaded.config.common_config.monitor_server.bind_address,
         Monitor { registry, ready },

@@ -72,7 +72,7 @@ impl CloudHost {
         std::fs::create_dir_all(run::base())?;
         let _lock = process::lock(&run::base().join("lock"))?;
         let ports = Ports {
-            websocket: free_ports(10000, 10, 5)?,
+            websocket: free_ports(10000, 10, 6)?,
             monitor: free_ports(9091, 1, 1)?,
         };
         let crds = settings.root.join("config/crds");
@@ -130,6 +130,12 @@ impl CloudHost {
     #[must_use]
     pub fn stream(&self) -> String {
         format!("127.0.0.1:{}", self.ports.stream())
+    }
+
+    /// Port for an egress endpoint, where a scenario wants one.
+    #[must_use]
+    pub fn egress_port(&self) -> u16 {
+        self.ports.websocket + 5
     }
 
     /// The log of cloudcore so far.

@@ -24,6 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::Tasks;
 use futures::future::BoxFuture;
@@ -32,6 +33,7 @@ use prometheus_client::registry::Registry;
 use proto::{Features, Message, NodeName, ObjectPath, Status};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::timeout;
 use tracing::warn;
 
 pub use authorizer::{AccessReview, ReviewRequest};
@@ -48,6 +50,8 @@ use session::{End, Session};
 
 /// Session events that a slow listener may fall behind by; one that lags reads [`CloudHub::connected`] anew.
 const SESSION_EVENTS: usize = 4096;
+/// The first list of revoked certificates takes so long at most without a warning.
+const REVOCATIONS: Duration = Duration::from_secs(10);
 
 /// A message of a node, for the controllers.
 #[derive(Debug)]
@@ -176,7 +180,8 @@ struct Shared {
     /// Nodes whose last session had an inventory: they need no delivery records while they are away.
     inventoried: Mutex<HashSet<NodeName>>,
     revoked: RwLock<Revoked>,
-    revocations: watch::Sender<()>,
+    /// Whether the first list is there; told with each one.
+    revocations: watch::Sender<bool>,
     events: broadcast::Sender<SessionEvent>,
 }
 
@@ -206,7 +211,7 @@ impl CloudHub {
             sessions: RwLock::default(),
             inventoried: Mutex::default(),
             revoked: RwLock::default(),
-            revocations: watch::channel(()).0,
+            revocations: watch::channel(false).0,
             events: broadcast::channel(SESSION_EVENTS).0,
         });
         registry.register_collector(Box::new(SessionCollector(Arc::downgrade(&shared))));
@@ -273,7 +278,7 @@ impl CloudHub {
         let sessions: Vec<Arc<Session>> = self.shared.sessions.read().values().cloned().collect();
         // The list is in place before the sessions are ended: none of them finds its way back meanwhile.
         *self.shared.revoked.write() = revoked;
-        self.shared.revocations.send_replace(());
+        self.shared.revocations.send_replace(true);
         let revoked = self.shared.revoked.read();
         for session in sessions {
             if revoked.refuses(&session.node, session.issued) {
@@ -283,9 +288,14 @@ impl CloudHub {
         }
     }
 
-    /// Told when the list of revoked certificates changes: ask [`CloudHub::trusts`] anew.
-    pub fn revocations(&self) -> watch::Receiver<()> {
+    /// Told when the list of revoked certificates changes: ask [`CloudHub::trusts`] anew. False until there is a first list.
+    pub fn revocations(&self) -> watch::Receiver<bool> {
         self.shared.revocations.subscribe()
+    }
+
+    /// Waits for the first list of revoked certificates. Until then nobody is let in: a revoked node must not profit by a restart.
+    pub async fn knows_revocations(&self) {
+        self.shared.knows_revocations().await;
     }
 
     /// Ends the node's session: its Node object was deleted, or its certificate is trusted no more.
@@ -302,6 +312,20 @@ impl CloudHub {
 struct NodeLimit;
 
 impl Shared {
+    /// Connections that come meanwhile wait in the kernel's queue.
+    async fn knows_revocations(&self) {
+        let mut known = self.revocations.subscribe();
+        // Whoever waits has the sender.
+        let known = async { drop(known.wait_for(|known| *known).await) };
+        tokio::pin!(known);
+        if timeout(REVOCATIONS, &mut known).await.is_err() {
+            warn!(
+                "nobody is let in before it is known who is revoked: the ConfigMap kubeedge/revokednodes cannot be asked for so far"
+            );
+            known.await;
+        }
+    }
+
     async fn send(&self, node: &NodeName, message: Message) {
         let lane = outbox::lane(&message);
         let session = self.sessions.read().get(node).cloned();

@@ -55,6 +55,7 @@ pub(in crate::cloudhub) fn start(shared: &Arc<Shared>) -> Option<SocketAddr> {
 }
 
 async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
+    shared.knows_revocations().await;
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     while let Ok(place) = places.clone().acquire_owned().await {
         let Some(incoming) = endpoint.accept().await else {

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::edge::{Dialled, Edge, NodeIdentity};
 use crate::cloudhub::identity::tests::Memory;
 use crate::cloudhub::{
-    AccessReview, CloudHub, Cluster, DeliveryRecords, Identity, ObjectRef, Parts, PodPlace, ReviewRequest, Settings,
-    TaskReport, Upstream,
+    AccessReview, CloudHub, Cluster, DeliveryRecords, Identity, ObjectRef, Parts, PodPlace, ReviewRequest, Revoked,
+    Settings, TaskReport, Upstream,
 };
 
 pub(crate) fn settings(folder: &Path) -> Settings {
@@ -141,6 +141,13 @@ impl World {
     }
 
     pub(in crate::cloudhub) async fn over(way: Way, change: impl FnOnce(&mut Settings)) -> Self {
+        let world = Self::unlisted(way, change).await;
+        world.hub.revoke(Revoked::default());
+        world
+    }
+
+    /// A hub that has not heard yet who is revoked.
+    pub(in crate::cloudhub) async fn unlisted(way: Way, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let mut settings = settings(folder.path());
         change(&mut settings);

@@ -26,6 +26,7 @@ macro_rules! battery {
 battery! {
     refusals_come_before_the_session,
     a_revoked_node_is_out_at_once_and_back_with_a_new_certificate,
+    nobody_is_let_in_before_it_is_known_who_is_revoked,
     certificates_without_a_nodes_name,
     who_has_no_certificate_of_the_ca_gets_nothing,
     delivers_and_records_the_acknowledgement,
@@ -168,6 +169,29 @@ async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate(way: Way)
     assert_eq!(dial(&new).await.err(), Some(403));
     world.hub.revoke(Revoked::default());
     assert!(dial(&new).await.is_ok());
+}
+
+async fn nobody_is_let_in_before_it_is_known_who_is_revoked(way: Way) {
+    let world = World::unlisted(way, |_| {}).await;
+    let authority = world.identity.authority();
+    let (good, stolen) = ("edge-1", "edge-2").into();
+    let identities = [good, stolen].map(|node| NodeIdentity::of_node(authority, node));
+    let headers = [good, stolen].map(|node| [("node_id", node), ("ConnectionUse", "msg")]);
+    let dials = [0, 1].map(|index| world.dial(Some(&identities[index]), &headers[index]));
+    let [first, second] = dials;
+    tokio::pin!(first);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut first)
+            .await
+            .is_err()
+    );
+    assert_eq!(world.hub.connected_count(), 0);
+    assert!(!*world.hub.revocations().borrow());
+    world
+        .hub
+        .revoke(Revoked::new([(stolen.to_owned(), "lost".to_owned())].into()));
+    assert!(first.await.is_ok());
+    assert_eq!(second.await.err().map(|(code, _)| code), Some(403));
 }
 
 async fn certificates_without_a_nodes_name(way: Way) {

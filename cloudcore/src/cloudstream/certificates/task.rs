@@ -63,6 +63,7 @@ impl<C: Fn() -> Duration + Send> Keeper<C> {
             self.groups.set_own(own::with_own(&self.configured));
             self.groups.set_edges((edges.hosts)());
             self.shown.set_places(self.groups.places());
+            let walk = began.elapsed();
             self.sign_what_is_due().await;
             let wait = self
                 .groups
@@ -73,7 +74,7 @@ impl<C: Fn() -> Duration + Send> Keeper<C> {
                     return;
                 }
                 // A large fleet takes its time to be walked through: at most a tenth of a core's.
-                sleep(self.signer.settle().max(began.elapsed().min(LOOK) * 10)).await;
+                sleep(self.signer.settle().max(walk.min(LOOK) * 10)).await;
             }
         }
     }

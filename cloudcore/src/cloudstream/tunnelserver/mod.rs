@@ -48,6 +48,7 @@ pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesSer
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
+    shared.hub.knows_revocations().await;
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {

@@ -52,6 +52,7 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor, router: axum::Router) {
+    shared.knows_revocations().await;
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
