@@ -409,7 +409,7 @@ async fn busy(talker: &mut Talker, period: Duration, bulk: &Bulk) -> Result<Figu
     let count = times.len();
     let p99 = times
         .get(count * 99 / 100)
-        .or(times.last())
+        .or_else(|| times.last())
         .copied()
         .context("no exchange")?;
     let worst = times.last().copied().unwrap_or_default();

@@ -147,7 +147,7 @@ fn collect(value: &Value, path: &str, fields: &mut BTreeSet<String>) {
 fn series(text: &str) -> BTreeSet<String> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
-        .filter_map(|line| {
+        .map(|line| {
             let (series, rest) = line
                 .rsplit_once('}')
                 .unwrap_or_else(|| line.split_once(' ').unwrap_or((line, "")));
@@ -158,7 +158,7 @@ fn series(text: &str) -> BTreeSet<String> {
                 .collect();
             labels.sort_unstable();
             let timed = rest.split_whitespace().count() == 2;
-            Some(format!("{name}{labels:?}{timed}"))
+            format!("{name}{labels:?}{timed}")
         })
         .collect()
 }
