@@ -14,7 +14,7 @@ use crate::wait::{pause, seconds};
 pub(super) const LIST: &[Entry] = &[("oracle", false, oracle)];
 
 /// The ordinary node.
-const KUBELET: &str = "cloud-1";
+pub(super) const KUBELET: &str = "cloud-1";
 /// Time in which all manifests must have come to their state on both nodes, with equal statuses.
 const LIMIT: u64 = 150;
 

@@ -3,6 +3,7 @@
 
 mod account;
 mod authorizer;
+mod channels;
 mod faults;
 mod harness;
 mod identity;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Scenario> {
         pods::LIST,
         streams::LIST,
         replicas::LIST,
+        channels::LIST,
         manifests::LIST,
         usage::LIST,
         account::LIST,

@@ -30,7 +30,7 @@ const TALKER: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; for i in 0 1 
 /// What a run of kubectl said, with the time it took.
 pub(super) struct Said {
     output: Output,
-    took: Duration,
+    pub(super) took: Duration,
 }
 
 impl Said {
@@ -42,7 +42,7 @@ impl Said {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
-    fn code(&self) -> Option<i32> {
+    pub(super) fn code(&self) -> Option<i32> {
         self.output.status.code()
     }
 }

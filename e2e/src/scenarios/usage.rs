@@ -262,7 +262,7 @@ fn turn_over(system: &mut System) -> Result<()> {
 }
 
 /// Restarts edgecore with these keys of the kubelet's.
-fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
+pub(super) fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
     system.edge.stop_edgecore()?;
     system.edge.set_keys(Keys {
         kubelet: keys.iter().map(|line| (*line).to_owned()).collect(),
