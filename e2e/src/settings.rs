@@ -17,6 +17,8 @@ pub struct Settings {
     pub kubernetes: PathBuf,
     /// Folder with busybox.tar and pause.tar.
     pub images: PathBuf,
+    /// metrics-server; it may be missing.
+    pub metrics_server: PathBuf,
     /// Folder with the cloud's programs.
     pub cloud: PathBuf,
     /// Folder with the edge's programs.
@@ -35,13 +37,7 @@ impl Settings {
             .parent()
             .context("the repository")?
             .to_owned();
-        let (kubernetes, images) = match (
-            std::env::var_os("KUBERNETES_TESTCLUSTER"),
-            std::env::var_os("KUBEEDGE_IMAGES"),
-        ) {
-            (Some(kubernetes), Some(images)) => (kubernetes.into(), images.into()),
-            _ => from_setup(&root)?,
-        };
+        let [kubernetes, images, metrics_server] = from_setup(&root)?;
         let named = |name: &str| {
             std::env::var_os(name)
                 .map(|folder| std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())))
@@ -55,6 +51,7 @@ impl Settings {
             root,
             kubernetes,
             images,
+            metrics_server,
         })
     }
 
@@ -102,8 +99,16 @@ pub fn is_ours(program: &Path) -> bool {
     process::run(Command::new(program).arg("--version")).is_ok_and(|line| line.contains("(rust "))
 }
 
-/// The last line of `e2e/setup` tells where its results are.
-fn from_setup(root: &Path) -> Result<(PathBuf, PathBuf)> {
+/// What `e2e/setup` made: named by the environment, else by the last line that it says.
+fn from_setup(root: &Path) -> Result<[PathBuf; 3]> {
+    const NAMES: [&str; 3] = ["KUBERNETES_TESTCLUSTER", "KUBEEDGE_IMAGES", "KUBEEDGE_METRICS_SERVER"];
+    if let [Some(kubernetes), Some(images), metrics_server] = NAMES.map(std::env::var_os) {
+        return Ok([
+            kubernetes.into(),
+            images.into(),
+            metrics_server.unwrap_or_default().into(),
+        ]);
+    }
     let text = process::run(Command::new(root.join("e2e/setup")).env("CI", "1"))?;
     let value = |name: &str| {
         text.split_whitespace()
@@ -111,7 +116,7 @@ fn from_setup(root: &Path) -> Result<(PathBuf, PathBuf)> {
             .map(PathBuf::from)
             .with_context(|| format!("e2e/setup did not say {name}"))
     };
-    Ok((value("KUBERNETES_TESTCLUSTER")?, value("KUBEEDGE_IMAGES")?))
+    Ok([value(NAMES[0])?, value(NAMES[1])?, value(NAMES[2])?])
 }
 
 /// Our programs: the most recently built of the release that `e2e/build` makes and cargo's own folders.

@@ -9,12 +9,17 @@ use serde_json::Value;
 
 use super::{Entry, bare};
 use crate::api::{self, number, text};
+use crate::cluster::{ControlPlane, free_ports};
 use crate::edge::Keys;
-use crate::process;
-use crate::system::{Context, System};
+use crate::process::{self, Daemon};
+use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
 
-pub(super) const LIST: &[Entry] = &[("usage_told", false, told), ("log_rotation", false, rotation)];
+pub(super) const LIST: &[Entry] = &[
+    ("usage_told", false, told),
+    ("log_rotation", false, rotation),
+    ("kubectl_top", false, top),
+];
 
 /// The real kubelet beside the edge.
 const KUBELET: &str = "kubelet-usage";
@@ -161,6 +166,117 @@ fn series(text: &str) -> BTreeSet<String> {
             format!("{name}{labels:?}{timed}")
         })
         .collect()
+}
+
+/// What an API server needs to speak to metrics-server for its users; there is no kube-proxy here.
+const AGGREGATION: [&str; 7] = [
+    "--requestheader-client-ca-file=PKI/ca.crt",
+    "--requestheader-username-headers=X-Remote-User",
+    "--requestheader-group-headers=X-Remote-Group",
+    "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+    "--proxy-client-cert-file=PKI/admin.crt",
+    "--proxy-client-key-file=PKI/admin.key",
+    "--enable-aggregator-routing=true",
+];
+
+/// `kubectl top` of the node and of a pod that uses a fifth of a processor, by a real metrics-server that asks the edge through the
+/// tunnel.
+fn top(context: &mut Context) -> Result<()> {
+    let program = context.settings.metrics_server.clone();
+    if !program.is_file() {
+        return Err(Skip("e2e/setup could not build metrics-server".to_owned()).into());
+    }
+    let folder = context.folder().join("metrics-server");
+    std::fs::create_dir_all(&folder)?;
+    let plane = ControlPlane {
+        flags: AGGREGATION.map(str::to_owned).into(),
+        ..ControlPlane::default()
+    };
+    let system = context.system_with(&plane)?;
+    let (address, port) = (system.edge.number().cloud_address(), free_ports(14443, 1, 1)?);
+    system.cluster.apply("kube-system", &aggregated(&address, port))?;
+    let kubeconfig = system.cluster.kubeconfig().display().to_string();
+    let mut command = Command::new(program);
+    for flag in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
+        command.arg(format!("--{flag}={kubeconfig}"));
+    }
+    command
+        .arg(format!("--secure-port={port}"))
+        .arg(format!("--cert-dir={}", folder.display()))
+        .args([
+            "--kubelet-insecure-tls",
+            "--kubelet-use-node-status-port",
+            "--kubelet-preferred-address-types=InternalIP",
+        ])
+        .args(["--metric-resolution=10s", "--kubelet-request-timeout=8s"]);
+    let mut server = Daemon::start(&folder, "metrics-server", &mut command)?;
+    let outcome = look_at_top(system).with_context(|| format!("metrics-server:\n{}", server.tail()));
+    server.stop(seconds(20))?;
+    outcome
+}
+
+fn look_at_top(system: &System) -> Result<()> {
+    let namespace = system.namespace("top")?;
+    system
+        .cluster
+        .apply(&namespace, &bare("busy", system.edge.name(), VOLUMES, BUSY))?;
+    system.until_pod("pod Running", (&namespace, "busy"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    let top = |arguments: &[&str]| -> Result<(u64, u64)> {
+        let text = system
+            .cluster
+            .kubectl(&[&["top"], arguments, &["--no-headers"]].concat())?;
+        let columns: Vec<&str> = text.split_whitespace().collect();
+        let amount = |column: usize, unit: &str| {
+            let text = columns.get(column).and_then(|column| column.strip_suffix(unit));
+            text.and_then(|number| number.parse().ok())
+                .with_context(|| format!("kubectl said {text:?}"))
+        };
+        // A node has its percentages beside the amounts.
+        let memory = if arguments.first() == Some(&"node") { 3 } else { 2 };
+        Ok((amount(1, "m")?, amount(memory, "Mi")?))
+    };
+    let (cpu, memory) = wait::until("kubectl top pod", seconds(120), || {
+        let (cpu, memory) = top(&["pod", "busy", "-n", &namespace])?;
+        ensure!((100..300).contains(&cpu), "{cpu}m");
+        Ok(Some((cpu, memory)))
+    })?;
+    println!("    kubectl top pod: {cpu}m {memory}Mi");
+    ensure!((24..40).contains(&memory), "{memory} MiB");
+    let (cpu, memory) = wait::until("kubectl top node", seconds(60), || {
+        top(&["node", system.edge.name()]).map(Some)
+    })?;
+    println!("    kubectl top node: {cpu}m {memory}Mi");
+    ensure!(cpu >= 100 && memory >= 24, "{cpu}m {memory}Mi");
+    system.clean(&namespace)
+}
+
+/// metrics-server as part of the API, outside the cluster at an address.
+fn aggregated(address: &str, port: u16) -> String {
+    format!(
+        r"apiVersion: v1
+kind: Service
+metadata: {{name: metrics-server}}
+spec: {{ports: [{{name: https, port: 443, targetPort: {port}}}]}}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {{name: metrics-server}}
+subsets: [{{addresses: [{{ip: {address}}}], ports: [{{name: https, port: {port}}}]}}]
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {{name: v1beta1.metrics.k8s.io}}
+spec:
+  service: {{name: metrics-server, namespace: kube-system}}
+  group: metrics.k8s.io
+  version: v1beta1
+  insecureSkipTLSVerify: true
+  groupPriorityMinimum: 100
+  versionPriority: 100
+"
+    )
 }
 
 /// Lines that the talker writes.
