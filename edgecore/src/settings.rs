@@ -243,6 +243,7 @@ pub fn edged(config: &EdgeCore) -> Result<edged::context::Settings, BadSetting> 
             .map(PathBuf::from),
         single_process_oom_kill: kubelet.single_process_oom_kill,
         log_rotation: log_rotation(kubelet)?,
+        report_event: edged.report_event,
         ..default
     })
 }

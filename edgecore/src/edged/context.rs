@@ -26,6 +26,8 @@ pub struct Settings {
     pub container_logs_directory: PathBuf,
     /// When the logs of containers are turned over; `None` is never.
     pub log_rotation: Option<log_rotation::Policy>,
+    /// Whether events of pods are sent.
+    pub report_event: bool,
     /// Socket of the runtime.
     pub runtime_socket: PathBuf,
     /// Socket of the image service; the runtime's as a rule.
@@ -108,6 +110,7 @@ impl Default for Settings {
                 max_files: 5,
                 period: Duration::from_secs(10),
             }),
+            report_event: false,
             runtime_socket: "/run/containerd/containerd.sock".into(),
             image_socket: "/run/containerd/containerd.sock".into(),
             runtime_timeout: Duration::from_secs(120),

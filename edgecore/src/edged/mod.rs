@@ -11,6 +11,7 @@
 //! - `volumes`, `cgroups`, `hooks`, `probes`: what surrounds containers;
 //! - `static_pods`: pods from files of this node, and their mirrors in the API;
 //! - `log_rotation`: turns logs of containers over;
+//! - `events`: tells the API what happened to pods;
 //! - `admission`: whether a newcomer fits;
 //! - `pods`: decides what to do about one pod, and does it.
 
@@ -18,6 +19,7 @@ mod admission;
 pub mod api;
 pub mod cgroups;
 pub mod context;
+mod events;
 mod gc;
 mod health;
 pub mod hooks;
@@ -53,10 +55,11 @@ use tracing::{debug, info};
 use crate::metamanager::{MetaManager, PodSet, RunningPod};
 use api::Api;
 use context::{CgroupDriver, NodeFacts, Settings};
+use events::Events;
 use images::Images;
 use node::RuntimeState;
 use pods::{Clock, Parts, PodManager, Shared};
-use probes::ProbeMetrics;
+use probes::{ProbeMetrics, Probes};
 use quantity::Quantity;
 use runtime::{Client, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime};
 use status::{StatusManager, Statuses};
@@ -103,13 +106,20 @@ impl Edged {
                 ..settings
             });
             let metrics = channels.probes.clone();
-            let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), metrics, &group));
+            let events = if settings.report_event {
+                Events::start(api.clone(), &node.borrow().name, &group)
+            } else {
+                Events::default()
+            };
+            let probes = Probes::new(runtime.clone(), metrics, events.clone(), group.clone());
+            let parts = Arc::new(Surroundings::new(runtime.clone(), settings.clone(), probes));
             let capacity = node.borrow().clone();
             parts.enforce(&capacity).await;
             let outside = Outside {
                 runtime,
                 parts,
                 api,
+                events,
                 clock: Arc::new(Timestamp::now),
             };
             assemble(outside, &channels, settings, node, &group);
@@ -201,6 +211,7 @@ fn assemble(
         runtime,
         parts,
         api,
+        events,
         clock,
     } = outside;
     let (all, pods) = (channels.pods.clone(), channels.pods.subscribe());
@@ -215,6 +226,7 @@ fn assemble(
         images: Images::new(runtime.clone(), &settings),
         statuses: StatusManager::start(api, pods.clone(), channels.statuses.clone(), tasks),
         settings: settings.clone(),
+        events,
         node,
         network_ready: channels.network.subscribe(),
         runtime_name: channels.name.subscribe(),
@@ -238,6 +250,7 @@ struct Outside {
     runtime: Arc<dyn Runtime>,
     parts: Arc<dyn Parts>,
     api: Arc<dyn Api>,
+    events: Events,
     clock: Clock,
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Tasks, chain};
+use common::chain;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use super::context::{
     ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
 };
 use super::pods::{Parts, ProbeGuard};
-use super::probes::{ProbeMetrics, Probes};
+use super::probes::Probes;
 use super::runtime::{ContainerId, Runtime};
 use super::volumes::Volumes;
 use super::{hooks, podspec};
@@ -36,16 +36,11 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(super) fn new(
-        runtime: Arc<dyn Runtime>,
-        settings: Arc<Settings>,
-        metrics: ProbeMetrics,
-        tasks: &Tasks,
-    ) -> Self {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, settings: Arc<Settings>, probes: Probes) -> Self {
         Self {
             volumes: Volumes::new(settings.clone()),
             cgroups: PodCgroups::new(settings.clone(), settings.cgroup_driver),
-            probes: Probes::new(runtime.clone(), metrics, tasks.clone()),
+            probes,
             runtime,
             settings,
         }

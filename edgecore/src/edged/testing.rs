@@ -41,6 +41,7 @@ struct Sent {
     patches: Vec<Value>,
     deleted: Vec<String>,
     created: Vec<Value>,
+    events: Vec<Value>,
     /// Names of pods whose patches nobody answers.
     unanswered: BTreeSet<String>,
     /// The patch of the only pod of a test that is offline.
@@ -105,6 +106,11 @@ impl FakeApi {
         let mut sent = self.sent.lock();
         sent.node = Some(object(stored));
         sent.fresh_node = fresh.map(object);
+    }
+
+    /// The events that were sent.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.sent.lock().events.clone()
     }
 
     /// Answers no patch of that pod's status any more.
@@ -209,6 +215,16 @@ impl Api for FakeApi {
 
     fn pod_patch<'a>(&'a self, _: &'a str, _: &'a str) -> Reply<'a, Option<String>> {
         futures::future::ready(Ok(self.sent.lock().kept.clone())).boxed()
+    }
+
+    fn tell_event<'a>(&'a self, event: &'a Object) -> BoxFuture<'a, Result<(), AskError>> {
+        let outcome = if self.link.borrow().is_up() {
+            self.sent.lock().events.push(event.view().expect("JSON"));
+            Ok(())
+        } else {
+            Err(AskError::Offline)
+        };
+        futures::future::ready(outcome).boxed()
     }
 
     fn create_pod<'a>(&'a self, pod: &'a Object) -> Reply<'a, Object> {
@@ -508,6 +524,7 @@ impl World {
             runtime,
             parts: self.parts.clone(),
             api: self.api.clone(),
+            events: super::events::Events::default(),
             clock,
         };
         super::assemble(outside, &channels, Arc::new(self.settings.clone()), node, &self.tasks);

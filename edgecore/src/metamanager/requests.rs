@@ -13,6 +13,7 @@ use super::dispatch::typed;
 use super::store::{Op, StoreError, patch_key};
 use super::task::Input;
 use super::{MetaManager, RequestError};
+use crate::uplink::AskError;
 
 /// How long an answer about this node, its lease or a pod's status may take: they are asked again every 10 s anyway.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,6 +166,13 @@ impl MetaManager {
             Answer::Failed(status) => Err(RequestError::Refused(status.into())),
             _ => Ok(()),
         }
+    }
+
+    /// Sends an event. As an update, which creates what is not there (as the API does for events): one that comes twice does no harm.
+    pub async fn tell_event(&self, event: &Object) -> Result<(), AskError> {
+        let path = ObjectPath::new(event.namespace(), Kind::Event, event.name());
+        let message = self.question(Operation::Update, path, event.into());
+        self.shared.uplink.tell(message).await
     }
 
     /// Creates the mirror of a static pod.

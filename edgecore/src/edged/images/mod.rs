@@ -14,8 +14,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::edged::context::{ResolvedImage, Settings};
+use crate::edged::events::Severity;
 use crate::edged::podspec::image_user;
 use crate::edged::runtime::{Runtime, RuntimeError};
+
+/// Takes what is to be told about an image.
+pub(crate) type Tell<'a> = &'a (dyn Fn(Severity, &'static str, String) + Send + Sync);
 
 /// Why a container has no image: `waiting.reason` and `waiting.message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +71,39 @@ impl Images {
         credentials: Vec<cri::AuthConfig>,
         sandbox: &cri::PodSandboxConfig,
         delays: &mut PullDelays,
+        tell: Tell<'_>,
+    ) -> Result<ResolvedImage, ImageError> {
+        let ensured = self.find_or_pull(container, credentials, sandbox, delays, tell).await;
+        if let Err(error) = &ensured {
+            let named = container.image.as_deref().unwrap_or_default();
+            match error.reason {
+                "ErrImagePull" => {
+                    let message = format!("Failed to pull image \"{named}\": {}", error.message);
+                    tell(Severity::Warning, "Failed", message);
+                }
+                "ImagePullBackOff" => {
+                    tell(
+                        Severity::Normal,
+                        "BackOff",
+                        format!("Back-off pulling image \"{named}\""),
+                    );
+                }
+                "InvalidImageName" | "ImageInspectError" => {
+                    tell(Severity::Warning, "InspectFailed", error.message.clone());
+                }
+                reason => tell(Severity::Warning, reason, error.message.clone()),
+            }
+        }
+        ensured
+    }
+
+    async fn find_or_pull(
+        &self,
+        container: &Container,
+        credentials: Vec<cri::AuthConfig>,
+        sandbox: &cri::PodSandboxConfig,
+        delays: &mut PullDelays,
+        tell: Tell<'_>,
     ) -> Result<ResolvedImage, ImageError> {
         let named = container.image.as_deref().unwrap_or_default();
         let Some(name) = with_tag(named) else {
@@ -87,7 +124,11 @@ impl Images {
             retry_at: None,
         })?;
         match (policy, present) {
-            (Policy::Never | Policy::IfNotPresent, Some(image)) => return Ok(resolved(name, image)),
+            (Policy::Never | Policy::IfNotPresent, Some(image)) => {
+                let message = format!("Container image \"{named}\" already present on machine");
+                tell(Severity::Normal, "Pulled", message);
+                return Ok(resolved(name, image));
+            }
             (Policy::Never, None) => {
                 let message = format!("Container image \"{named}\" is not present with pull policy of Never");
                 return Err(ImageError {
@@ -105,10 +146,18 @@ impl Images {
                 retry_at: Some(failed.until),
             });
         }
+        tell(Severity::Normal, "Pulling", format!("Pulling image \"{named}\""));
+        let asked = Instant::now();
         match self.pull(&name, credentials, sandbox).await {
-            Ok(id) => {
+            Ok((id, took)) => {
                 delays.0.remove(named);
                 let image = self.runtime.image_status(&id).await.ok().flatten();
+                let (took, waited) = (took.as_secs_f32(), asked.elapsed().as_secs_f32());
+                let size = image.as_ref().map_or(0, |image| image.size);
+                let message = format!(
+                    "Successfully pulled image \"{named}\" in {took:.3}s ({waited:.3}s including waiting). Image size: {size} bytes."
+                );
+                tell(Severity::Normal, "Pulled", message);
                 Ok(image.map_or_else(
                     || ResolvedImage {
                         name: name.clone(),
@@ -135,7 +184,7 @@ impl Images {
         name: &str,
         credentials: Vec<cri::AuthConfig>,
         sandbox: &cri::PodSandboxConfig,
-    ) -> Result<String, RuntimeError> {
+    ) -> Result<(String, Duration), RuntimeError> {
         let _turn = self.turns.acquire().await;
         let started = Instant::now();
         let mut first_error = None;
@@ -143,7 +192,7 @@ impl Images {
             match self.runtime.pull_image(name, auth, Some(sandbox.clone())).await {
                 Ok(id) => {
                     info!(image = name, seconds = started.elapsed().as_secs_f32(), "image pulled");
-                    return Ok(id);
+                    return Ok((id, started.elapsed()));
                 }
                 Err(error) => {
                     first_error.get_or_insert(error);

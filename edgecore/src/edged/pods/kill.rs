@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::decide::{init_containers, is_sidecar, main_containers};
 use super::observed::{ContainerRecord, Observed};
 use super::parts::Parts;
-use crate::edged::context::PodContext;
+use crate::edged::context::{ContainerKind, PodContext};
 use crate::edged::runtime::{Runtime, RuntimeError};
 use crate::edged::status::ephemeral_containers;
 
@@ -136,6 +136,19 @@ pub(super) fn orphan_grace(observed: &Observed) -> Duration {
         .find_map(|c| c.pod_grace)
         .map_or(DEFAULT_GRACE, Duration::from_secs)
         .min(LONGEST_GRACE)
+}
+
+/// Which list of the spec names a container.
+pub(super) fn kind_of(ctx: &PodContext, name: &str) -> ContainerKind {
+    let spec = ctx.pod.spec.as_ref();
+    let ephemeral = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
+    if init_containers(&ctx.pod).iter().any(|c| c.name == name) {
+        ContainerKind::Init
+    } else if ephemeral.is_some_and(|all| all.iter().any(|c| c.name == name)) {
+        ContainerKind::Ephemeral
+    } else {
+        ContainerKind::Main
+    }
 }
 
 /// A container's spec by its name.

@@ -13,6 +13,7 @@ use super::decide::{init_containers, main_containers};
 use super::observed::{ANNOTATION_RESTART_DELAY, Life, Observed};
 use super::worker::{Retry, Worker};
 use crate::edged::context::{ContainerKind, ContainerRef, MountedVolumes, PodContext};
+use crate::edged::events::Severity;
 use crate::edged::podspec;
 use crate::edged::runtime::SandboxId;
 use crate::edged::status::ephemeral_containers;
@@ -65,9 +66,13 @@ impl Worker {
         let shared = self.shared.clone();
         let image_name = container.image.clone().unwrap_or_default();
         let credentials = shared.parts.credentials(&ctx, &image_name).await;
+        let tell = |severity, reason, message: String| {
+            let place = (kind, container.name.as_str());
+            shared.events.container(&ctx.pod, place, severity, reason, message);
+        };
         let image = shared
             .images
-            .ensure(container, credentials, &place.config, &mut self.pulls)
+            .ensure(container, credentials, &place.config, &mut self.pulls, &tell)
             .await
             .map_err(|error| NotStarted {
                 reason: error.reason.to_owned(),
@@ -97,10 +102,20 @@ impl Worker {
             .create_container(&place.id, config, place.config.clone())
             .await
             .map_err(|error| NotStarted::new("CreateContainerError", error.message))?;
+        tell(
+            Severity::Normal,
+            "Created",
+            format!("Created container: {}", container.name),
+        );
         if let Err(error) = runtime.start_container(&id).await {
             return Err(NotStarted::new("RunContainerError", error.message));
         }
         info!(pod = %self.key(), container = container.name, %id, restarts, "container started");
+        tell(
+            Severity::Normal,
+            "Started",
+            format!("Started container {}", container.name),
+        );
         shared.parts.link_log(&ctx, &container.name, restarts, &id).await;
         let hook = container
             .lifecycle

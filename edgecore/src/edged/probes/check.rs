@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -15,6 +15,8 @@ use tracing::{debug, warn};
 use super::grpc;
 use super::metrics::ContainerMetrics;
 use super::worker::{Check, Kind, seconds};
+use crate::edged::context::ContainerKind;
+use crate::edged::events::{Events, Severity};
 use crate::edged::http_get::{HttpError, http_get, resolve_port, wants_tls};
 use crate::edged::podspec::expand_static;
 use crate::edged::runtime::{ContainerId, Runtime};
@@ -24,6 +26,9 @@ pub(super) struct Checker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) pod: String,
     pub(super) metrics: ContainerMetrics,
+    pub(super) object: Arc<Pod>,
+    pub(super) events: Events,
+    pub(super) kind: ContainerKind,
     pub(super) container: Container,
     pub(super) id: ContainerId,
     pub(super) pod_ip: Option<IpAddr>,
@@ -64,6 +69,10 @@ impl Checker {
                 }
                 Answer::No(why) => {
                     warn!(pod, container, probe = probed, why, "probe failed");
+                    let message = format!("{} probe failed: {why}", kind.title());
+                    let place = (self.kind, container.as_str());
+                    self.events
+                        .container(&self.object, place, Severity::Warning, "Unhealthy", message);
                     return Some(false);
                 }
                 Answer::None(why) => debug!(pod, container, probe = probed, why, "probe errored"),

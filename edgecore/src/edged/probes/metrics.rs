@@ -109,7 +109,7 @@ impl ContainerMetrics {
     /// Tells of an outcome; `None` is an answer that says nothing.
     pub(super) fn note(&self, kind: Kind, outcome: Option<bool>, took: Duration) {
         let series = Series {
-            probe: word(kind),
+            probe: kind.title(),
             ..self.series.clone()
         };
         let mut all = self.metrics.all.lock();
@@ -130,7 +130,7 @@ impl Drop for ContainerMetrics {
     fn drop(&mut self) {
         let mut all = self.metrics.all.lock();
         for kind in [Kind::Startup, Kind::Readiness, Kind::Liveness] {
-            self.series.probe = word(kind);
+            self.series.probe = kind.title();
             all.remove(&self.series);
         }
     }
@@ -186,14 +186,6 @@ impl Counts {
         for (count, more) in self.durations.iter_mut().zip(other.durations) {
             *count += more;
         }
-    }
-}
-
-const fn word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Startup => "Startup",
-        Kind::Readiness => "Readiness",
-        Kind::Liveness => "Liveness",
     }
 }
 

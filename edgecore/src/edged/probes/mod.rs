@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::edged::context::{ContainerRef, PodContext, ProbeEvent};
+use crate::edged::events::Events;
 use crate::edged::runtime::{ContainerId, Runtime};
 use check::Checker;
 use worker::Worker;
@@ -29,6 +30,7 @@ pub struct Probes {
     runtime: Arc<dyn Runtime>,
     tasks: Tasks,
     metrics: ProbeMetrics,
+    events: Events,
     /// Containers that ran before are asked at random moments first: after a restart of this program all would be asked at once.
     since: Timestamp,
 }
@@ -42,11 +44,12 @@ pub struct ProbeHandle {
 
 impl Probes {
     /// Nothing runs yet.
-    pub fn new(runtime: Arc<dyn Runtime>, metrics: ProbeMetrics, tasks: Tasks) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, metrics: ProbeMetrics, events: Events, tasks: Tasks) -> Self {
         Self {
             runtime,
             tasks,
             metrics,
+            events,
             since: Timestamp::now(),
         }
     }
@@ -70,6 +73,9 @@ impl Probes {
             runtime: self.runtime.clone(),
             pod: ctx.title(),
             metrics: self.metrics.container(ctx, &spec.name, id.as_str()),
+            object: ctx.pod.clone(),
+            events: self.events.clone(),
+            kind: container.kind,
             container: spec.clone(),
             id: id.clone(),
             pod_ip,

@@ -20,6 +20,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// As kubelets write it in events and metrics.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Startup => "startup",

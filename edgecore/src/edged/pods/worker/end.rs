@@ -35,6 +35,9 @@ impl Worker {
         if anything {
             info!(pod = %self.key(), uid = %self.uid, grace = grace.as_secs(), gone, "pod ends");
         }
+        for record in ctx.iter().flat_map(|_| self.observed.running()) {
+            self.tell_killing(&record.name, format!("Stopping container {}", record.name));
+        }
         let shared = self.shared.clone();
         let observed = self.observed.clone();
         {

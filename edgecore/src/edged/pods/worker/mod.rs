@@ -28,6 +28,7 @@ use super::parts::{Parts, ProbeGuard};
 use crate::edged::admission::Refusal;
 use crate::edged::api::Api;
 use crate::edged::context::{Finding, MountedVolumes, NodeFacts, PodContext, ProbeEvent, Settings};
+use crate::edged::events::{Events, Severity};
 use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
 use crate::edged::status::{StatusManager, refused, with_kept};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) images: Images,
     pub(crate) statuses: StatusManager,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) events: Events,
     pub(crate) node: watch::Receiver<Arc<NodeFacts>>,
     /// `None` until the runtime was reached.
     pub(crate) network_ready: watch::Receiver<Option<bool>>,
@@ -199,6 +201,8 @@ impl Worker {
             Err(error) => warn!(pod = %self.key(), error = chain(&error), "the last status is not known"),
         }
         if let Some(refusal) = self.refusal.take() {
+            let (reason, message) = (refusal.reason.clone(), refusal.message.clone());
+            self.shared.events.pod(&ctx.pod, Severity::Warning, reason, message);
             let qos_class = self.shared.parts.qos_class(&ctx);
             self.status = Some(refused(&refusal, qos_class, (self.shared.clock)()));
         }

@@ -5,6 +5,7 @@ use tracing::{debug, info, warn};
 
 use super::{Outcome, Retry, Stage, Worker, pod_ip};
 use crate::edged::context::{ContainerKind, MountedVolumes, PodContext};
+use crate::edged::events::Severity;
 use crate::edged::pods::decide::{self, Facts, decide};
 use crate::edged::pods::kill;
 use crate::edged::pods::start::{NotStarted, Place};
@@ -38,6 +39,8 @@ impl Worker {
         }
         if let Err(error) = self.shared.parts.create_cgroup(&ctx).await {
             warn!(pod = %self.key(), error, "pod has no cgroup");
+            let message = format!("unable to ensure pod container exists: {error}");
+            self.tell(Severity::Warning, "FailedCreatePodContainer", message);
             return Ok(self.later(Retry::Error));
         }
         let Some(volumes) = self.mount(&ctx).await else {
@@ -52,6 +55,10 @@ impl Worker {
         });
         debug!(pod = %self.key(), ?plan, "plan");
         if plan.kill_pod {
+            if plan.create_sandbox.is_some() && !self.observed.sandboxes.is_empty() {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                self.tell(Severity::Normal, "SandboxChanged", message);
+            }
             let grace = kill::pod_grace(&ctx);
             let shared = self.shared.clone();
             kill::kill_pod(&shared.runtime, &shared.parts, Some(&ctx), &self.observed, grace).await?;
@@ -62,6 +69,7 @@ impl Worker {
             let Some(record) = self.observed.by_id(id).cloned() else {
                 continue;
             };
+            self.tell_killing(&record.name, reason.clone());
             let grace = grace.map_or_else(|| kill::pod_grace(&ctx), kill::grace);
             let ip = pod_ip(&ctx, &self.observed);
             let shared = self.shared.clone();
@@ -117,7 +125,14 @@ impl Worker {
                     .as_ref()
                     .and_then(|spec| spec.runtime_class_name.clone())
                     .unwrap_or_default();
-                let id = self.shared.runtime.run_sandbox(config.clone(), handler).await?;
+                let id = match self.shared.runtime.run_sandbox(config.clone(), handler).await {
+                    Ok(id) => id,
+                    Err(error) => {
+                        let message = format!("Failed to create pod sandbox: {error}");
+                        self.tell(Severity::Warning, "FailedCreatePodSandBox", message);
+                        return Err(error);
+                    }
+                };
                 info!(pod = %self.key(), uid = %self.uid, sandbox = %id, attempt, "sandbox started");
                 self.look().await?;
                 self.report(false, false).await;
@@ -151,6 +166,7 @@ impl Worker {
                     if reason != "CrashLoopBackOff" && reason != "ImagePullBackOff" {
                         warn!(pod = %self.key(), container = container.name, reason, message, "container not started");
                     }
+                    self.tell_not_started(kind, &container.name, &reason, &message);
                     self.reasons.insert(container.name.clone(), (reason, message));
                     retry = sooner(retry, self.instant(when));
                     // An init container that does not start holds back those after it.
@@ -184,9 +200,48 @@ impl Worker {
             }
             Err(error) => {
                 warn!(pod = %self.key(), %error, "volumes are not in place");
+                let message = format!(
+                    "MountVolume.SetUp failed for volume \"{}\" : {}",
+                    error.volume, error.message
+                );
+                self.tell(Severity::Warning, "FailedMount", message);
                 None
             }
         }
+    }
+}
+
+/// What events say, in kubelet's words.
+impl Worker {
+    fn tell(&self, severity: Severity, reason: &'static str, message: impl Into<String>) {
+        self.shared.events.pod(&self.ctx().pod, severity, reason, message);
+    }
+
+    pub(super) fn tell_killing(&self, container: &str, message: String) {
+        let place = (kill::kind_of(self.ctx(), container), container);
+        self.shared
+            .events
+            .container(&self.ctx().pod, place, Severity::Normal, "Killing", message);
+    }
+
+    fn tell_not_started(&self, kind: ContainerKind, container: &str, reason: &str, message: &str) {
+        let (reason, message) = match reason {
+            "CrashLoopBackOff" => {
+                let pod = self.long_name();
+                let message = format!("Back-off restarting failed container {container} in pod {pod}");
+                ("BackOff", message)
+            }
+            "PostStartHookError" => ("FailedPostStartHook", message.to_owned()),
+            // What is wrong with the image was told where it was found.
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError" => {
+                ("Failed", format!("Error: {reason}"))
+            }
+            _ => ("Failed", format!("Error: {message}")),
+        };
+        let place = (kind, container);
+        self.shared
+            .events
+            .container(&self.ctx().pod, place, Severity::Warning, reason, message);
     }
 }
 
