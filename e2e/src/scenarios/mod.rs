@@ -4,6 +4,7 @@
 mod account;
 mod authorizer;
 mod channels;
+mod events;
 mod faults;
 mod harness;
 mod identity;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         channels::LIST,
         manifests::LIST,
         usage::LIST,
+        events::LIST,
         account::LIST,
         install::LIST,
         authorizer::LIST,
