@@ -1,5 +1,7 @@
 //! CloudStream's part of the configuration, checked (`modules.cloudStream`).
 
+use std::path::PathBuf;
+
 /// What CloudStream needs to know.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -7,6 +9,8 @@ pub struct Settings {
     pub stream_port: u16,
     /// `tunnelPort`.
     pub tunnel_port: u16,
+    /// `tlsTunnelCAFile`: CAs of edges besides CloudHub's.
+    pub tunnel_ca_file: PathBuf,
     /// `streamAuthorization`: whether callers are asked who they are.
     pub authorization: bool,
     /// `streamCompat`: whether requests go to the edges by the types of messages that Go's cloudcore has for them.
@@ -20,6 +24,7 @@ impl From<&config::cloudcore::CloudStream> for Settings {
         Self {
             stream_port: port(section.stream_port),
             tunnel_port: port(section.tunnel_port),
+            tunnel_ca_file: PathBuf::from(&section.tls_tunnel_ca_file),
             authorization: section.stream_authorization,
             compat: section.stream_compat,
         }

@@ -135,7 +135,7 @@ section! {
         "tlsTunnelPrivateKeyFile" omit tls_tunnel_private_key_file: String = "/etc/kubeedge/certs/server.key".into();
         /// Port the edges' tunnels come to.
         "tunnelPort" omit tunnel_port: u32 = 10004;
-        /// CA that the API server's requests are checked with.
+        /// Not read, not even by Go's cloudcore: callers are checked by the cluster's own CA of clients.
         "tlsStreamCAFile" omit tls_stream_ca_file: String = STREAM_CA.into();
         /// Certificate shown to the API server.
         "tlsStreamCertFile" omit tls_stream_cert_file: String = STREAM_CERT.into();

@@ -15,6 +15,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "kubeAPIConfig.contentType",
     "commonConfig.tunnelPort",
     "modules.cloudHub.https.enable",
+    "modules.cloudStream.tlsStreamCAFile",
 ];
 
 pub(super) fn check(config: &mut CloudCore, host: &HostFacts, mut to: Checks<'_>) {

@@ -186,8 +186,8 @@ fn verified(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// The API server on a host of its own, told to go by the egress endpoint: everything works without one redirect rule, ordinary
-/// destinations too; whoever has only an edge's certificate is refused.
+/// The API server on a host of its own, verifying kubelets and told to go by the egress endpoint: everything works without one redirect
+/// rule, ordinary destinations too; whoever has only an edge's certificate is refused.
 fn egress(context: &mut Context) -> Result<()> {
     only_ours(context)?;
     let plane = ControlPlane {
@@ -204,7 +204,7 @@ fn egress(context: &mut Context) -> Result<()> {
         .cloud
         .set_advertise(vec![host.cloud_address(), system.edge.number().cloud_address()]);
     system.cloud.set_stream_key(&format!(
-        "egress: {{enable: true, port: {port}, folder: {}}}",
+        "streamCertSigner: kubelet-serving\n    egress: {{enable: true, port: {port}, folder: {}}}",
         folder.display()
     ));
     system.cloud.start()?;
@@ -221,7 +221,8 @@ fn egress(context: &mut Context) -> Result<()> {
         ensure!(!shared.is_empty(), "no {name} in the secret");
     }
     let flag = format!("--egress-selector-config-file={}", file.display());
-    system.cluster.set_apiserver_flags(vec![flag])?;
+    let verifying = "--kubelet-certificate-authority=PKI/ca.crt".to_owned();
+    system.cluster.set_apiserver_flags(vec![flag, verifying])?;
     system.node_ready(seconds(60))?;
 
     let namespace = system.namespace("egress")?;

@@ -174,7 +174,7 @@ async fn a_revoked_node_is_out_at_once_and_back_with_a_new_certificate(way: Way)
 async fn nobody_is_let_in_before_it_is_known_who_is_revoked(way: Way) {
     let world = World::unlisted(way, |_| {}).await;
     let authority = world.identity.authority();
-    let (good, stolen) = ("edge-1", "edge-2").into();
+    let (good, stolen) = ("edge-1", "edge-2");
     let identities = [good, stolen].map(|node| NodeIdentity::of_node(authority, node));
     let headers = [good, stolen].map(|node| [("node_id", node), ("ConnectionUse", "msg")]);
     let dials = [0, 1].map(|index| world.dial(Some(&identities[index]), &headers[index]));

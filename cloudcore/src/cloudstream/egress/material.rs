@@ -45,21 +45,11 @@ enum MaterialError {
 /// Hands everything out, and again when it is gone or the CA is another one.
 pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dyn SecretStore>) {
     let mut backoff = Backoff::new(Duration::from_secs(2), LOOK);
-    let mut told = false;
+    let mut told = None;
     loop {
-        let delay = match hand_out(&settings, &identity, &*secrets).await {
-            Ok(()) => {
-                if !told {
-                    told = true;
-                    let folder = settings
-                        .folder
-                        .as_deref()
-                        .unwrap_or_else(|| Path::new(FOLDER))
-                        .display();
-                    info!(
-                        "start the API server with --egress-selector-config-file={folder}/{CONFIGURATION}; the files are in the secret kubeedge/{SECRET_NAME}, too"
-                    );
-                }
+        let delay = match share(&settings, &identity, &*secrets).await {
+            Ok(files) => {
+                tell(&settings, write(&settings, &files), &mut told);
                 backoff.reset();
                 LOOK
             }
@@ -73,12 +63,30 @@ pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dy
     }
 }
 
-async fn hand_out(settings: &Settings, identity: &Identity, secrets: &dyn SecretStore) -> Result<(), MaterialError> {
-    let files = share(settings, identity, secrets).await?;
+/// Says where the files are, and once that they cannot be written: in a container the secret is enough.
+fn tell(settings: &Settings, written: Result<(), MaterialError>, told: &mut Option<bool>) {
+    if *told == Some(written.is_ok()) {
+        return;
+    }
+    *told = Some(written.is_ok());
+    let folder = settings
+        .folder
+        .as_deref()
+        .unwrap_or_else(|| Path::new(FOLDER))
+        .display();
+    info!(
+        "start the API server with --egress-selector-config-file={folder}/{CONFIGURATION}; the files are in the secret kubeedge/{SECRET_NAME}"
+    );
+    if let Err(error) = written {
+        warn!(error = %common::chain(&error), "the files for the API server's egress are in the secret only");
+    }
+}
+
+fn write(settings: &Settings, files: &Files) -> Result<(), MaterialError> {
     let Some(folder) = &settings.folder else {
         return Ok(());
     };
-    for (name, bytes) in &files {
+    for (name, bytes) in files {
         let path = folder.join(name);
         if std::fs::read(&path).is_ok_and(|present| present == *bytes) {
             continue;

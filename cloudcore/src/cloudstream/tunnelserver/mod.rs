@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::tls::server::{ClientCertificates, client_verifier, server_config};
+use common::tls::client::certificates;
+use common::tls::server::{ClientCertificates, client_verifier_of, server_config};
 use common::tunnel::{self, TunnelSettings};
 use http::StatusCode;
 use proto::NodeName;
@@ -34,7 +35,7 @@ const HANDSHAKES: usize = 128;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
-    let verifier = client_verifier(shared.identity.ca().clone())?;
+    let verifier = client_verifier_of(&authorities(shared))?;
     let config = server_config(certificate, ClientCertificates::Required(verifier))?;
     let port = shared.settings.tunnel_port;
     let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port).await?;
@@ -45,6 +46,21 @@ pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesSer
         .spawn("tunnel listener", accept(shared.clone(), listener, acceptor));
     shared.tasks.spawn("revoked tunnels", revocations(shared.clone()));
     Ok(())
+}
+
+/// CloudHub's CA, which signs the edges' certificates, and what the operator has besides.
+fn authorities(shared: &Shared) -> Vec<CertificateDer<'static>> {
+    let file = &shared.settings.tunnel_ca_file;
+    let mut found = if file.exists() {
+        certificates(file).unwrap_or_else(|error| {
+            warn!(error = %common::chain(&error), "modules.cloudStream.tlsTunnelCAFile cannot be used, CloudHub's CA is");
+            Vec::new()
+        })
+    } else {
+        Vec::new()
+    };
+    found.push(shared.identity.ca().clone());
+    found
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
