@@ -1,9 +1,11 @@
-//! Removes what nobody needs any more: dead containers, sandboxes that are not the newest, images when the disk fills.
+//! Removes what nobody needs any more: dead containers with their logs, sandboxes that are not the newest, logs that a pod left, images when
+//! the disk fills.
 //!
 //! Owns when an image was last seen in use. Reads the runtime's lists and the set of pods. Pods that are gone are removed by their
 //! workers, not here. Behaviour: spec 05 §6 rows 32 and 33.
 
 mod images;
+mod logs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +40,9 @@ pub(super) async fn run(runtime: Arc<dyn Runtime>, pods: watch::Receiver<Arc<Pod
             && let Err(error) = containers(&*runtime, &settings, |uid| set.pods.contains_key(uid)).await
         {
             warn!(%error, "dead containers are not removed");
+        }
+        if let Err(error) = logs::orphans(&*runtime, &pods, &settings).await {
+            warn!(%error, "logs of pods that are gone are not looked for");
         }
         round = round.wrapping_add(1);
         if round.is_multiple_of(IMAGES)
