@@ -28,10 +28,13 @@ pub(crate) struct Flags {
     /// Do nothing but keep this host's redirect rules, for the API server's connections to edges; reads no configuration file.
     #[arg(long)]
     pub(crate) iptables_manager: bool,
-    /// The kubeconfig of the iptables manager; without it, the account of its pod.
+    /// Find out why kubectl logs and exec do not reach a node, and exit; reads no configuration file.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) diagnose: Option<String>,
+    /// The kubeconfig for --iptables-manager and --diagnose; without it, the account of the pod.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The port of cloudcore's stream server that the iptables manager redirects to.
+    /// The port of cloudcore's stream server, for --iptables-manager and --diagnose.
     #[arg(long, value_name = "PORT", default_value_t = 10003)]
     pub(crate) forwardport: u16,
     /// How much is logged: 0 information, 2 debugging, 5 everything.

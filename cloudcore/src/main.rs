@@ -39,6 +39,9 @@ fn main() -> ExitCode {
         common::logging::init(flags.verbosity);
         return serve(redirects::manager(&flags));
     }
+    if let Some(node) = &flags.diagnose {
+        return serve(streams::diagnose(&flags, node));
+    }
     let loaded = match CloudCore::load(&flags.config, &host, &RealFiles) {
         Ok(loaded) => loaded,
         Err(error) => {

@@ -7,13 +7,15 @@ use cloudcore::cloudhub::{CloudHub, Identity, Settings};
 use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
 use cloudcore::cloudstream::{CloudStream, Parts, egress};
 use cloudcore::informers::Informers;
-use cloudcore::kubernetes::Kube;
+use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
 use config::{CloudCore, HostFacts};
 use prometheus_client::registry::Registry;
+use proto::NodeName;
 use proto::join::ServerNames;
 use tracing::info;
 
+use crate::flags::Flags;
 use crate::redirects;
 
 /// What is there already.
@@ -82,6 +84,20 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
     }
     info!("Module cloudstream registered successfully");
     Ok(())
+}
+
+/// `cloudcore --diagnose NODE`. Returns whether all is well.
+pub(crate) async fn diagnose(flags: &Flags, node: &str) -> anyhow::Result<bool> {
+    let access = Access {
+        kubeconfig: flags.kubeconfig.clone(),
+        // What a stream server says is the finding.
+        ask_once: true,
+        ..Access::default()
+    };
+    let kube = Kube::connect(&access).await.context("no way to the API server")?;
+    let report = cloudcore::cloudstream::diagnosis::diagnose(&kube, &NodeName::from(node), flags.forwardport).await;
+    print!("{report}");
+    Ok(report.broken().is_none())
 }
 
 fn files(certificate: &str, key: &str) -> CertificateFiles {

@@ -87,8 +87,13 @@ fn not_here(shared: &Shared, node: &NodeName) -> String {
     let why = shared.sessions.ended(node).map_or_else(String::new, |(why, when)| {
         format!(" (its tunnel ended {} s ago: {why})", when.elapsed().as_secs())
     });
+    let session = if shared.hub.is_connected(node) {
+        ""
+    } else {
+        ", nor has it a session with CloudHub"
+    };
     format!(
-        "edge node {node} is not connected to this cloudcore ({}){why}",
+        "edge node {node} is not connected to this cloudcore ({}){session}{why}",
         shared.address
     )
 }

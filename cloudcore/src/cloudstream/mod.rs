@@ -9,6 +9,7 @@
 
 mod access;
 pub mod certificates;
+pub mod diagnosis;
 pub mod egress;
 mod forward;
 pub mod iptablesmanager;

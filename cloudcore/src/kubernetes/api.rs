@@ -9,11 +9,11 @@ use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use proto::watching::Page;
-use proto::{Namespace, Object, Status};
+use proto::{Namespace, NodeName, Object, Status};
 
 use super::error::ApiError;
 use super::rate::Rate;
-use super::resource::Resource;
+use super::resource::{NODES, Resource};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -65,6 +65,13 @@ impl Kube {
     pub async fn get(&self, resource: &Resource, ns: &Namespace, name: &str) -> Result<Object, ApiError> {
         let path = resource.object_path(ns, name, "")?;
         self.object(Method::GET, path, None, Vec::new()).await
+    }
+
+    /// What a node's kubelet answers to a GET, by way of the API server. `path` is without the first slash.
+    pub async fn node_proxy(&self, node: &NodeName, path: &str) -> Result<Bytes, ApiError> {
+        let path = NODES.object_path(&Namespace::cluster(), node.as_str(), "proxy")? + "/" + path;
+        let request = request(&Method::GET, &path, "*/*", None, Vec::new())?;
+        self.send("GET", &path, request).await
     }
 
     /// One page of a list, all namespaces unless one is given; `query` is already encoded.

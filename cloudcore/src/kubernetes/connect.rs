@@ -17,6 +17,8 @@ pub struct Access {
     pub master: Option<String>,
     /// Requests a second and in a burst, when the operator set them; otherwise the API server's own fairness rules.
     pub rate: Option<(u32, u32)>,
+    /// Whether an answer that says "later" (429, 503, 504) is the answer. Otherwise the client asks again.
+    pub ask_once: bool,
 }
 
 impl From<&Loaded<CloudCore>> for Access {
@@ -30,6 +32,7 @@ impl From<&Loaded<CloudCore>> for Access {
             kubeconfig: some(&section.kube_config).map(PathBuf::from),
             master: some(&section.master),
             rate: explicit.then(|| (number(section.qps), number(section.burst))),
+            ask_once: false,
         }
     }
 }
@@ -78,6 +81,7 @@ impl Kube {
         if let (Some(_), Some(url)) = (&access.kubeconfig, &access.master) {
             config.cluster_url = parse_url(url)?;
         }
+        config.default_retry = !access.ask_once;
         let authority = pem(config.root_cert.as_deref().unwrap_or_default());
         let client = kube::Client::try_from(config).map_err(|error| ConnectError::Credentials(error.into()))?;
         Ok(Self::new(client, access.rate).with_authority(authority))

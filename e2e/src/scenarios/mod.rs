@@ -4,6 +4,7 @@
 mod account;
 mod authorizer;
 mod channels;
+mod diagnosis;
 mod events;
 mod faults;
 mod harness;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Scenario> {
         streams::LIST,
         replicas::LIST,
         channels::LIST,
+        diagnosis::LIST,
         manifests::LIST,
         usage::LIST,
         events::LIST,

@@ -28,7 +28,7 @@ impl Opening {
         Self {
             node: node.clone(),
             early,
-            patience: (!route.follows).then_some(FIRST_BYTE),
+            patience: route.patience,
         }
     }
 }
@@ -169,8 +169,6 @@ where
 
 /// How every answer of a kubelet begins.
 const PROTOCOL: &[u8] = b"HTTP/1.";
-/// How long an edge may take to begin an answer: a Go edge says nothing when its kubelet cannot be reached (spec 04 §14, T6).
-const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// Bytes of a client that are held back until the edge has answered.
 const HELD: usize = 64 * 1024;
 /// A buffer for keystrokes and lines, ...

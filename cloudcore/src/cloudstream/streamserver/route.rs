@@ -1,5 +1,7 @@
 //! What is asked for: the routes of a kubelet (spec 04 §7.1).
 
+use std::time::Duration;
+
 use http::StatusCode;
 use proto::tunnel::ConnectKind;
 
@@ -16,8 +18,8 @@ pub(in crate::cloudstream) struct Route {
     pub(super) right: Right,
     /// How Go's cloudcore would send it.
     pub(super) go_kind: ConnectKind,
-    /// Whether the answer may begin late: older kubelets send the head with the first line of a log.
-    pub(super) follows: bool,
+    /// How long the first byte of the answer may take; for ever where older kubelets send the head with the first line of a log.
+    pub(super) patience: Option<Duration>,
 }
 
 /// How the node is found.
@@ -52,17 +54,17 @@ impl Route {
             },
             right: right("proxy"),
             go_kind,
-            follows: false,
+            patience: Some(PATIENCE),
         };
         let node = |subresource| Self {
             scope: Scope::Node,
             right: right(subresource),
             go_kind: ConnectKind::Metrics,
-            follows: false,
+            patience: Some(PATIENCE),
         };
         let route = match *parts.as_slice() {
             ["containerLogs", namespace, name, _] => Self {
-                follows: follows(head.query()),
+                patience: (!follows(head.query())).then_some(PATIENCE),
                 ..pod(namespace, name, ConnectKind::Logs)
             },
             ["exec", namespace, name, _] | ["exec", namespace, name, _, _] => pod(namespace, name, ConnectKind::Exec),
@@ -77,7 +79,11 @@ impl Route {
             ["stats", ..] => node("stats"),
             ["metrics", ..] => node("metrics"),
             ["logs", ..] => node("log"),
-            ["healthz", ..] | ["pods"] | ["configz"] => node("proxy"),
+            ["healthz", ..] => Self {
+                patience: Some(PATIENCE_FOR_HEALTH),
+                ..node("proxy")
+            },
+            ["pods"] | ["configz"] => node("proxy"),
             ["runningpods"] | ["runningpods", ""] => node("proxy"),
             _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "404: Page Not Found")),
         };
@@ -99,6 +105,11 @@ fn is_dots(part: &str) -> bool {
     let plain = part.to_ascii_lowercase().replace("%2e", ".");
     plain == "." || plain == ".." || plain.contains("%2f") || plain.contains("%5c") || part.contains('\\')
 }
+
+/// How long an edge may take to begin an answer: a Go edge says nothing when its kubelet cannot be reached (spec 04 §14, T6).
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same where there is nothing to look for: who asks has a limit of its own.
+const PATIENCE_FOR_HEALTH: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +167,8 @@ mod tests {
 
     #[test]
     fn only_followed_logs_may_begin_late() {
-        let follows = |query: &str| route("GET", &format!("/containerLogs/a/b/c?{query}")).map(|route| route.follows);
+        let follows =
+            |query: &str| route("GET", &format!("/containerLogs/a/b/c?{query}")).map(|route| route.patience.is_none());
         assert_eq!(follows("follow=true&tailLines=1"), Ok(true));
         assert_eq!(follows("tailLines=1&follow=1"), Ok(true));
         assert_eq!(follows("follow=false"), Ok(false));

@@ -1,0 +1,91 @@
+//! What the answer to a request that goes all the way says about the way: by status and words, which are the API server's or a stream
+//! server's.
+
+use common::chain;
+
+use super::Hop;
+use crate::kubernetes::ApiError;
+
+/// The broken hop with the words that say so; none when the edge answered.
+pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) {
+    let Err(error) = answer else {
+        return (None, String::new());
+    };
+    let Some(status) = error.status() else {
+        // The stream server says no after a third of the time.
+        let text = format!(
+            "{}: the API server's connections to the node end nowhere; {RULES}",
+            chain(error)
+        );
+        return (Some(Hop::Redirect), text);
+    };
+    let text = status.message.as_str();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let hop = if has(&["x509:", "tls:"]) {
+        Hop::Certificate
+    } else if has(&["dial tcp", "connection reset", "no route to host"]) {
+        return (Some(Hop::Redirect), format!("{text}; {RULES}"));
+    } else if matches!(status.code, 401 | 403) {
+        Hop::Access
+    } else if has(&[NOT_HERE]) {
+        if has(&[NO_SESSION]) { Hop::Edge } else { Hop::Tunnel }
+    } else {
+        Hop::Edge
+    };
+    (Some(hop), text.to_owned())
+}
+
+const RULES: &str = "are there redirect rules on the API server's host (modules.iptablesManager, or the DaemonSet cloud-iptables-manager)?";
+/// In our stream server's answer, ...
+const NOT_HERE: &str = "is not connected to this cloudcore";
+/// ... and when the node is away altogether.
+const NO_SESSION: &str = "nor has it a session with CloudHub";
+
+#[cfg(test)]
+mod tests {
+    use proto::Status;
+
+    use super::*;
+
+    #[test]
+    fn words_of_api_servers_and_stream_servers_name_the_hop() {
+        for (code, message, hop) in [
+            (
+                503,
+                "error trying to reach service: dial tcp 10.0.0.2:10351: connect: connection refused",
+                Hop::Redirect,
+            ),
+            (
+                503,
+                "error trying to reach service: tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                Hop::Certificate,
+            ),
+            (401, "Unauthorized", Hop::Access),
+            (
+                403,
+                "Forbidden (user=a, verb=get, resource=nodes, subresource=proxy, name=b)",
+                Hop::Access,
+            ),
+            (
+                503,
+                "edge node b is not connected to this cloudcore (10.0.0.1)",
+                Hop::Tunnel,
+            ),
+            (
+                503,
+                "edge node b is not connected to this cloudcore (10.0.0.1), nor has it a session with CloudHub",
+                Hop::Edge,
+            ),
+            (504, "edge node b did not answer within 10s", Hop::Edge),
+            (502, "edge node b ended the request without an answer", Hop::Edge),
+        ] {
+            let error: Result<(), _> = Err(ApiError::Refused {
+                verb: "GET",
+                path: "/".into(),
+                status: Status::failure(code, "x", message).into(),
+            });
+            assert_eq!(verdict(&error).0, Some(hop), "{message}");
+        }
+        assert_eq!(verdict(&Ok::<_, ApiError>(())).0, None);
+    }
+}

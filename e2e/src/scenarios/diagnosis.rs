@@ -1,0 +1,121 @@
+//! `cloudcore --diagnose`: each hop between the API server and the container runtime is broken in turn, and named.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::Entry;
+use super::streams::needs_our_cloud;
+use crate::cloud::REDIRECTS;
+use crate::process;
+use crate::settings::program;
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[("diagnosis_names_the_hop", false, names)];
+
+fn names(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "--diagnose")?;
+    let cloudcore = program(&context.settings.cloud, "cloudcore")?;
+    let system = context.system()?;
+    let (config, node) = (system.cluster.kubeconfig().to_owned(), system.edge.name().to_owned());
+    let uplink = system.cloud.uplink()?;
+    let diagnose = || -> Result<String> {
+        let mut command = Command::new(&cloudcore);
+        command.args([
+            "--diagnose",
+            &node,
+            "--forwardport",
+            &uplink.stream.to_string(),
+            "--kubeconfig",
+        ]);
+        let output = command.arg(&config).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let says = |what: &str, wanted: &str| {
+        wait::until(what, seconds(90), || {
+            let said = diagnose()?;
+            let broken = said.lines().find(|line| line.starts_with("BROKEN"));
+            let named = broken.map_or("nothing", |line| line.trim_start_matches("BROKEN").trim_start());
+            ensure!(named.starts_with(wanted), "{said}");
+            println!("    {}", named.chars().take(150).collect::<String>());
+            Ok(Some(()))
+        })
+    };
+    says("all is well", "nothing")?;
+    let result = broken(system, &uplink, &says);
+    system.cloud.set_redirects(REDIRECTS);
+    system.repair()?;
+    result?;
+    says("all is well again", "nothing")
+}
+
+fn broken(system: &mut System, uplink: &crate::edge::Uplink, says: &dyn Fn(&str, &str) -> Result<()>) -> Result<()> {
+    let port = uplink.stream.to_string();
+    let block = ["INPUT", "-p", "tcp", "--dport", &port, "-j", "DROP"];
+    rule("-I", &block)?;
+    let named = says("the stream server's port is blocked", "stream server");
+    rule("-D", &block)?;
+    named?;
+
+    let port = uplink.tunnel.to_string();
+    let block = [
+        "INPUT",
+        "-p",
+        "tcp",
+        "--dport",
+        &port,
+        "-j",
+        "REJECT",
+        "--reject-with",
+        "tcp-reset",
+    ];
+    rule("-I", &block)?;
+    let named = says("the tunnel is down", "tunnel");
+    rule("-D", &block)?;
+    named?;
+    says("the tunnel is back", "nothing")?;
+
+    let edgecore = system.edge.edgecore()?.pid();
+    process::signal(edgecore, Signal::SIGSTOP);
+    let named = says("edgecore hangs", "edge");
+    process::signal(edgecore, Signal::SIGCONT);
+    named?;
+    says("edgecore goes on", "nothing")?;
+
+    system.edge.kill_edgecore();
+    let named = says("edgecore is dead", "edge");
+    system.edge.start_edgecore()?;
+    named?;
+    says("edgecore runs", "nothing")?;
+
+    system.edge.stop_containerd()?;
+    let named = says("the runtime is stopped", "runtime");
+    system.edge.start_containerd()?;
+    named?;
+    says("the runtime runs", "nothing")?;
+
+    // A clean end takes the rules away, and nobody puts them back.
+    system.cloud.stop()?;
+    system.cloud.set_redirects("enable: false");
+    system.cloud.start()?;
+    let named = says("no redirect rules", "redirect");
+    system.cloud.stop()?;
+    system.cloud.set_redirects(REDIRECTS);
+    system.cloud.start()?;
+    named?;
+    says("the rules are back", "nothing")?;
+
+    // The certificate is of CloudHub's CA.
+    let ca = system.cluster.pki()?.join("ca.crt");
+    let flag = format!("--kubelet-certificate-authority={}", ca.display());
+    system.cluster.set_apiserver_flags(vec![flag])?;
+    let named = says("the API server does not believe the certificate", "certificate");
+    system.cluster.set_apiserver_flags(Vec::new())?;
+    named
+}
+
+fn rule(change: &str, rule: &[&str]) -> Result<()> {
+    process::run(Command::new("iptables").args(["-w", change]).args(rule)).map(drop)
+}
