@@ -13,6 +13,7 @@ mod install;
 mod machine;
 mod manifests;
 mod pods;
+mod reach;
 mod redirect;
 mod replicas;
 mod streams;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Scenario> {
         authorizer::LIST,
         identity::LIST,
         redirect::LIST,
+        reach::LIST,
         machine::LIST,
         ways_in::LIST,
         transport::LIST,
