@@ -3,17 +3,25 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use cloudcore::cloudstream::iptablesmanager::{self, Parts};
+use cloudcore::cloudstream::iptablesmanager::{self, Parts, Redirects};
 use cloudcore::cloudstream::tunnelport::{self, TunnelPort};
 use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
 use config::cloudcore::IptablesMode;
 use config::{CloudCore, HostFacts, version};
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::GRACE;
 use crate::flags::Flags;
+
+/// What [`start`] started.
+pub(crate) struct Started {
+    pub(crate) tunnelport: TunnelPort,
+    /// The state of this host's rules, if cloudcore keeps them.
+    pub(crate) redirects: Option<watch::Receiver<Redirects>>,
+}
 
 /// Starts what the configuration asks for.
 pub(crate) fn start(
@@ -22,7 +30,7 @@ pub(crate) fn start(
     kube: &Kube,
     registry: &mut Registry,
     tasks: &Tasks,
-) -> anyhow::Result<TunnelPort> {
+) -> anyhow::Result<Started> {
     let manager = &config.modules.iptables_manager;
     let given = Some(&manager.address).filter(|address| !address.is_empty());
     let address: IpAddr = given
@@ -37,6 +45,7 @@ pub(crate) fn start(
         );
     }
     let tunnelport = tunnelport::start(kube, address, tasks);
+    let mut redirects = None;
     if manager.enable && manager.mode == IptablesMode::Internal {
         let parts = Parts {
             records: tunnelport.records.clone(),
@@ -47,10 +56,10 @@ pub(crate) fn start(
                 .edge_addresses_only
                 .then(|| iptablesmanager::follow_edges(kube.clone(), tasks)),
         };
-        iptablesmanager::start(parts, registry, tasks);
+        redirects = Some(iptablesmanager::start(parts, registry, tasks));
         info!("Module iptablesmanager registered successfully");
     }
-    Ok(tunnelport)
+    Ok(Started { tunnelport, redirects })
 }
 
 /// `cloudcore --iptables-manager`. Returns whether the process ends well.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cloudcore::cloudhub::{CloudHub, Identity, Settings};
 use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
-use cloudcore::cloudstream::{CloudStream, Parts, egress};
+use cloudcore::cloudstream::{CloudStream, Parts, egress, wayin};
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
@@ -40,7 +40,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         informers,
         tasks,
     } = below;
-    let tunnelport = redirects::start(config, host, kube, registry, tasks)?;
+    let started = redirects::start(config, host, kube, registry, tasks)?;
     let (hub_section, section) = (&config.modules.cloud_hub, &config.modules.cloud_stream);
     let settings = Settings::try_from(hub_section).context("modules.cloudHub cannot be used")?;
     let certificates = CertificateParts {
@@ -63,13 +63,14 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         identity: identity.clone(),
         kube: kube.clone(),
         informers: informers.clone(),
-        port: tunnelport.port,
+        port: started.tunnelport.port,
         address: host.local_ip.clone(),
         tasks: tasks.clone(),
     };
     let streams = CloudStream::start(parts, registry)
         .await
         .context("CloudStream does not start")?;
+    wayin::start(kube.clone(), streams.clone(), started.redirects, registry, tasks);
     if section.egress.enable {
         let advertised = hub_section.advertise_address.first().unwrap_or(&host.local_ip);
         let parts = egress::Parts {

@@ -19,6 +19,7 @@ mod settings;
 mod streamserver;
 pub mod tunnelport;
 mod tunnelserver;
+pub mod wayin;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,6 +29,7 @@ use common::Tasks;
 use common::tunnel::TunnelMetrics;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
+use proto::NodeName;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
 use thiserror::Error;
@@ -45,6 +47,7 @@ use access::Access;
 use certificates::StreamCertificates;
 use nodeport::NodePorts;
 use sessions::Sessions;
+use wayin::{Trials, Way};
 
 /// The annotation of a Node that says where other cloudcores reach its tunnel, `address:port`. Go's have only `cloudcore`, which is
 /// about the session of the hub.
@@ -114,6 +117,7 @@ struct Shared {
     certificates: StreamCertificates,
     address: String,
     metrics: TunnelMetrics,
+    trials: Arc<Trials>,
     tasks: Tasks,
 }
 
@@ -168,6 +172,7 @@ impl CloudStream {
             sessions,
             address,
             metrics,
+            trials: Arc::default(),
             tasks,
         });
         ports.start(&shared.tasks);
@@ -184,7 +189,23 @@ impl CloudStream {
         peer: SocketAddr,
         destination: Option<Host>,
     ) {
-        streamserver::serve(&self.shared, io, peer, destination).await;
+        streamserver::serve(&self.shared, io, (peer, Way::Egress), destination).await;
+    }
+
+    fn trials(&self) -> Arc<Trials> {
+        self.shared.trials.clone()
+    }
+
+    /// A node that has its tunnel here; waits for the first one.
+    async fn some_node(&self) -> NodeName {
+        let mut arrivals = self.shared.sessions.arrivals();
+        loop {
+            if let Some(session) = self.shared.sessions.all().first() {
+                return session.node.clone();
+            }
+            // Only that one came is of interest.
+            let _ = arrivals.recv().await;
+        }
     }
 
     /// How many tunnels are here.

@@ -19,6 +19,8 @@ use super::resource::{NODES, Resource};
 #[derive(Clone)]
 pub struct Kube {
     client: kube::Client,
+    /// The same without repeating what was answered by 429, 503 or 504.
+    once: kube::Client,
     rate: Option<Arc<Rate>>,
     authority: Arc<str>,
 }
@@ -36,10 +38,17 @@ impl Kube {
     /// Around a client, with requests a second and in a burst where an operator set them.
     pub fn new(client: kube::Client, rate: Option<(u32, u32)>) -> Self {
         Self {
+            once: client.clone(),
             client,
             rate: rate.map(|(qps, burst)| Arc::new(Rate::new(qps, burst))),
             authority: "".into(),
         }
+    }
+
+    /// The same with another client for requests that are not to be repeated.
+    #[must_use]
+    pub(super) fn with_once(self, once: kube::Client) -> Self {
+        Self { once, ..self }
     }
 
     /// The same with the authority of the API server's certificate, as PEM.
@@ -91,6 +100,27 @@ impl Kube {
         let request = request(&Method::GET, &path, accept, None, Vec::new())?;
         let body = self.send("GET", &path, request).await?;
         Page::parse(&body).map_err(|source| ApiError::Malformed { path, source })
+    }
+
+    /// Whether a path can be read, such as one that the API server passes on to a kubelet; the query is already encoded. Asked once:
+    /// the client repeats other requests by itself after 503, which is an answer here.
+    pub async fn read(&self, path: &str, within: Duration) -> Result<(), ApiError> {
+        let request = request(&Method::GET, path, "*/*", None, Vec::new())?;
+        let once = Self {
+            client: self.once.clone(),
+            ..self.clone()
+        };
+        let answer = tokio::time::timeout(within, once.respond("GET", path, request)).await;
+        answer.map_or_else(
+            |_| {
+                Err(ApiError::Late {
+                    verb: "GET",
+                    path: path.to_owned(),
+                    limit: within,
+                })
+            },
+            |response| response.map(drop),
+        )
     }
 
     /// Creates an object; `name` and `sub` are given for subresources only.

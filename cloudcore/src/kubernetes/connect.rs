@@ -83,8 +83,15 @@ impl Kube {
         }
         config.default_retry = !access.ask_once;
         let authority = pem(config.root_cert.as_deref().unwrap_or_default());
-        let client = kube::Client::try_from(config).map_err(|error| ConnectError::Credentials(error.into()))?;
-        Ok(Self::new(client, access.rate).with_authority(authority))
+        let client = |config: kube::Config| {
+            kube::Client::try_from(config).map_err(|error: kube::Error| ConnectError::Credentials(error.into()))
+        };
+        let mut once = config.clone();
+        once.default_retry = false;
+        let once = client(once)?;
+        Ok(Self::new(client(config)?, access.rate)
+            .with_once(once)
+            .with_authority(authority))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -32,6 +33,17 @@ fn start_pod(system: &System, name: &str, node: &str) -> Result<String> {
     Ok(namespace)
 }
 
+/// What cloudcore logs when its trial came by a redirect rule.
+const BY_RULES: &str = "the API server reaches edges by redirect rules";
+
+/// Waits until cloudcore's log has a text in what was added since it had that length.
+fn until_said(system: &System, before: usize, what: &str, text: &str) -> Result<()> {
+    wait::until(what, seconds(120), || {
+        let log = system.cloud.log();
+        Ok(log.get(before..).is_some_and(|new| new.contains(text)).then_some(()))
+    })
+}
+
 /// Waits until kubectl gets the log of the pod and runs a command in it.
 fn until_reached(system: &System, what: &str, namespace: &str) -> Result<()> {
     wait::until(what, seconds(REACHED), || {
@@ -48,7 +60,11 @@ fn until_reached(system: &System, what: &str, namespace: &str) -> Result<()> {
 /// Edges with addresses that no certificate and no rule has seen before.
 fn fresh_edges(context: &mut Context) -> Result<()> {
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let ours = is_ours(&program(&settings.cloud, "cloudcore")?);
     let system = context.system()?;
+    if ours {
+        until_said(system, 0, "cloudcore says that it works", BY_RULES)?;
+    }
     for number in 0..2 {
         let name = format!("fresh-{number}");
         let mut edge = EdgeHost::start(&settings, &run, &name, Wire::Veth)?;
@@ -64,8 +80,10 @@ fn fresh_edges(context: &mut Context) -> Result<()> {
             let node = system.api().get(&path)?;
             Ok(node.filter(|node| condition(node, "Ready") == "True").map(drop))
         })?;
+        let ready = Instant::now();
         let namespace = start_pod(system, &name, &name)?;
-        let reached = until_reached(system, "logs and exec, from Ready on", &namespace);
+        let reached = until_reached(system, "logs and exec", &namespace);
+        println!("    from Ready on: {:.2} s", ready.elapsed().as_secs_f64());
         system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
         wait::quietly("the pod gone", seconds(60), || {
             Ok(system.pods(&namespace)?.is_empty().then_some(()))
@@ -93,8 +111,15 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
     let system = context.system_with(&plane)?;
     system.cloud.stop()?;
     system.cloud.set_redirects("enable: true, mode: external");
+    let before = system.cloud.log().len();
     system.cloud.start()?;
     system.node_ready(seconds(60))?;
+    until_said(
+        system,
+        before,
+        "cloudcore says what is missing",
+        "04-iptables-manager.yaml",
+    )?;
     ensure!(
         !process::call("iptables-save", &["-t", "nat"])?.contains("TUNNEL-PORT"),
         "an external manager is asked for, and cloudcore has rules"
@@ -117,6 +142,7 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
     let result = until_reached(system, "logs and exec by the manager beside the API server", &namespace)
         .with_context(|| manager.tail())
         .and_then(|()| {
+            until_said(system, before, "cloudcore says that it works", BY_RULES)?;
             manager.stop(seconds(30))?;
             let rules = process::run(Command::new("nsenter").args([&netns, "iptables-save", "-t", "nat"]))?;
             ensure!(!rules.contains("TUNNEL-PORT"), "rules are left:\n{rules}");

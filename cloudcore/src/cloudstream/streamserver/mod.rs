@@ -32,6 +32,7 @@ pub(super) use route::Route;
 use super::access::Credentials;
 use super::certificates::{StreamCertificates, original_destination};
 use super::sessions::{Ask, Session};
+use super::wayin::Way;
 use super::{Shared, StartError, forward, listen};
 use crate::informers::Host;
 use head::HEAD_WITHIN;
@@ -72,7 +73,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 let server = shared.clone();
                 shared.tasks.spawn("stream", async move {
                     let destination = original_destination(&stream);
-                    serve(&server, stream, peer, destination).await;
+                    serve(&server, stream, (peer, Way::Port), destination).await;
                     drop(place);
                 });
             }
@@ -89,7 +90,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send,
-    peer: SocketAddr,
+    (peer, way): (SocketAddr, Way),
     destination: Option<Host>,
 ) {
     let acceptor = shared.certificates.acceptor(&shared.tls, destination);
@@ -108,6 +109,7 @@ pub(super) async fn serve(
         Err(None) => return,
         Err(Some(refusal)) => return refuse(&mut tls, &refusal).await,
     };
+    shared.trials.arrived(&head.target, way);
     let certificates = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
     match decide(shared, &head, &certificates.unwrap_or_default()).await {
         Ok((route, node)) => {
