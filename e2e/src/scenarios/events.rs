@@ -19,7 +19,7 @@ const SICK: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; sleep 1000000 &
 /// Ends again and again.
 const CRASHING: &str = r#"    command: [sh, -c, "exit 1"]"#;
 const MISSING: &str = r"  volumes:
-  - {name: absent, configMap: {name: nobody-made-it}}";
+  - {name: absent, hostPath: {path: /nobody/made/it, type: Directory}}";
 
 /// Events of a pod's life, of trouble with its image, its volumes, its probe, of a crash loop; counted when they repeat; those of a
 /// time without a link arrive after it.
