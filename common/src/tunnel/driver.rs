@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::brake::{self, Brake};
 use super::shared::Shared;
 
 /// A socket of any kind: one call through a table per read costs nothing, a copy of this file per kind would.
@@ -29,10 +30,13 @@ pub(super) struct Driver {
     written: usize,
     /// The socket may hold bytes back.
     unflushed: bool,
+    /// Where streams have no windows, with the timer that looks again.
+    brake: Option<(Brake, Pin<Box<Sleep>>)>,
 }
 
 impl Driver {
-    pub(super) fn new(io: Pin<Box<dyn Duplex>>, shared: Arc<Shared>, early: Vec<u8>) -> Self {
+    pub(super) fn new(io: Pin<Box<dyn Duplex>>, shared: Arc<Shared>, early: Vec<u8>, brakes: bool) -> Self {
+        let brake = || (Brake::default(), Box::pin(tokio::time::sleep(brake::PAUSE)));
         Self {
             io,
             shared,
@@ -40,6 +44,7 @@ impl Driver {
             out: Vec::new(),
             written: 0,
             unflushed: false,
+            brake: brakes.then(brake),
         }
     }
 
@@ -89,11 +94,8 @@ impl Driver {
 
     /// Reads a portion and writes a portion; whether there was any.
     fn transfer(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
-        let read = match self.poll_read(context) {
-            Poll::Ready(result) => {
-                result?;
-                true
-            }
+        let read = match self.poll_brake(context) {
+            Poll::Ready(()) => self.poll_read(context)?.is_ready(),
             Poll::Pending => false,
         };
         let wrote = match self.poll_write(context) {
@@ -103,6 +105,19 @@ impl Driver {
         Ok(read || wrote)
     }
 
+    /// Pending while the socket is to wait for the readers of its streams.
+    fn poll_brake(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some((brake, timer)) = &mut self.brake else {
+            return Poll::Ready(());
+        };
+        let waiting = self.shared.look(proto::tunnel::Mux::waiting_bytes);
+        while brake.holds(now(), waiting) {
+            ready!(timer.as_mut().poll(context));
+            timer.as_mut().reset(Instant::now() + brake::PAUSE);
+        }
+        Poll::Ready(())
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
@@ -110,7 +125,13 @@ impl Driver {
             if buffer.filled().is_empty() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the peer")));
             }
-            self.shared.drive(|mux| mux.receive(now(), buffer.filled_mut()));
+            let waiting = self.shared.drive(|mux| {
+                mux.receive(now(), buffer.filled_mut());
+                mux.waiting_bytes()
+            });
+            if let Some((brake, _)) = &mut self.brake {
+                brake.read(waiting);
+            }
             Poll::Ready(Ok(()))
         })
     }

@@ -4,6 +4,7 @@
 //! One task per tunnel reads and writes the socket; holders of streams only touch queues in memory, so none of them can stop it.
 //! At rest a tunnel holds the socket and a few hundred bytes. A tunnel ends with a reason, which all readers and writers get.
 
+mod brake;
 mod driver;
 mod metrics;
 mod shared;
@@ -61,7 +62,9 @@ where
     };
     let mux = Mux::new(&mux, tokio::time::Instant::now().into_std());
     let shared = Arc::new(Shared::new(mux, settings.metrics));
-    let driver = driver::Driver::new(Box::pin(io), shared.clone(), settings.early);
+    // A cloud's readers may be kubectls behind slow lines: they must not hold back other streams.
+    let brakes = settings.role == Role::Edge && !settings.features.has_credits();
+    let driver = driver::Driver::new(Box::pin(io), shared.clone(), settings.early, brakes);
     tasks.spawn_draining("tunnel", |stop| driver.run(stop));
     let requests = Requests { shared: shared.clone() };
     (Tunnel { shared }, requests)

@@ -56,14 +56,15 @@ const QUESTIONS: &[&[&str]] = &[
 
 /// Each question about a log is answered on an edge byte for byte as on a node with a kubelet: output, errors, exit code.
 fn oracle(context: &mut Context) -> Result<()> {
+    let ours = context.ours();
     let system = context.system()?;
     system.cluster.start_node(KUBELET)?;
-    let result = compare(system);
+    let result = compare(system, ours);
     system.cluster.stop_node(KUBELET)?;
     result
 }
 
-fn compare(system: &System) -> Result<()> {
+fn compare(system: &System, ours: bool) -> Result<()> {
     let mut namespaces = Vec::new();
     for (name, node) in [("logs-edge", system.edge.name()), ("logs-kubelet", KUBELET)] {
         let namespace = system.namespace(name)?;
@@ -88,6 +89,10 @@ fn compare(system: &System) -> Result<()> {
     }
     let mut different = Vec::new();
     for question in QUESTIONS {
+        if !ours && question.first() == Some(&"imageless") {
+            // A Go cloud passes on the text of an error as if it were the log.
+            continue;
+        }
         let mut answers = Vec::new();
         for namespace in &namespaces {
             let mut arguments = vec!["logs", "-n", namespace.as_str()];
@@ -255,11 +260,17 @@ fn cut(context: &mut Context) -> Result<()> {
     system.edge.set_link(true)?;
     gone?;
     ended?;
-    wait::until("exec works again", seconds(120), || {
-        Ok((run(&["true"])?.code() == Some(0)).then_some(()))
-    })?;
+    // A command that still went into the old tunnel of a Go cloud waits for ever: another one is tried.
+    wait::until("exec works again", seconds(120), || works_soon(system, &namespace))?;
     ensure!(shells()? == 0, "the shell came back");
     system.clean(&namespace)
+}
+
+/// Whether an exec ends well within 5 s.
+fn works_soon(system: &System, namespace: &str) -> Result<Option<()>> {
+    let mut command = Background::start(system, &["exec", "-n", namespace, "main", "--", "true"])?;
+    let ended = wait::quietly("exec ends", seconds(5), || command.0.try_wait().map_err(Into::into));
+    Ok(ended.is_ok_and(|status| status.success()).then_some(()))
 }
 
 /// Processes of this machine that are a shell with this script.
