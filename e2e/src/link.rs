@@ -14,8 +14,8 @@ use crate::tun;
 
 /// Packets under way in one direction; the rest is dropped, as a router does.
 const QUEUE: usize = 4096;
-/// How long a packet may wait for those before it on a slow line: 16 KB at 1 Mbit/s.
-const BACKLOG: Duration = Duration::from_millis(128);
+/// How long a packet may wait for those before it on a slow line: 32 KB at 1 Mbit/s.
+const BACKLOG: Duration = Duration::from_millis(256);
 /// Longest packet: the interface's MTU is 1500.
 const PACKET: usize = 2048;
 

@@ -3,7 +3,10 @@
 //! A large message goes out in pieces of [`PIECE`] bytes, each flushed before the next: tungstenite's write buffer never shrinks, so it
 //! must never grow; each piece that leaves shows that the other side still reads; and what is urgent waits for one piece at most. To a
 //! Go peer the pieces are fragments of one message, which it puts together, and only pings find their place between them; between
-//! our own programs (`lanes/1`) they are messages of their own, and urgent messages go between them.
+//! our own programs (`lanes/1`) they are messages of their own, and urgent messages go between them. How many may be under way is
+//! decided by [`pace`].
+
+mod pace;
 
 use std::io;
 use std::pin::Pin;
@@ -25,6 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 
 use super::{Farewell, Line, LineError, Received};
+use pace::Pace;
 
 /// Bytes of one frame.
 const PIECE: usize = 4096;
@@ -55,6 +59,10 @@ pub struct WebSocketLine<S> {
     /// What remains of the bulk message that is being written, and whether its first frame is out.
     outgoing: Option<(Bytes, bool)>,
     incoming: Pieces,
+    /// While bulk is under way.
+    pace: Option<Box<Pace>>,
+    /// A ping that follows the last bulk frame.
+    ping: Option<[u8; 4]>,
     stalled: Option<Instant>,
 }
 
@@ -66,6 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLine<S> {
             lanes,
             outgoing: None,
             incoming: Pieces::default(),
+            pace: None,
+            ping: None,
             stalled: None,
         }
     }
@@ -75,8 +85,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLine<S> {
         Pin::new(&mut self.socket).start_send(message).map_err(line_error)
     }
 
-    /// The next frame of the bulk lane, if there is any.
+    /// The next frame of the bulk lane, if there is any and it may go.
     fn bulk(&mut self, next: &mut dyn FnMut(Lane) -> Option<String>) -> Option<WsMessage> {
+        if let Some(ping) = self.ping.take() {
+            return Some(WsMessage::Ping(Bytes::copy_from_slice(&ping)));
+        }
+        if self.pace.as_ref().is_some_and(|pace| pace.blocked().is_some()) {
+            return None;
+        }
         let (mut rest, continued) = match self.outgoing.take() {
             Some(outgoing) => outgoing,
             None => (Bytes::from(next(Lane::Bulk)?), false),
@@ -91,6 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLine<S> {
         if !rest.is_empty() {
             self.outgoing = Some((rest, true));
         }
+        self.ping = self.pace.get_or_insert_default().sent(Instant::now(), frame.len());
         Some(frame)
     }
 }
@@ -142,7 +159,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
                 let words = frame.map(|frame| frame.reason.chars().filter(|c| !c.is_control()).take(200).collect());
                 Err(LineError::Closed(words.unwrap_or_default()))
             }
-            Some(Ok(WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_))) => Ok(Received::Sign),
+            Some(Ok(WsMessage::Pong(payload))) => {
+                let done = |pace: &mut Box<Pace>| pace.answered(Instant::now(), &payload);
+                if self.pace.as_mut().is_some_and(done) && self.outgoing.is_none() {
+                    // Most connections carry bulk rarely, and the next time the line may be another.
+                    self.pace = None;
+                }
+                Ok(Received::Sign)
+            }
+            Some(Ok(WsMessage::Ping(_) | WsMessage::Frame(_))) => Ok(Received::Sign),
             Some(Err(error)) => Err(line_error(error)),
             None => Err(LineError::Closed(String::new())),
         })
@@ -156,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
     }
 
     fn stalled(&self) -> Option<Instant> {
-        self.stalled
+        self.stalled.or_else(|| self.pace.as_ref()?.blocked())
     }
 
     fn heard(&self) -> u64 {
