@@ -10,12 +10,14 @@ use super::streams::{Said, kubectl};
 use super::usage::configure;
 use super::{Entry, IDLE, bare};
 use crate::api;
+use crate::process::cpu_seconds;
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[
     ("channels_oracle", false, oracle),
     ("channels_follow", false, follow),
+    ("channels_killed", false, killed),
     ("channels_cut", false, cut),
 ];
 
@@ -210,6 +212,44 @@ fn follow_all(system: &mut System) -> Result<()> {
         let said = kubectl(system, &["logs", "-n", &namespace, "idle"], b"")?;
         Ok((said.text() == "ready\n").then_some(()))
     })?;
+    system.clean(&namespace)
+}
+
+/// kubectl is killed in the midst of an exec: its shell goes at once, and the edge is at rest, whatever the cloud says of the stream that
+/// is over (a Go cloud says it thousands of times).
+fn killed(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("killed")?;
+    system
+        .cluster
+        .apply(&namespace, &bare("main", system.edge.name(), "", IDLE))?;
+    system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
+    let marker = format!("cat; : {namespace}");
+    for _ in 0..3 {
+        let shell = Background::start(
+            system,
+            &["exec", "-i", "-n", &namespace, "main", "--", "sh", "-c", &marker],
+        )?;
+        wait::until("the shell runs", seconds(60), || {
+            Ok((shells_with(&marker)? == 1).then_some(()))
+        })?;
+        drop(shell);
+        wait::until("the shell is gone", seconds(30), || {
+            Ok((shells_with(&marker)? == 0).then_some(()))
+        })?;
+    }
+    let pid = system.edge.edgecore()?.pid();
+    wait::until("the edge is at rest", seconds(30), || {
+        let before = cpu_seconds(pid)?;
+        wait::pause(seconds(1));
+        let used = cpu_seconds(pid)? - before;
+        println!("    edgecore used {used:.2} s of a second");
+        Ok((used < 0.1).then_some(()))
+    })?;
+    wait::until("exec works still", seconds(60), || works_soon(system, &namespace))?;
     system.clean(&namespace)
 }
 
