@@ -373,8 +373,10 @@ fn turn_over(system: &mut System) -> Result<()> {
         Ok((seen.len() > 6).then_some(()))
     })?;
     system.clean(&namespace)?;
-    ensure!(!folder.exists(), "{} is left", folder.display());
-    Ok(())
+    // A kubelet looks for them once a minute.
+    wait::until("the pod's logs are gone", seconds(120), || {
+        Ok((!folder.exists()).then_some(()))
+    })
 }
 
 /// Restarts edgecore with these keys of the kubelet's.
