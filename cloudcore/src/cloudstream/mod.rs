@@ -192,6 +192,11 @@ impl CloudStream {
         streamserver::serve(&self.shared, io, (peer, Way::Egress), destination).await;
     }
 
+    /// The port of the stream server.
+    fn port(&self) -> u16 {
+        self.shared.settings.stream_port
+    }
+
     fn trials(&self) -> Arc<Trials> {
         self.shared.trials.clone()
     }

@@ -76,11 +76,16 @@ impl Kube {
         self.object(Method::GET, path, None, Vec::new()).await
     }
 
-    /// What a node's kubelet answers to a GET, by way of the API server. `path` is without the first slash.
+    /// What a node's kubelet answers to a GET, by way of the API server. `path` is without the first slash. Asked once: the client
+    /// repeats other requests by itself after 503, which is an answer here.
     pub async fn node_proxy(&self, node: &NodeName, path: &str) -> Result<Bytes, ApiError> {
         let path = NODES.object_path(&Namespace::cluster(), node.as_str(), "proxy")? + "/" + path;
         let request = request(&Method::GET, &path, "*/*", None, Vec::new())?;
-        self.send("GET", &path, request).await
+        let once = Self {
+            client: self.once.clone(),
+            ..self.clone()
+        };
+        once.send("GET", &path, request).await
     }
 
     /// One page of a list, all namespaces unless one is given; `query` is already encoded.
@@ -100,27 +105,6 @@ impl Kube {
         let request = request(&Method::GET, &path, accept, None, Vec::new())?;
         let body = self.send("GET", &path, request).await?;
         Page::parse(&body).map_err(|source| ApiError::Malformed { path, source })
-    }
-
-    /// Whether a path can be read, such as one that the API server passes on to a kubelet; the query is already encoded. Asked once:
-    /// the client repeats other requests by itself after 503, which is an answer here.
-    pub async fn read(&self, path: &str, within: Duration) -> Result<(), ApiError> {
-        let request = request(&Method::GET, path, "*/*", None, Vec::new())?;
-        let once = Self {
-            client: self.once.clone(),
-            ..self.clone()
-        };
-        let answer = tokio::time::timeout(within, once.respond("GET", path, request)).await;
-        answer.map_or_else(
-            |_| {
-                Err(ApiError::Late {
-                    verb: "GET",
-                    path: path.to_owned(),
-                    limit: within,
-                })
-            },
-            |response| response.map(drop),
-        )
     }
 
     /// Creates an object; `name` and `sub` are given for subresources only.

@@ -8,7 +8,6 @@
 mod verdict;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Backoff, Tasks};
@@ -21,9 +20,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::CloudStream;
+use super::diagnosis::diagnose;
 use super::iptablesmanager::Redirects;
 use crate::kubernetes::Kube;
-use verdict::{Outcome, Verdict, judge};
+use verdict::{NONE, Verdict};
 
 /// By which way a request came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,40 +78,45 @@ pub fn start(
         let mut backoff = Backoff::new(FIRST, SOON);
         loop {
             let node = streams.some_node().await;
-            let outcome = try_once(&kube, &trials, &node).await;
-            let state = redirects.as_ref().map(|redirects| redirects.borrow().clone());
-            let verdict = judge(outcome, state.as_ref());
-            // A node that has just come may not have its port in the API yet, and rules may be under way.
-            let early = verdict.is_broken() && backoff.failures() < EARLY;
-            if !early && known.as_ref() != Some(&verdict) {
+            let verdict = match try_once(&kube, &trials, &node).await {
+                Some(verdict) => Some(verdict),
+                // A node that has just come may not have its port in the API yet, and rules may be under way.
+                None if backoff.failures() < EARLY => None,
+                None => {
+                    let report = diagnose(&kube, &node, streams.port()).await;
+                    let state = redirects.as_ref().map(|redirects| redirects.borrow().clone());
+                    Verdict::of_walk(&report, state.as_ref())
+                }
+            };
+            let works = verdict.as_ref().is_some_and(|verdict| verdict.name() != NONE);
+            if let Some(verdict) = verdict
+                && known.as_ref() != Some(&verdict)
+            {
                 tell(&node, &verdict);
                 for name in verdict::NAMES {
                     metric
                         .get_or_create(&[("way", name)])
                         .set(i64::from(name == verdict.name()));
                 }
-                known = Some(verdict.clone());
+                known = Some(verdict);
             }
-            let pause = if verdict.is_broken() {
-                backoff.next_delay()
-            } else {
+            let pause = if works {
                 backoff.reset();
                 SELDOM
+            } else {
+                backoff.next_delay()
             };
             tokio::time::sleep(pause).await;
         }
     });
 }
 
-async fn try_once(kube: &Kube, trials: &Arc<Trials>, node: &NodeName) -> Outcome {
+/// One trial; nothing when it failed in a way that has to be looked into.
+async fn try_once(kube: &Kube, trials: &Trials, node: &NodeName) -> Option<Verdict> {
     let mark = uuid::Uuid::new_v4().simple().to_string();
     trials.begin(&mark);
-    let path = format!("/api/v1/nodes/{node}/proxy/healthz?{MARK}{mark}");
-    let answer = kube.read(&path, WITHIN).await;
-    Outcome {
-        answer,
-        seen: trials.end(&mark),
-    }
+    let answer = kube.node_proxy(node, &format!("healthz?{MARK}{mark}")).await;
+    Verdict::of(&answer, trials.end(&mark))
 }
 
 fn tell(node: &NodeName, verdict: &Verdict) {
@@ -122,21 +127,18 @@ fn tell(node: &NodeName, verdict: &Verdict) {
         Verdict::Works(Way::Egress) => {
             info!(%node, "kubectl logs and exec work: the API server reaches edges by the egress endpoint");
         }
-        Verdict::Elsewhere => info!(
-            %node,
-            "the API server reaches the edge by another cloudcore, or directly"
-        ),
+        Verdict::Elsewhere => info!(%node, "the API server reaches the edge by another cloudcore, or directly"),
         Verdict::Untested => {
-            info!("whether kubectl logs and exec work is not tested: cloudcore's account may not get nodes/proxy")
+            info!("whether kubectl logs and exec work is not tested: cloudcore's account may not get nodes/proxy");
         }
-        Verdict::Broken { hop, todo, said } => warn!(%node, hop, said, "kubectl logs and exec do not work: {todo}"),
+        Verdict::Broken { hop, text, todo } => {
+            warn!(%node, %hop, seen = text, todo, "kubectl logs and exec do not work");
+        }
     }
 }
 
 /// In the query of a trial, before its mark.
 const MARK: &str = "cloudcore-way-in=";
-/// How long a trial may take: longer than the API server tries to connect.
-const WITHIN: Duration = Duration::from_secs(35);
 /// The first pauses, while it does not work; these trials are not spoken of.
 const FIRST: Duration = Duration::from_secs(1);
 const EARLY: u32 = 4;

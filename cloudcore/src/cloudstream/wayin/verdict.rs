@@ -1,19 +1,9 @@
 //! What a trial means. No I/O.
 
-use common::chain;
-
 use super::Way;
+use crate::cloudstream::diagnosis::{Hop, Report};
 use crate::cloudstream::iptablesmanager::Redirects;
 use crate::kubernetes::ApiError;
-
-/// What became of a trial.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// The API server's answer, which is the kubelet's when all is well.
-    pub(super) answer: Result<(), ApiError>,
-    /// How the request came to this stream server, if it did.
-    pub(super) seen: Option<Way>,
-}
 
 /// What it tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,16 +15,18 @@ pub(super) enum Verdict {
     Untested,
     Broken {
         /// The first hop that failed.
-        hop: &'static str,
-        /// What the operator can do.
+        hop: Hop,
+        /// What was seen there.
+        text: String,
+        /// What the operator can do, where that depends on this host.
         todo: &'static str,
-        /// Who said what.
-        said: String,
     },
 }
 
+/// The name of what is broken.
+pub(super) const NONE: &str = "none";
 /// The values of the metric's label.
-pub(super) const NAMES: [&str; 5] = ["redirect", "egress", "elsewhere", "untested", "none"];
+pub(super) const NAMES: [&str; 5] = ["redirect", "egress", "elsewhere", "untested", NONE];
 
 impl Verdict {
     pub(super) const fn name(&self) -> &'static str {
@@ -43,51 +35,34 @@ impl Verdict {
             Self::Works(Way::Egress) => "egress",
             Self::Elsewhere => "elsewhere",
             Self::Untested => "untested",
-            Self::Broken { .. } => "none",
+            Self::Broken { .. } => NONE,
         }
     }
 
-    pub(super) const fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken { .. })
-    }
-}
-
-/// Judges a trial, knowing the state of the redirect rules of this host if cloudcore keeps them.
-pub(super) fn judge(outcome: Outcome, redirects: Option<&Redirects>) -> Verdict {
-    let Outcome { answer, seen } = outcome;
-    let error = match (answer, seen) {
-        (Ok(()), Some(way)) => return Verdict::Works(way),
-        (Ok(()), None) => return Verdict::Elsewhere,
-        (Err(error), _) => error,
-    };
-    let code = error.status().map_or(0, |status| status.code);
-    let said = chain(&error);
-    let lower = said.to_lowercase();
-    let (hop, todo) = if seen.is_some() {
-        match code {
-            401 | 403 => (
-                "stream server",
-                "the API server's client certificate for kubelets must be of its client-ca-file and have rights on nodes/proxy \
-                 (--kubelet-client-certificate)",
-            ),
-            _ => (
-                "edge",
-                "the request came to cloudcore, the edge did not answer it: look at the log of its edgecore",
-            ),
+    /// Of an answer that says that it works, or that cloudcore may not ask; `None` when the way has to be walked. `seen` is how
+    /// the request came to this stream server, if it did.
+    pub(super) fn of<T>(answer: &Result<T, ApiError>, seen: Option<Way>) -> Option<Self> {
+        match (answer, seen) {
+            (Ok(_), Some(way)) => Some(Self::Works(way)),
+            (Ok(_), None) => Some(Self::Elsewhere),
+            (Err(error), None) if error.status().is_some_and(|status| status.code == 403) => Some(Self::Untested),
+            (Err(_), _) => None,
         }
-    } else if code == 403 {
-        return Verdict::Untested;
-    } else if code == 0 || code == 429 {
-        ("API server", "the API server does not answer cloudcore itself")
-    } else if lower.contains("x509") || lower.contains("certificate") {
-        (
-            "stream certificate",
-            "the API server verifies kubelets: set modules.cloudStream.streamCertSigner to kubelet-serving",
-        )
-    } else {
-        ("redirect", missing_way(redirects))
-    };
-    Verdict::Broken { hop, todo, said }
+    }
+
+    /// Of a walk; `None` when it found nothing broken. `redirects` is the state of this host's rules if cloudcore keeps them.
+    pub(super) fn of_walk(report: &Report, redirects: Option<&Redirects>) -> Option<Self> {
+        let broken = report.broken()?;
+        Some(Self::Broken {
+            hop: broken.hop,
+            text: broken.text.clone(),
+            todo: if broken.hop == Hop::Redirect {
+                missing_way(redirects)
+            } else {
+                ""
+            },
+        })
+    }
 }
 
 /// What helps when a request did not come to cloudcore at all.
@@ -114,60 +89,61 @@ mod tests {
     use proto::Status;
 
     use super::*;
+    use crate::cloudstream::diagnosis::Finding;
 
-    fn refused(code: u16, text: &str) -> Result<(), ApiError> {
+    fn refused(code: u16) -> Result<(), ApiError> {
         Err(ApiError::Refused {
             verb: "GET",
             path: "/api/v1/nodes/edge-1/proxy/healthz".to_owned(),
-            status: Status::failure(code, "Reason", text).into(),
+            status: Status::failure(code, "Reason", "text").into(),
         })
     }
 
-    fn hop(answer: Result<(), ApiError>, seen: Option<Way>, redirects: Option<&Redirects>) -> &'static str {
-        match judge(Outcome { answer, seen }, redirects) {
-            Verdict::Broken { hop, .. } => hop,
-            other => other.name(),
-        }
-    }
-
     #[test]
-    fn each_hop_is_told_from_the_next() {
-        let refusal = "error trying to reach service: dial tcp 10.0.0.2:10351: connect: connection refused";
-        let certificate = "error trying to reach service: tls: failed to verify certificate: x509: certificate signed by unknown authority";
-        let forbidden = "nodes \"edge-1\" is forbidden: User \"cloudcore\" cannot get resource \"nodes/proxy\"";
-        assert_eq!(hop(Ok(()), Some(Way::Port), None), "redirect");
-        assert_eq!(hop(Ok(()), Some(Way::Egress), None), "egress");
-        assert_eq!(hop(Ok(()), None, None), "elsewhere");
-        assert_eq!(hop(refused(403, forbidden), None, None), "untested");
+    fn answers_tell_the_way_or_nothing() {
+        let name = |answer, seen| Verdict::of(&answer, seen).map(|verdict| verdict.name());
+        assert_eq!(name(Ok(()), Some(Way::Port)), Some("redirect"));
+        assert_eq!(name(Ok(()), Some(Way::Egress)), Some("egress"));
+        assert_eq!(name(Ok(()), None), Some("elsewhere"));
+        assert_eq!(name(refused(403), None), Some("untested"));
         assert_eq!(
-            hop(refused(503, refusal), None, Some(&Redirects::Kept { rules: 1 })),
-            "redirect"
+            name(refused(403), Some(Way::Port)),
+            None,
+            "the stream server's own refusal"
         );
-        assert_eq!(hop(refused(503, certificate), None, None), "stream certificate");
-        assert_eq!(hop(refused(403, "Forbidden"), Some(Way::Port), None), "stream server");
-        assert_eq!(
-            hop(
-                refused(503, "edge node edge-1: the tunnel has ended"),
-                Some(Way::Port),
-                None
-            ),
-            "edge"
-        );
+        assert_eq!(name(refused(503), None), None);
     }
 
     #[test]
     fn advice_fits_who_keeps_the_rules() {
+        let report = |hop| Report {
+            node: "edge-1".into(),
+            findings: vec![Finding {
+                hop,
+                good: false,
+                text: "seen".to_owned(),
+            }],
+        };
+        let why = "no".to_owned();
         let states = [
             Some(Redirects::Kept { rules: 1 }),
-            Some(Redirects::Unable { why: "no".to_owned() }),
+            Some(Redirects::Unable { why }),
             None,
         ];
-        let advice: std::collections::BTreeSet<_> = states.iter().map(|state| missing_way(state.as_ref())).collect();
+        let advice: std::collections::BTreeSet<_> = states
+            .iter()
+            .filter_map(|state| match Verdict::of_walk(&report(Hop::Redirect), state.as_ref()) {
+                Some(Verdict::Broken { todo, .. }) => Some(todo),
+                _ => None,
+            })
+            .collect();
         assert_eq!(advice.len(), 3);
         assert!(
             advice
                 .iter()
                 .all(|text| text.contains("04-iptables-manager.yaml") && text.contains("egress"))
         );
+        let tunnel = Verdict::of_walk(&report(Hop::Tunnel), None);
+        assert!(matches!(tunnel, Some(Verdict::Broken { todo: "", .. })), "{tunnel:?}");
     }
 }
