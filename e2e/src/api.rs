@@ -70,6 +70,27 @@ impl Api {
         self.request("DELETE", path, "", Vec::new()).map(drop)
     }
 
+    /// Begins an exec or attach as a WebSocket, and leaves it after `hold` without a word.
+    pub fn abort_upgrade(&self, path: &str, hold: std::time::Duration) -> Result<()> {
+        let request = http::Request::get(path)
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", "v4.channel.k8s.io")
+            .body(kube::client::Body::empty())?;
+        self.runtime.block_on(async {
+            let time = std::time::Duration::from_secs(40);
+            let answer = tokio::time::timeout(time, self.client.send(request))
+                .await
+                .with_context(|| format!("{path}: no answer in 40 s"))??;
+            anyhow::ensure!(answer.status().as_u16() == 101, "{path}: {}", answer.status());
+            tokio::time::sleep(hold).await;
+            drop(answer);
+            Ok(())
+        })
+    }
+
     fn request(&self, method: &str, path: &str, content: &str, body: Vec<u8>) -> Result<Option<Value>> {
         let mut request = http::Request::builder().method(method).uri(path);
         if !content.is_empty() {

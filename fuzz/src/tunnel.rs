@@ -126,7 +126,7 @@ pub fn operations(data: &[u8]) {
             (4, _) => peer.message(&mut wire, id, Kind::LogsConnect, &[argument]),
             (5, _) => peer.control().ping(&mut wire, &[argument; 4]),
             (6, _) => wire.extend([operation, argument]),
-            (7, _) => keys.extend(mux.open(now, &connect).ok()),
+            (7, _) if role == Role::Cloud => keys.extend(mux.open(now, &connect).ok()),
             (8, Some(key)) => {
                 if let Some(count) = mux.write(key, &vec![argument; size]) {
                     assert!(count <= size);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use proto::Features;
 use proto::tunnel::{Connect, Mux, MuxSettings, RefusedOpen, Role};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 pub use self::metrics::TunnelMetrics;
 use self::shared::Shared;
@@ -68,6 +69,13 @@ where
     tasks.spawn_draining("tunnel", |stop| driver.run(stop));
     let requests = Requests { shared: shared.clone() };
     (Tunnel { shared }, requests)
+}
+
+/// Sets a socket so that keystrokes leave at once and signs of life do not wait in the kernel behind megabytes of a dump. One without
+/// these options works as well.
+pub fn tune(socket: &TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT);
 }
 
 impl Tunnel {
@@ -138,3 +146,6 @@ impl fmt::Debug for Requests {
         f.debug_struct("Requests").finish_non_exhaustive()
     }
 }
+
+/// Bytes that the kernel holds beyond those under way: half a second at 1 Mbit/s.
+const UNSENT: u32 = 64 * 1024;

@@ -87,3 +87,9 @@ async fn the_end_of_a_tunnel_reaches_everybody_with_its_reason() {
     assert!(cloud.open(connect(2)).await.is_err());
     assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
 }
+
+#[test]
+fn a_tunnel_at_rest_is_small() {
+    let bytes = size_of::<super::shared::Shared>() + size_of::<super::driver::Driver>();
+    assert!(bytes <= 1200, "{bytes}");
+}

@@ -16,6 +16,7 @@ mod pods;
 mod reach;
 mod redirect;
 mod replicas;
+mod stream_ends;
 mod streams;
 mod swap;
 mod transport;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         replicas::LIST,
         channels::LIST,
         diagnosis::LIST,
+        stream_ends::LIST,
         manifests::LIST,
         usage::LIST,
         events::LIST,

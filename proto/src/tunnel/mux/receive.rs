@@ -163,9 +163,12 @@ impl Mux {
         if failure == Failure::Cap {
             self.counts.capped += 1;
         }
-        let id = self.streams[key].id;
+        let (id, known) = (self.streams[key].id, self.streams[key].connect.is_none());
         self.unlink(key, State::Failed(failure));
-        self.remove_later(id);
+        // The peer spoke on a stream before it was opened: there is nothing to end.
+        if known {
+            self.remove_later(id);
+        }
     }
 
     fn remove_later(&mut self, id: u64) {

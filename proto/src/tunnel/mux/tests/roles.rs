@@ -268,3 +268,15 @@ fn ids_are_not_used_twice_at_a_time() {
     cloud.sent();
     assert!(cloud.mux.is_empty());
 }
+
+#[test]
+fn a_peer_that_speaks_on_a_stream_before_it_is_opened_ends_it_without_a_word() {
+    let mut cloud = Bench::new(Role::Cloud, true);
+    let key = cloud.mux.open(cloud.now, &connect(1)).unwrap();
+    cloud.say(1, Kind::Data, &[0; 100_000]);
+    assert!(matches!(cloud.mux.read(key), Read::Failed(_)));
+    let key = cloud.mux.open(cloud.now, &connect(2)).unwrap();
+    cloud.say(2, Kind::RemoveConnect, &[]);
+    assert_eq!(cloud.sent(), []);
+    assert_eq!(cloud.mux.read(key), Read::End);
+}

@@ -1,0 +1,286 @@
+//! How streams end: clients that leave without a word, and a link that is cut under them. Nothing may be left behind.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+
+use super::{Entry, bare};
+use crate::api;
+use crate::process::resident_mb;
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("stream_ends_aborted_execs", false, aborted_execs),
+    ("stream_ends_link_cut", false, link_cut),
+];
+
+/// Clients at a time: an API server does not let more of one user wait.
+const CLIENTS: u32 = 8;
+
+/// Execs whose clients are gone after a moment: memory, files and streams of both cores are then where they were.
+fn aborted_execs(context: &mut Context) -> Result<()> {
+    let count = if context.long { 10_000 } else { 1000 };
+    let system = context.system()?;
+    let namespace = pod(system, "aborts")?;
+    let path = format!("/api/v1/namespaces/{namespace}/pods/main/exec?command=cat&stdin=true&stdout=true&stderr=true");
+    wait::until("exec works", seconds(60), || {
+        Ok(system.api().abort_upgrade(&path, Duration::ZERO).ok())
+    })?;
+    // What a process keeps after the first rush (pools, threads) is no leak.
+    abort(system, &path, count / 10)?;
+    let cores = [system.cloud.cloudcore()?.pid(), system.edge.edgecore()?.pid()];
+    settled(system, cores[1], None)?;
+    let before = [Usage::of(cores[0])?, Usage::of(cores[1])?];
+    let start = Instant::now();
+    abort(system, &path, count)?;
+    println!("    {count} execs aborted: {:.1} s", start.elapsed().as_secs_f64());
+    for ((name, pid), before) in ["cloudcore", "edgecore"].into_iter().zip(cores).zip(&before) {
+        let now = wait::until(&format!("{name} as before"), seconds(120), || {
+            let now = Usage::of(pid)?;
+            ensure!(now.is_about(before), "{now:?}, before {before:?}");
+            Ok(Some(now))
+        })?;
+        println!("    {name}: {before:?} -> {now:?}");
+    }
+    settled(system, cores[1], Some("after"))?;
+    system.clean(&namespace)
+}
+
+/// A cut under `logs -f` and `exec`: both end with an error, what they started on the edge ends too, and it all works again.
+fn link_cut(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = pod(system, "cut")?;
+    wait::until("exec works", seconds(60), || {
+        let said = system
+            .cluster
+            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
+        Ok((said == "ok\n").then_some(()))
+    })?;
+    let edgecore = system.edge.edgecore()?.pid();
+    let before = Usage::of(edgecore)?;
+    let mut logs = Running::start(system, &["logs", "-f", "-n", &namespace, "main"])?;
+    let mut exec = Running::start(
+        system,
+        &[
+            "exec",
+            "-i",
+            "-n",
+            &namespace,
+            "main",
+            "--",
+            "sh",
+            "-c",
+            "echo begun; exec cat /dev/stdin",
+        ],
+    )?;
+    ensure!(logs.line()?.starts_with("tick"), "logs -f");
+    ensure!(exec.line()? == "begun\n", "exec");
+    ensure!(shells(system, &namespace)? == 1, "the command runs");
+
+    system.edge.set_link(false)?;
+    let cut = Instant::now();
+    let ours = has_metrics(system);
+    // 20 s of silence, then the API server and kubectl have to notice. A Go cloud looks at its streams only when a client speaks.
+    let outcome = [("logs -f", &mut logs), ("exec", &mut exec)]
+        .into_iter()
+        .try_for_each(|(name, running)| ended_with_error(name, running, ours));
+    let local = wait::until("the command on the edge is gone", seconds(120), || {
+        Ok((!ours || shells(system, &namespace)? == 0).then_some(()))
+    });
+    println!(
+        "    noticed everywhere: {:.1} s after the cut",
+        cut.elapsed().as_secs_f64()
+    );
+    system.edge.set_link(true)?;
+    outcome?;
+    local?;
+    drop((logs, exec));
+    system.node_ready(seconds(120))?;
+    wait::until("exec works again", seconds(120), || {
+        let said = system
+            .cluster
+            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
+        Ok((said == "ok\n").then_some(()))
+    })?;
+    ensure!(system.edge.edgecore()?.pid() == edgecore, "edgecore was started anew");
+    wait::until("edgecore's files as before", seconds(60), || {
+        let now = Usage::of(edgecore)?;
+        ensure!(now.files <= before.files + SLACK, "{now:?}, before {before:?}");
+        Ok(Some(()))
+    })?;
+    system.clean(&namespace)
+}
+
+/// What a process has in hand.
+#[derive(Debug)]
+struct Usage {
+    files: usize,
+    threads: usize,
+    megabytes: f64,
+}
+
+impl Usage {
+    fn of(pid: Pid) -> Result<Self> {
+        let entries =
+            |name: &str| Ok::<usize, std::io::Error>(std::fs::read_dir(format!("/proc/{pid}/{name}"))?.count());
+        Ok(Self {
+            files: entries("fd")?,
+            threads: entries("task")?,
+            megabytes: resident_mb(pid)?,
+        })
+    }
+
+    fn is_about(&self, before: &Self) -> bool {
+        self.files <= before.files + SLACK
+            && self.threads <= before.threads + SLACK
+            && self.megabytes <= before.megabytes + 4.0
+    }
+}
+
+/// Connections to the API server and files of a relist come and go.
+const SLACK: usize = 6;
+
+fn pod(system: &System, name: &str) -> Result<String> {
+    let namespace = system.namespace(name)?;
+    let manifest = bare("main", system.edge.name(), "", TICKER);
+    system.cluster.apply(&namespace, &manifest)?;
+    system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    Ok(namespace)
+}
+
+/// Says something every second.
+const TICKER: &str =
+    r#"    command: [sh, -c, "trap 'exit 0' TERM; while true; do echo tick; sleep 1 & wait $!; done"]"#;
+
+fn abort(system: &System, path: &str, count: u32) -> Result<()> {
+    let left = AtomicU32::new(count);
+    let take = || {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            .ok()
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let api = system.api().clone();
+                scope.spawn(move || {
+                    while let Some(number) = take() {
+                        // Before the command has begun, and after.
+                        let hold = Duration::from_millis(u64::from((number + client) % 4) * 15);
+                        api.abort_upgrade(path, hold)?;
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        clients.into_iter().try_for_each(|client| {
+            client
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked")))
+        })
+    })
+}
+
+/// The tunnel's own count of streams, where there is one.
+fn streams(system: &System) -> Result<Option<String>> {
+    let text = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
+    Ok(text
+        .lines()
+        .find_map(|line| line.strip_prefix("kubeedge_tunnel_streams "))
+        .map(ToOwned::to_owned))
+}
+
+fn has_metrics(system: &System) -> bool {
+    streams(system).ok().flatten().is_some()
+}
+
+/// Waits until no stream is open on the edge and its files have come to rest.
+fn settled(system: &System, edgecore: Pid, say: Option<&str>) -> Result<()> {
+    wait::until("no stream is open", seconds(60), || {
+        let open = streams(system)?;
+        ensure!(
+            open.as_deref().is_none_or(|open| open == "0"),
+            "{open:?} streams {}",
+            say.unwrap_or("before")
+        );
+        Ok(Some(()))
+    })?;
+    let mut last = Usage::of(edgecore)?.files;
+    wait::quietly("files at rest", seconds(60), || {
+        wait::pause(seconds(1));
+        let now = Usage::of(edgecore)?.files;
+        Ok((std::mem::replace(&mut last, now) == now).then_some(()))
+    })
+}
+
+/// How many commands of `exec` run in the pod, as its host sees it.
+fn shells(system: &System, namespace: &str) -> Result<usize> {
+    let container = system.edge.container(namespace, "main", "main")?;
+    Ok(system
+        .edge
+        .exec(&container, &["ps"])?
+        .lines()
+        .filter(|line| line.ends_with("cat /dev/stdin"))
+        .count())
+}
+
+/// A kubectl that runs until something ends it.
+struct Running {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(system: &System, arguments: &[&str]) -> Result<Self> {
+        let mut command = system.cluster.kubectl_command();
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let output = BufReader::new(child.stdout.take().context("stdout")?);
+        Ok(Self { child, output })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ended_with_error(name: &str, running: &mut Running, ours: bool) -> Result<()> {
+    if !ours {
+        return Ok(());
+    }
+    let status = wait::until(&format!("{name} ends"), seconds(120), || {
+        Ok(running.child.try_wait()?)
+    })?;
+    let mut said = String::new();
+    running
+        .child
+        .stderr
+        .take()
+        .context("stderr")?
+        .read_to_string(&mut said)?;
+    ensure!(
+        !status.success() && !said.trim().is_empty(),
+        "{name}: {status} {said:?}"
+    );
+    println!("    {name}: {status}: {}", said.trim());
+    Ok(())
+}
