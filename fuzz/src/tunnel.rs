@@ -108,7 +108,10 @@ pub fn operations(data: &[u8]) {
     let mut operations = data.iter().copied();
     while let Some(operation) = operations.next() {
         let argument = operations.next().unwrap_or_default();
-        let (id, size) = (u64::from(argument % 8), usize::from(argument) * 700);
+        let (id, size) = (
+            u64::from(argument % 8),
+            usize::from(argument) * if argument < 240 { 8 } else { 700 },
+        );
         let key = keys.get(usize::from(argument) % keys.len().max(1)).copied();
         let connect = Connect {
             id,

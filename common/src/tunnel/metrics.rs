@@ -24,9 +24,9 @@ pub struct TunnelMetrics {
 }
 
 impl TunnelMetrics {
-    /// Shows them under `kubeedge_tunnel_`.
+    /// Shows them under `tunnel_`.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("kubeedge_tunnel");
+        let registry = registry.sub_registry_with_prefix("tunnel");
         registry.register("tunnels", "Tunnels that are up", self.tunnels.clone());
         registry.register("streams", "Streams that are open", self.streams.clone());
         let counters = [

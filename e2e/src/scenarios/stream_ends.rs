@@ -27,7 +27,8 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
     let count = if context.long { 10_000 } else { 1000 };
     let system = context.system()?;
     let namespace = pod(system, "aborts")?;
-    let path = format!("/api/v1/namespaces/{namespace}/pods/main/exec?command=cat&stdin=true&stdout=true&stderr=true");
+    let path =
+        format!("/api/v1/namespaces/{namespace}/pods/main/exec?command=sleep&command=0.1&stdout=true&stderr=true");
     wait::until("exec works", seconds(60), || {
         Ok(system.api().abort_upgrade(&path, Duration::ZERO).ok())
     })?;
@@ -192,7 +193,7 @@ fn streams(system: &System) -> Result<Option<String>> {
     let text = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
     Ok(text
         .lines()
-        .find_map(|line| line.strip_prefix("kubeedge_tunnel_streams "))
+        .find_map(|line| line.strip_prefix("edgecore_tunnel_streams "))
         .map(ToOwned::to_owned))
 }
 

@@ -64,8 +64,7 @@ pub(super) async fn dial(settings: &Settings, identity: Usable) -> Result<Connec
     let limit = CONNECT.min(settings.handshake_timeout);
     let stream = timeout(limit, TcpStream::connect((host, port))).await.map_err(late)?;
     let stream = stream.map_err(|error| DialError::Unreachable(server.clone(), error))?;
-    // Keystrokes and echoes are small.
-    let _ = stream.set_nodelay(true);
+    common::tunnel::tune(&stream);
     let address = settings.address.clone();
     // It may ask a name server.
     let address = tokio::task::spawn_blocking(move || address.now().ok())

@@ -105,8 +105,7 @@ async fn connect(
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) {
-    // Keystrokes are sent one by one. A socket without the option works as well.
-    let _ = stream.set_nodelay(true);
+    tunnel::tune(&stream);
     let visitor = timeout(HANDSHAKE, async {
         let tls = match acceptor.accept(stream).await {
             Ok(tls) => tls,
