@@ -1,6 +1,7 @@
 //! Port 10003: what a kubelet serves on 10250, for all edges (spec 04 §7). HTTP/1.1 over TLS, one request to a connection.
 
 mod choose;
+mod chunks;
 mod compat;
 mod head;
 mod refusal;

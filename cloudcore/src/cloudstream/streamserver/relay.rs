@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use proto::NodeName;
+use proto::tunnel::ConnectKind;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::chunks::Chunks;
 use super::refusal::Refusal;
 use super::refuse;
 use super::route::Route;
@@ -21,6 +23,8 @@ pub(in crate::cloudstream) struct Opening {
     pub(super) early: Vec<u8>,
     /// How long the first byte may take.
     pub(super) patience: Option<Duration>,
+    /// It is a log: when it breaks, its last line says so.
+    logs: bool,
 }
 
 impl Opening {
@@ -29,6 +33,7 @@ impl Opening {
             node: node.clone(),
             early,
             patience: route.patience,
+            logs: route.go_kind == ConnectKind::Logs,
         }
     }
 }
@@ -61,14 +66,23 @@ where
     let early = std::mem::take(&mut opening.early);
     let up = async {
         let sent = send(&mut edge_write, early).await;
-        if sent.is_err() || matches!(copy(&mut client_read, &mut edge_write).await, Err(Broken::Writing(_))) {
+        if sent.is_err()
+            || matches!(
+                copy(&mut client_read, &mut edge_write, None).await,
+                Err(Broken::Writing(_))
+            )
+        {
             // The edge takes no more, but what it has said already goes out as long as the client stays.
             discard(&mut client_read).await;
         }
     };
+    let mut chunks = opening.logs.then(Chunks::new);
     let down = async {
+        if let Some(chunks) = &mut chunks {
+            chunks.follow(&answer);
+        }
         send(&mut client_write, answer).await.map_err(Broken::Writing)?;
-        copy(&mut edge_read, &mut client_write).await
+        copy(&mut edge_read, &mut client_write, chunks.as_mut()).await
     };
     let ended = tokio::select! {
         // What the edge has sent goes out before the client's end is looked at.
@@ -81,7 +95,17 @@ where
             // The client may be gone already.
             let _ = client_write.shutdown().await;
         }
-        Err(Broken::Reading(error)) => debug!(node = %opening.node, %error, "a stream of an edge broke"),
+        Err(Broken::Reading(error)) => {
+            debug!(node = %opening.node, %error, "a stream of an edge broke");
+            let text = format!(
+                "error: the log breaks off here: edge node {} lost its connection: {error}\n",
+                opening.node
+            );
+            if let Some(line) = chunks.and_then(|chunks| chunks.last_line(&text)) {
+                // The client may be gone already.
+                let _ = send(&mut client_write, line.into_bytes()).await;
+            }
+        }
         Err(Broken::Writing(error)) => debug!(node = %opening.node, %error, "a client left"),
     }
 }
@@ -147,8 +171,8 @@ impl Opening {
     }
 }
 
-/// Copies until the end; the buffer becomes large only where there is much to copy.
-async fn copy<R, W>(from: &mut R, to: &mut W) -> Result<(), Broken>
+/// Copies until the end, and has `chunks` look at what goes by; the buffer becomes large only where there is much to copy.
+async fn copy<R, W>(from: &mut R, to: &mut W, mut chunks: Option<&mut Chunks>) -> Result<(), Broken>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -159,6 +183,9 @@ where
         let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
             return Ok(());
         };
+        if let Some(chunks) = &mut chunks {
+            chunks.follow(bytes);
+        }
         to.write_all(bytes).await.map_err(Broken::Writing)?;
         to.flush().await.map_err(Broken::Writing)?;
         if length == buffer.len() && length < LARGE {
