@@ -238,3 +238,34 @@ async fn what_an_api_server_needs_is_made_once_and_handed_out() {
         "of another CA it is worth nothing"
     );
 }
+
+#[tokio::test]
+async fn a_socket_is_for_its_owner_only_and_takes_the_place_of_a_stale_one() {
+    let (folder, secrets) = (tempfile::tempdir().expect("a folder"), Arc::new(Memory::default()));
+    let path = folder.path().join("run/egress.sock");
+    let identity = identity(folder.path(), &secrets).await;
+    let edges = Arc::new(Edges::default());
+    for _ in 0..2 {
+        let tasks = Tasks::new();
+        let mut settings = settings(folder.path());
+        settings.unix_socket = Some(path.clone());
+        let parts = Parts {
+            settings,
+            identity: identity.clone(),
+            secrets: secrets.clone(),
+            kubelets: edges.clone(),
+        };
+        start(parts, &tasks).await.expect("started");
+        let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut client = tokio::net::UnixStream::connect(&path).await.expect("connected");
+        client
+            .write_all(ask("192.0.2.7:10351").as_bytes())
+            .await
+            .expect("written");
+        let mut head = [0; 15];
+        client.read_exact(&mut head).await.expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        tasks.stop(Duration::from_secs(5)).await;
+    }
+}
