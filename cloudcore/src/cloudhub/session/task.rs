@@ -78,7 +78,8 @@ async fn run(shared: &Shared, session: &Session, line: &mut dyn Line) -> End {
             return End::Stalled;
         }
         if now >= ping_due {
-            if now >= heard + PING && line.ping().is_err() {
+            let is_silent = now >= heard + PING || line.stalled().is_some();
+            if is_silent && line.ping().is_err() {
                 return End::Broken;
             }
             ping_due = now.max(heard) + PING;

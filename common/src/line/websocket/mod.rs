@@ -177,7 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
         if self.stalled.is_some() {
             return Ok(());
         }
-        self.write(WsMessage::Ping(Bytes::new()))
+        let asked = self.pace.as_ref().and_then(|pace| pace.unanswered());
+        let payload = asked.map_or_else(Bytes::new, |number| Bytes::copy_from_slice(&number));
+        self.write(WsMessage::Ping(payload))
     }
 
     fn stalled(&self) -> Option<Instant> {

@@ -54,6 +54,11 @@ impl Pace {
         self.asked.front().filter(|_| full).map(|(_, sent, _)| *sent)
     }
 
+    /// The newest ping without an answer, to be asked again: a Go peer that is busy writing gives up an answer after 1 s.
+    pub(super) fn unanswered(&self) -> Option<[u8; 4]> {
+        self.asked.back().map(|(number, ..)| number.to_be_bytes())
+    }
+
     /// Bytes were sent. Returns the ping that is to follow them.
     pub(super) fn sent(&mut self, now: Instant, bytes: usize) -> Option<[u8; 4]> {
         self.since += bytes;
@@ -156,7 +161,7 @@ mod tests {
         assert!(!pace.answered(now, b"else"));
         assert_eq!(pace.blocked(), None);
         let ping = pace.sent(now, 20_000).expect("a ping");
-        assert_eq!(pace.blocked(), Some(now));
+        assert_eq!((pace.blocked(), pace.unanswered()), (Some(now), Some(ping)));
         assert!(pace.answered(now + MS, &ping));
         assert_eq!(pace.blocked(), None);
     }
