@@ -152,11 +152,17 @@ fn own_address() -> Result<String> {
 /// Rules are those of the specification, come back when flushed, are replaced after a crash, go at the end; nobody else's change.
 fn rules(context: &mut Context) -> Result<()> {
     let ours_only = our_cloud(context)?;
+    let ours_beside = program(&context.settings.edge, "cloudcore")
+        .ok()
+        .filter(|path| is_ours(path));
     let system = context.system()?;
     for rule in OTHERS {
         iptables(rule)?;
     }
-    let result = keep_rules(system, ours_only);
+    let result = keep_rules(system, ours_only).and_then(|()| match ours_beside {
+        Some(manager) if !ours_only => agree(system, &manager),
+        _ => Ok(()),
+    });
     for rule in OTHERS.iter().rev() {
         iptables(&rule.replacen("-N", "-X", 1).replacen("-A", "-D", 1))?;
     }
@@ -207,6 +213,34 @@ fn keep_rules(system: &mut System, ours_only: bool) -> Result<()> {
     );
     let (entries, _) = read_record(system.api())?;
     ensure!(entries.len() == 1, "a host's address stays in the record: {entries:?}");
+    Ok(())
+}
+
+/// Our manager beside Go's: neither finds anything to change.
+fn agree(system: &System, cloudcore: &Path) -> Result<()> {
+    let stream = system.cloud.stream();
+    let port = stream.rsplit(':').next().unwrap_or_default();
+    let mut command = Command::new(cloudcore);
+    command.args(["--iptables-manager", "--forwardport", port, "--kubeconfig"]);
+    let mut manager = Daemon::start(
+        system.cloud.folder(),
+        "manager",
+        command.arg(system.cluster.kubeconfig()),
+    )?;
+    let wanted = specified(&[(own_address()?, 10351)], &stream);
+    // Two rounds of Go's manager.
+    let result = wait::stays("the rules as both want them", seconds(25), || {
+        let mut found = ours("iptables-save")?;
+        found.sort();
+        Ok(found == wanted)
+    });
+    let log = manager.tail();
+    manager.stop(seconds(30))?;
+    result?;
+    ensure!(
+        log.contains("redirected") && !log.contains("WARN"),
+        "they do not agree:\n{log}"
+    );
     Ok(())
 }
 
