@@ -132,7 +132,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     if stream.is_some() {
         tunnels.register(&mut registry);
     }
-    let link = meta.link();
+    let known = meta.clone();
     let parts = server::Parts {
         meta,
         edged,
@@ -146,7 +146,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         server::start(address, router.clone(), &tasks);
     }
     if let Some(stream) = stream {
-        edgestream::start(stream, router, link, tunnels, &tasks);
+        edgestream::start(stream, router, known, tunnels, &tasks);
         info!("Module edgestream registered successfully");
     }
     let off = config.stays_off();

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::edgehub::{Paths, Unusable, Usable};
+use crate::metamanager::MetaManager;
 use crate::settings::NodeAddress;
 use crate::uplink::Link;
 
@@ -33,8 +34,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// A tunnel that lived this long was a good one: the next pause is a short one again.
 const GOOD: Duration = Duration::from_secs(60);
-/// How often the certificate is looked for while there is none.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the certificate, or the node, is looked for while there is none.
+const LOOK: Duration = Duration::from_millis(200);
+/// A node that is not registered by then is another's business.
+const REGISTRATION: Duration = Duration::from_secs(10);
 
 /// What this module needs to know.
 #[derive(Clone, Debug)]
@@ -52,11 +55,12 @@ pub struct Settings {
 }
 
 /// Starts the module; requests of the cloud are served by `router`.
-pub fn start(settings: Settings, router: Router, link: watch::Receiver<Link>, metrics: TunnelMetrics, tasks: &Tasks) {
+pub fn start(settings: Settings, router: Router, meta: MetaManager, metrics: TunnelMetrics, tasks: &Tasks) {
     let stream = EdgeStream {
         settings,
         router,
-        link,
+        link: meta.link(),
+        meta,
         metrics,
         tasks: tasks.clone(),
         said: String::new(),
@@ -69,6 +73,7 @@ struct EdgeStream {
     settings: Settings,
     router: Router,
     link: watch::Receiver<Link>,
+    meta: MetaManager,
     metrics: TunnelMetrics,
     tasks: Tasks,
     said: String,
@@ -78,8 +83,9 @@ struct EdgeStream {
 impl EdgeStream {
     async fn run(mut self) {
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE).with_jitter(0.0);
+        let mut identity = self.identity().await;
+        let _ = tokio::time::timeout(REGISTRATION, self.registered()).await;
         loop {
-            let identity = self.identity().await;
             // What comes up from now on is a reason to try at once.
             self.link.mark_unchanged();
             match dial::dial(&self.settings, identity).await {
@@ -98,6 +104,14 @@ impl EdgeStream {
                 () = tokio::time::sleep(backoff.next_delay().mul_f64(random_unit())) => {}
                 () = came_up(&mut self.link) => backoff.reset(),
             }
+            identity = self.identity().await;
+        }
+    }
+
+    /// Waits for the node's first registration: a Go cloud that knows no such node does not look at its tunnel for 20 s.
+    async fn registered(&self) {
+        while !matches!(self.meta.node().await, Ok(Some(_))) {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
