@@ -175,3 +175,56 @@ impl Known {
 const ARRIVALS: usize = 4096;
 /// Ends that are remembered.
 const ENDED: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use common::Tasks;
+    use common::tunnel::{self, TunnelMetrics, TunnelSettings};
+    use proto::Features;
+    use proto::tunnel::Role;
+
+    use super::*;
+
+    fn session(node: &str, address: &str) -> Session {
+        let (io, _other) = tokio::io::duplex(1024);
+        let settings = TunnelSettings {
+            role: Role::Cloud,
+            features: Features::TUNNEL,
+            early: Vec::new(),
+            metrics: TunnelMetrics::default(),
+        };
+        Session {
+            node: node.into(),
+            address: address.parse().ok(),
+            certificate: None,
+            tunnel: tunnel::start(io, settings, &Tasks::new()).0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_end_of_an_old_tunnel_leaves_its_successor() {
+        let sessions = Sessions::new();
+        let old = sessions.admit(session("a", "10.0.0.1"));
+        let new = sessions.admit(session("a", "10.0.0.2"));
+        sessions.leave(&old, "late".into());
+        assert!(sessions.get(&"a".into()).is_some_and(|known| Arc::ptr_eq(&known, &new)));
+        assert!(matches!(sessions.by_address([10, 0, 0, 1].into()), Found::Nobody));
+        assert!(matches!(sessions.by_address([10, 0, 0, 2].into()), Found::One(node) if node.as_str() == "a"));
+        assert!(sessions.ended(&"a".into()).is_none());
+        sessions.leave(&new, "cut".into());
+        assert_eq!(sessions.len(), 0);
+        assert!(matches!(sessions.by_address([10, 0, 0, 2].into()), Found::Nobody));
+        assert!(sessions.ended(&"a".into()).is_some_and(|(why, _)| why == "cut"));
+    }
+
+    #[tokio::test]
+    async fn an_address_of_two_nodes_is_nobodys() {
+        let sessions = Sessions::new();
+        let first = sessions.admit(session("a", "10.0.0.1"));
+        let _second = sessions.admit(session("b", "10.0.0.1"));
+        let found = sessions.by_address([10, 0, 0, 1].into());
+        assert!(matches!(found, Found::Several(nodes) if nodes.len() == 2));
+        sessions.leave(&first, String::new());
+        assert!(matches!(sessions.by_address([10, 0, 0, 1].into()), Found::One(node) if node.as_str() == "b"));
+    }
+}

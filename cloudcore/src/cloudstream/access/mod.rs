@@ -5,6 +5,8 @@
 
 mod cache;
 mod client_ca;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

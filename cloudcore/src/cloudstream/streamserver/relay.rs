@@ -202,3 +202,7 @@ const HELD: usize = 64 * 1024;
 const SMALL: usize = 4 * 1024;
 /// ... and one for files.
 const LARGE: usize = 128 * 1024;
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;
