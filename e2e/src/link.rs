@@ -28,7 +28,7 @@ pub struct Quality {
     pub jitter: Duration,
     /// Part of the packets that are lost, 0 to 1.
     pub loss: f64,
-    /// Bits a second that pass in each direction; 0 for no limit. What waits longer than [`BACKLOG`] for its turn is dropped, as the
+    /// Bits a second that pass in each direction; 0 for no limit. What waits longer than `BACKLOG` for its turn is dropped, as the
     /// router in front of a slow line does.
     pub rate: u32,
     /// Nothing arrives, and nobody is told.

@@ -1,10 +1,10 @@
 //! CloudStream: logs, exec, attach, port-forward and metrics of edges, for the API server and whoever else may ask a kubelet.
 //!
 //! Owns the tunnels of the edges (port 10004) and the server that stands for their kubelets (port 10003). Reads where pods and nodes are
-//! from the informers and the API; writes one field of Nodes, the port at which the API server finds their kubelet ([`nodeport`]).
+//! from the informers and the API; writes one field of Nodes, the port at which the API server finds their kubelet (`nodeport`).
 //! A request is passed on as it is, by one way for all routes: its head opens a stream of the tunnel, and all that follows are
-//! bytes that nobody here reads (spec 04 §6). A request for a node whose tunnel is at another cloudcore goes there ([`forward`]).
-//! Callers are let in as a kubelet would ([`access`]); what they prove it by never reaches an edge. Must not know SPDY, or how
+//! bytes that nobody here reads (spec 04 §6). A request for a node whose tunnel is at another cloudcore goes there (`forward`).
+//! Callers are let in as a kubelet would (`access`); what they prove it by never reaches an edge. Must not know SPDY, or how
 //! connections of the API server come to its port.
 
 mod access;

@@ -77,7 +77,7 @@ impl Line for QuicLine {
         self.bulk.poll_read(context).map_ok(Received::Message)
     }
 
-    /// QUIC asks by itself: the edge every [`client::PROBE`].
+    /// QUIC asks by itself: the edge every few seconds.
     fn ping(&mut self) -> Result<(), LineError> {
         Ok(())
     }

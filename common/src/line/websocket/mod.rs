@@ -1,10 +1,10 @@
 //! A connection over WebSocket (spec 01 §3.2).
 //!
-//! A large message goes out in pieces of [`PIECE`] bytes, each flushed before the next: tungstenite's write buffer never shrinks, so it
+//! A large message goes out in pieces of `PIECE` bytes, each flushed before the next: tungstenite's write buffer never shrinks, so it
 //! must never grow; each piece that leaves shows that the other side still reads; and what is urgent waits for one piece at most. To a
 //! Go peer the pieces are fragments of one message, which it puts together, and only pings find their place between them; between
 //! our own programs (`lanes/1`) they are messages of their own, and urgent messages go between them. How many may be under way is
-//! decided by [`pace`].
+//! decided by `pace`.
 
 mod pace;
 
