@@ -22,6 +22,7 @@ pub(super) const LIST: &[Entry] = &[
     ("streams_terminal", false, terminal),
     ("streams_many", false, many),
     ("streams_access", false, access),
+    ("streams_node_again", false, node_again),
 ];
 
 /// Prints ten numbered lines and then does nothing.
@@ -442,6 +443,33 @@ fn access(context: &mut Context) -> Result<()> {
     system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
     allowed?;
     system.clean(&namespace)
+}
+
+/// A Node that is deleted and made again shows the port of its tunnel again, which has stayed up.
+fn node_again(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "a port that is written again")?;
+    let system = context.system()?;
+    let path = api::node_path(system.edge.name());
+    let tunnel_port = |system: &System| -> Result<Option<()>> {
+        let node = system.api().must(&path)?;
+        let port = api::number(&node, "/status/daemonEndpoints/kubeletEndpoint/Port");
+        ensure!(port >= 10351, "the port is {port}");
+        Ok(Some(()))
+    };
+    wait::until("the port of the tunnel", seconds(30), || tunnel_port(system))?;
+    let mut node = system.api().must(&path)?;
+    let again = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": system.edge.name(),
+            "labels": node.pointer_mut("/metadata/labels").map(serde_json::Value::take),
+        },
+    });
+    system.api().delete(&path)?;
+    system.api().create("/api/v1/nodes", &again)?;
+    wait::until("the port of the tunnel again", seconds(20), || tunnel_port(system))?;
+    system.node_ready(seconds(60))
 }
 
 /// Scenarios of what only our cloudcore does.
