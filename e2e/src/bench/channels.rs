@@ -36,7 +36,8 @@ impl Bench {
         let input = stream_file(run)?;
         let bytes = std::fs::read(&input)?;
         wait::until("exec works", LIMIT, || {
-            Ok(Some(self.exec(&namespace, &["hostname"], None)?.1 == b"pod-0\n"))
+            let said = self.exec(&namespace, &["hostname"], None)?.1;
+            Ok((said == b"pod-0\n").then_some(()))
         })?;
         if wanted("exec") {
             let times = repeat(EXECS, || Ok(self.exec(&namespace, &["true"], None)?.0))?;
