@@ -147,7 +147,7 @@ impl CloudStream {
             );
         }
         let metrics = TunnelMetrics::default();
-        metrics.register(registry);
+        metrics.register(registry.sub_registry_with_prefix("cloudcore"));
         let sessions = Arc::new(Sessions::new());
         let holder = SocketAddr::new(
             address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),

@@ -104,9 +104,11 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
     }
     let metrics = http_body(&second.monitor(), "/metrics")?;
     ensure!(
-        metrics.contains("kubeedge_tunnel_tunnels 1\n"),
+        metrics.contains("cloudcore_tunnel_tunnels 1\n"),
         "the second cloudcore has not the tunnel of one edge: {:?}",
-        metrics.lines().find(|line| line.starts_with("kubeedge_tunnel_tunnels"))
+        metrics
+            .lines()
+            .find(|line| line.starts_with("cloudcore_tunnel_tunnels"))
     );
     second.kill();
     for _ in 0..4 {
