@@ -54,6 +54,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
     let ways = [system.cloud.uplink()?, second.uplink()?];
     let stream = Balancer::start(Turn::Each, ways.iter().map(|way| way.stream).collect())?;
     let mut balancers = Vec::new();
+    let mut redirects = Vec::new();
     let namespace = system.namespace("replicas")?;
     for (number, edge) in hosts.iter_mut().enumerate() {
         // Each edge is at one of them, and at the other one when that is gone.
@@ -72,7 +73,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
             stream: stream.port(),
             token: system.cloud.token()?,
         };
-        redirect(edge, stream.port())?;
+        redirects.push(Redirect::new(edge, stream.port())?);
         edge.write_config(&uplink)?;
         edge.start_edgecore()?;
         let node = api::node_path(edge.name());
@@ -144,23 +145,43 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
     second.stop()
 }
 
-/// Sends the API server's connections to an edge's tunnel ports to the balancer. The rule goes with the network of the run.
-fn redirect(edge: &EdgeHost, port: u16) -> Result<()> {
-    let target = format!("{}:{port}", edge.number().cloud_address());
-    let address = edge.number().address();
-    let mut command = Command::new("iptables");
-    command.args([
-        "-w",
-        "-t",
-        "nat",
-        "-A",
-        "OUTPUT",
-        "-p",
-        "tcp",
-        "-d",
-        &address,
-        "--dport",
-        "10351:10360",
-    ]);
-    process::run(command.args(["-j", "DNAT", "--to-destination", &target])).map(drop)
+/// Sends the API server's connections to an edge's tunnel ports to the balancer, until it is dropped: a later edge has that address again.
+struct Redirect {
+    rule: Vec<String>,
+}
+
+impl Redirect {
+    fn new(edge: &EdgeHost, port: u16) -> Result<Self> {
+        let target = format!("{}:{port}", edge.number().cloud_address());
+        let address = edge.number().address();
+        let rule = [
+            "OUTPUT",
+            "-p",
+            "tcp",
+            "-d",
+            &address,
+            "--dport",
+            "10351:10360",
+            "-j",
+            "DNAT",
+            "--to-destination",
+            &target,
+        ];
+        let rule: Vec<String> = rule.map(str::to_owned).into();
+        Self::change("-A", &rule)?;
+        Ok(Self { rule })
+    }
+
+    fn change(action: &str, rule: &[String]) -> Result<()> {
+        let mut command = Command::new("iptables");
+        process::run(command.args(["-w", "-t", "nat", action]).args(rule)).map(drop)
+    }
+}
+
+impl Drop for Redirect {
+    fn drop(&mut self) {
+        if let Err(error) = Self::change("-D", &self.rule) {
+            println!("    {error:#}");
+        }
+    }
 }
