@@ -92,12 +92,17 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     if config.modules.edge_hub.enable {
         let metrics = edgehub::Metrics::register(&mut registry);
         let file = file.to_owned();
+        let inboxes = edgehub::Inboxes {
+            meta: meta.clone(),
+            twin: None,
+            bus: None,
+        };
         let joined = move || environment::strike_token(&file, from_bootstrap);
         edgehub::start(
             settings::edgehub(&config),
             uplink,
             end,
-            meta.clone(),
+            inboxes,
             metrics,
             joined,
             &tasks,

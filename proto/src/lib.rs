@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod cri;
+pub mod device;
 pub mod exposition;
 pub mod features;
 #[cfg(feature = "golden")]

@@ -1,13 +1,14 @@
 //! The one connection to the cloud.
 //!
 //! Owns the node's certificate, the connection and the table of questions that wait. Reads the uplink's queue. Emits the state of the
-//! link, answers to their askers, all other messages to MetaManager. Must not know what is in a message beyond its header, and must
+//! link, answers to their askers, all other messages to the modules they are for ([`Inboxes`]). Must not know what is in a message beyond its header, and must
 //! not end the process: the edge runs without the cloud. Behaviour: spec 01 §3, §5.6, §6, §7; what is ours: a lost connection is
 //! noticed at once and dialled again within a second, pauses grow to 30 s where the cloud refuses, a renewed certificate is used
 //! without a gap.
 
 mod certificate;
 mod connect;
+mod inboxes;
 mod inventory;
 mod metrics;
 mod queues;
@@ -25,9 +26,9 @@ use tracing::{debug, info, warn};
 
 pub use certificate::{Paths, Settings as CertificateSettings};
 pub(crate) use certificate::{Unusable, Usable};
+pub use inboxes::Inboxes;
 pub use metrics::Metrics;
 
-use crate::metamanager::MetaManager;
 use crate::uplink::{Outgoing, Uplink, UplinkEnd};
 use certificate::Certificates;
 use connect::{Connection, Target};
@@ -71,7 +72,7 @@ pub fn start(
     settings: Settings,
     uplink: Uplink,
     end: UplinkEnd,
-    meta: MetaManager,
+    inboxes: Inboxes,
     metrics: Metrics,
     joined: impl Fn() + Send + 'static,
     tasks: &Tasks,
@@ -80,7 +81,7 @@ pub fn start(
         settings,
         uplink,
         end,
-        meta,
+        inboxes,
         metrics,
         tasks: tasks.clone(),
         sessions: 0,
@@ -95,7 +96,7 @@ struct Hub {
     settings: Settings,
     uplink: Uplink,
     end: UplinkEnd,
-    meta: MetaManager,
+    inboxes: Inboxes,
     metrics: Metrics,
     tasks: Tasks,
     sessions: u64,

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::certificate::Certificates;
 use super::connect::{Connection, Target};
+use super::inboxes::Pending;
 use super::queues::Queues;
 use super::session::{Due, Limits, Received, Session, late_ack};
 use super::successor::{Credentials, Dialling, successor};
@@ -63,11 +64,11 @@ impl Hub {
         if let Err(error) = written(&mut *line, &mut queues).await {
             return End::Broken(ended(&error));
         }
-        offline(&mut self.end, &self.metrics, self.meta.connected(inventory)).await;
+        offline(&mut self.end, &self.metrics, self.inboxes.meta.connected(inventory)).await;
         self.end.link.send_replace(link);
         self.metrics.link(true);
         if inventory {
-            let compared = inventory::compare(self.meta.clone(), self.uplink.clone(), link);
+            let compared = inventory::compare(self.inboxes.meta.clone(), self.uplink.clone(), link);
             self.tasks.spawn("inventory", compared);
         }
 
@@ -105,12 +106,12 @@ impl Hub {
                 let reads = pending.is_none();
                 tokio::select! {
                     biased;
-                    // MetaManager may itself wait for room in the uplink's queue, which is emptied below: nothing here waits for it alone.
-                    () = self.meta.deliver(&mut pending), if !reads => {}
+                    // A module may itself wait for room in the uplink's queue, which is emptied below: nothing here waits for it alone.
+                    () = self.inboxes.deliver(&mut pending), if !reads => {}
                     turn = turn(&mut *line, &mut queues, reads) => match turn {
                         Ok(Turn::Room | Turn::Came(Came::Sign)) => {}
                         Ok(Turn::Came(Came::Message(bytes))) => match self.received(&bytes, &mut state, &mut queues) {
-                            Ok(message) => pending = message,
+                            Ok(next) => pending = next,
                             Err(reason) => break End::Broken(reason),
                         },
                         Err(error) => {
@@ -151,8 +152,8 @@ impl Hub {
         end
     }
 
-    /// Handles one message; returns it if MetaManager is to get it. An error ends the session.
-    fn received(&self, bytes: &[u8], state: &mut Session, queues: &mut Queues) -> Result<Option<Message>, String> {
+    /// Handles one message; returns it if a module is to get it. An error ends the session.
+    fn received(&self, bytes: &[u8], state: &mut Session, queues: &mut Queues) -> Result<Option<Pending>, String> {
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(error) => {
@@ -171,7 +172,8 @@ impl Hub {
                     self.queue(queues, &late_ack(&message));
                 }
             }
-            Received::Meta(message) => return Ok(Some(message)),
+            Received::Module(to, message) if self.inboxes.has(to) => return Ok(Some(Pending::new(to, message))),
+            Received::Module(_, message) => self.metrics.dropped(&message, "turned off"),
             Received::Late(message) => {
                 debug!(route = %message.route, "answer came too late");
                 self.metrics.dropped(&message, "late");

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use proto::{Content, Group, Kind, Lane, Message, MsgId, Operation};
+use proto::{Content, Group, Kind, Lane, Message, MsgId, Operation, Source};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::inboxes::To;
 use super::metrics::{Class, Metrics, class};
 use crate::uplink::Outgoing;
 
@@ -40,8 +41,8 @@ pub(super) struct Limits {
 pub(super) enum Received {
     /// To its asker.
     Answer(oneshot::Sender<Message>, Message),
-    /// To MetaManager.
-    Meta(Message),
+    /// To a module.
+    Module(To, Message),
     /// Nowhere; its asker has gone. The cloud repeats it until it is acknowledged.
     Late(Message),
     /// Nowhere.
@@ -138,7 +139,9 @@ impl Session {
             };
         }
         match message.group {
-            Group::Resource | Group::Func => Received::Meta(message),
+            Group::Resource | Group::Func => Received::Module(To::Meta, message),
+            Group::Twin => Received::Module(To::Twin, message),
+            Group::User if message.source == Source::RouterEventBus => Received::Module(To::Bus, message),
             _ => Received::Unknown(message),
         }
     }
@@ -267,7 +270,7 @@ fn capacity(limits: Limits) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use proto::{ObjectPath, Source};
+    use proto::ObjectPath;
 
     use super::*;
 

@@ -14,6 +14,7 @@ mod dispatch;
 mod readiness;
 mod requests;
 mod store;
+mod tables;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::uplink::{AskError, Link, Uplink};
 use store::Store;
 use task::Input;
 
+pub use tables::Tables;
 pub use token::TokenKey;
 
 /// Messages from the cloud and answers to store that wait for the task; a full queue makes edgehub stop reading the socket.

@@ -95,6 +95,8 @@ pub(super) enum Applied {
 enum Call {
     Apply(Write),
     Read(Query),
+    /// Reads and writes: a database that could not be written is tried again.
+    Change(Query),
 }
 
 /// Changes and who waits for them.
@@ -212,12 +214,28 @@ impl Store {
         assert!(read.is_err());
     }
 
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.call(Call::Read, query).await
+    }
+
+    /// Statements that change rows.
+    pub(super) async fn write_with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.call(Call::Change, work).await
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        kind: fn(Query) -> Call,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
-        let call = Call::Read(Box::new(move |connection| {
+        let call = kind(Box::new(move |connection| {
             let connection = match connection {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -278,7 +296,11 @@ impl Owner {
                     Call::Read(query) => {
                         // What was written before is read after.
                         self.write(std::mem::take(&mut writes));
-                        self.read(query);
+                        self.read(query, false);
+                    }
+                    Call::Change(query) => {
+                        self.write(std::mem::take(&mut writes));
+                        self.read(query, true);
                     }
                 }
             }
@@ -335,8 +357,8 @@ impl Owner {
         }
     }
 
-    fn read(&mut self, query: Query) {
-        self.reopen(false);
+    fn read(&mut self, query: Query, changes: bool) {
+        self.reopen(changes);
         let outcome = match &self.database {
             Some(database) => query(Ok(&database.connection)),
             None => query(Err(self.failure.clone())),

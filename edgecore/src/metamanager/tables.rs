@@ -1,0 +1,47 @@
+//! Tables of other modules in the same database, on the same thread: `device`, `device_attr`, `device_twin`, `sub_topics` (spec 05 §2).
+
+use rusqlite::Connection;
+
+use super::store::Store;
+use super::{MetaManager, RequestError};
+
+/// The handle for modules that keep rows of their own. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tables(Store);
+
+impl Tables {
+    /// Runs statements on the database's thread, as one transaction: all of them or none. With an error of `work` nothing is changed.
+    pub async fn transact<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let work = move |connection: &Connection| {
+            let transaction = connection.unchecked_transaction()?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        self.0
+            .write_with(work)
+            .await
+            .map_err(|error| RequestError::Store(error.to_string()))
+    }
+
+    /// Reads on the database's thread.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        self.0
+            .read(query)
+            .await
+            .map_err(|error| RequestError::Store(error.to_string()))
+    }
+}
+
+impl MetaManager {
+    /// The database, for a module that keeps tables of its own in it.
+    pub fn tables(&self) -> Tables {
+        Tables(self.shared.store.clone())
+    }
+}

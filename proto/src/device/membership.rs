@@ -1,0 +1,106 @@
+//! Which devices a node has (spec 03 §2.1, §2.3, §3.4).
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::BadPayload;
+use super::fields::Fields;
+use super::twin::{TwinMap, twins};
+
+/// One device of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// `<namespace>/<name>`; a name alone before v1.16.
+    pub id: String,
+    /// Its name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Of the label `description`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Its state, in answers of the edge.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// When it was last seen, in answers of the edge.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub last_online: String,
+    /// Its twins. For a device that a Go edge knows an absent map makes it publish a spurious error: give an empty one (spec 03 §2.3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub twin: Option<TwinMap>,
+}
+
+/// `membership`: devices that came or went. An absent list is `null`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MembershipUpdate {
+    /// Chosen by the sender.
+    pub event_id: String,
+    /// Unix time in milliseconds.
+    pub timestamp: i64,
+    /// New ones.
+    pub added_devices: Option<Vec<Member>>,
+    /// Removed ones.
+    pub removed_devices: Option<Vec<Member>>,
+}
+
+/// `membership/detail` downwards and `membership/get/result`: all devices of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MembershipDetail {
+    /// Chosen by the sender.
+    pub event_id: String,
+    /// Unix time in milliseconds.
+    pub timestamp: i64,
+    /// All of them.
+    pub devices: Vec<Member>,
+}
+
+impl MembershipUpdate {
+    /// Reads a payload.
+    pub fn parse(payload: &[u8]) -> Result<Self, BadPayload> {
+        let mut fields = Fields::parse(payload)?;
+        Ok(Self {
+            event_id: fields.text("event_id")?.unwrap_or_default(),
+            timestamp: fields.integer("timestamp")?.unwrap_or_default(),
+            added_devices: members(&mut fields, "added_devices")?,
+            removed_devices: members(&mut fields, "removed_devices")?,
+        })
+    }
+
+    /// The payload.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl MembershipDetail {
+    /// Reads a payload.
+    pub fn parse(payload: &[u8]) -> Result<Self, BadPayload> {
+        let mut fields = Fields::parse(payload)?;
+        Ok(Self {
+            event_id: fields.text("event_id")?.unwrap_or_default(),
+            timestamp: fields.integer("timestamp")?.unwrap_or_default(),
+            devices: members(&mut fields, "devices")?.unwrap_or_default(),
+        })
+    }
+
+    /// The payload.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn members(fields: &mut Fields, key: &'static str) -> Result<Option<Vec<Member>>, BadPayload> {
+    let list = fields.list(key)?;
+    list.map(|list| list.into_iter().map(member).collect()).transpose()
+}
+
+fn member(value: Value) -> Result<Member, BadPayload> {
+    let mut fields = Fields::of("device", value)?;
+    Ok(Member {
+        id: fields.text("id")?.unwrap_or_default(),
+        name: fields.text("name")?.unwrap_or_default(),
+        description: fields.text("description")?.unwrap_or_default(),
+        state: fields.text("state")?.unwrap_or_default(),
+        last_online: fields.text("last_online")?.unwrap_or_default(),
+        twin: fields.object("twin")?.map(twins).transpose()?,
+    })
+}

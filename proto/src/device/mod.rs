@@ -1,0 +1,41 @@
+//! Devices: the JSON of membership, twin and state messages, between the cores and on MQTT (spec 03 §2, §3).
+//!
+//! Go's readers ignore the case of keys and take `null` for an absent value, so peers write keys in several cases: readers here do
+//! the same, writers use the forms that Go writes. Names of properties keep their case.
+
+mod fields;
+mod id;
+mod membership;
+mod state;
+#[cfg(test)]
+mod tests;
+mod twin;
+
+use thiserror::Error;
+
+pub use id::DeviceId;
+pub use membership::{Member, MembershipDetail, MembershipUpdate};
+pub use state::StateUpdate;
+pub use twin::{Twin, TwinMap, TwinUpdate, TwinValue, TwinVersion};
+
+/// The largest payload about devices that is read: 1 MiB. A device of 2,000 properties takes 300 kB.
+pub const MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// Why a payload about devices cannot be read.
+#[derive(Debug, Error)]
+pub enum BadPayload {
+    /// It is larger than [`MAX_PAYLOAD`].
+    #[error("payload of {0} bytes is over the limit of {MAX_PAYLOAD}")]
+    TooLarge(usize),
+    /// It is not JSON, or not an object.
+    #[error("payload is no JSON object")]
+    Json(#[source] serde_json::Error),
+    /// A key has a value of the wrong type.
+    #[error("{key} is not {wanted}")]
+    Type {
+        /// The key, as it is documented.
+        key: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+}

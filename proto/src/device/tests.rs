@@ -1,0 +1,90 @@
+//! The examples of spec 03 and the captured payloads, word for word.
+
+use super::*;
+
+#[test]
+fn captured_twin_messages_are_written_as_they_were_read() {
+    for text in [
+        r#"{"event_id":"u1","timestamp":7,"twin":{"temp":{"actual":{"value":"21","metadata":{"timestamp":7}},"optional":true,"metadata":{"type":"int"},"actual_version":{"cloud":0,"edge":1}}}}"#,
+        r#"{"event_id":"u1","timestamp":7,"twin":{"temp":{"actual":{},"optional":true,"metadata":{"type":"deleted"},"expected_version":{"cloud":0,"edge":0},"actual_version":{"cloud":0,"edge":2}}}}"#,
+        r#"{"event_id":"e","timestamp":7,"twin":{"temp":null}}"#,
+    ] {
+        let update = TwinUpdate::parse(text.as_bytes()).expect("a twin update");
+        assert_eq!(update.to_json(), text);
+    }
+}
+
+#[test]
+fn the_case_of_keys_does_not_matter_but_that_of_names_does() {
+    let update =
+        TwinUpdate::parse(br#"{"EVENT_ID":"e","Twin":{"Temp":{"Actual":{"Value":"5"},"Metadata":{"Type":"int"}}}}"#);
+    let update = update.expect("a twin update");
+    let twin = update.twin.expect("twins").remove("Temp").flatten().expect("Temp");
+    assert_eq!((update.event_id.as_str(), twin.kind.as_deref()), ("e", Some("int")));
+    assert_eq!(twin.actual.and_then(|actual| actual.value).as_deref(), Some("5"));
+}
+
+#[test]
+fn what_is_no_object_or_has_wrong_types_is_refused() {
+    for text in [
+        "",
+        "not json",
+        "[]",
+        "null",
+        r#"{"twin":[]}"#,
+        r#"{"twin":{"a":5}}"#,
+        r#"{"twin":{"a":{"actual":{"value":1}}}}"#,
+    ] {
+        assert!(TwinUpdate::parse(text.as_bytes()).is_err(), "{text}");
+    }
+    assert!(TwinUpdate::parse(br#"{"twin":null}"#).expect("no twins").twin.is_none());
+    assert!(matches!(
+        TwinUpdate::parse(&vec![b' '; MAX_PAYLOAD + 1]),
+        Err(BadPayload::TooLarge(_))
+    ));
+}
+
+#[test]
+fn membership_has_the_forms_of_go() {
+    let text = r#"{"event_id":"6f0c","timestamp":1767323045000,"added_devices":[{"id":"default/t1","name":"t1","description":"d"}],"removed_devices":null}"#;
+    assert_eq!(
+        MembershipUpdate::parse(text.as_bytes()).expect("membership").to_json(),
+        text
+    );
+    let text = r#"{"event_id":"e4","timestamp":1,"devices":[{"id":"default/thermo-1","name":"thermo-1","state":"offline","twin":{}}]}"#;
+    assert_eq!(
+        MembershipDetail::parse(text.as_bytes()).expect("detail").to_json(),
+        text
+    );
+}
+
+#[test]
+fn states_are_read_in_both_forms() {
+    let text = r#"{"event_id":"e","timestamp":1,"device":{"name":"t1","state":"online","lastOnlineTime":"2026-01-02T03:04:05Z"}}"#;
+    let state = StateUpdate::parse(text.as_bytes()).expect("state");
+    assert_eq!(state.to_json(), text);
+    assert_eq!(
+        StateUpdate::parse(
+            text.replace("lastOnlineTime", "last_online")
+                .replace("device", "Device")
+                .as_bytes()
+        )
+        .expect("old"),
+        state
+    );
+    assert_eq!(
+        StateUpdate::parse_request(br#"{"event_id":"e3","state":"offline"}"#)
+            .expect("request")
+            .state,
+        "offline"
+    );
+}
+
+#[test]
+fn ids_have_one_or_two_parts() {
+    assert_eq!(DeviceId::parse("a/b").map(|id| id.to_string()).as_deref(), Some("a/b"));
+    assert_eq!(DeviceId::parse("b").map(|id| id.to_string()).as_deref(), Some("b"));
+    for text in ["", "/", "a/", "/b", "a/b/c"] {
+        assert_eq!(DeviceId::parse(text), None, "{text}");
+    }
+}
