@@ -19,6 +19,8 @@ pub struct Settings {
     pub images: PathBuf,
     /// metrics-server; it may be missing.
     pub metrics_server: PathBuf,
+    /// A Python with the packages of `e2e/python.txt`.
+    pub python: PathBuf,
     /// Folder with the cloud's programs.
     pub cloud: PathBuf,
     /// Folder with the edge's programs.
@@ -37,7 +39,7 @@ impl Settings {
             .parent()
             .context("the repository")?
             .to_owned();
-        let [kubernetes, images, metrics_server] = from_setup(&root)?;
+        let [kubernetes, images, metrics_server, python] = from_setup(&root)?;
         let named = |name: &str| {
             std::env::var_os(name)
                 .map(|folder| std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())))
@@ -52,6 +54,7 @@ impl Settings {
             kubernetes,
             images,
             metrics_server,
+            python,
         })
     }
 
@@ -100,13 +103,19 @@ pub fn is_ours(program: &Path) -> bool {
 }
 
 /// What `e2e/setup` made: named by the environment, else by the last line that it says.
-fn from_setup(root: &Path) -> Result<[PathBuf; 3]> {
-    const NAMES: [&str; 3] = ["KUBERNETES_TESTCLUSTER", "KUBEEDGE_IMAGES", "KUBEEDGE_METRICS_SERVER"];
-    if let [Some(kubernetes), Some(images), metrics_server] = NAMES.map(std::env::var_os) {
+fn from_setup(root: &Path) -> Result<[PathBuf; 4]> {
+    const NAMES: [&str; 4] = [
+        "KUBERNETES_TESTCLUSTER",
+        "KUBEEDGE_IMAGES",
+        "KUBEEDGE_METRICS_SERVER",
+        "KUBEEDGE_PYTHON",
+    ];
+    if let [Some(kubernetes), Some(images), metrics_server, Some(python)] = NAMES.map(std::env::var_os) {
         return Ok([
             kubernetes.into(),
             images.into(),
             metrics_server.unwrap_or_default().into(),
+            python.into(),
         ]);
     }
     let text = process::run(Command::new(root.join("e2e/setup")).env("CI", "1"))?;
@@ -116,7 +125,7 @@ fn from_setup(root: &Path) -> Result<[PathBuf; 3]> {
             .map(PathBuf::from)
             .with_context(|| format!("e2e/setup did not say {name}"))
     };
-    Ok([value(NAMES[0])?, value(NAMES[1])?, value(NAMES[2])?])
+    Ok([value(NAMES[0])?, value(NAMES[1])?, value(NAMES[2])?, value(NAMES[3])?])
 }
 
 /// Our programs: the most recently built of the release that `e2e/build` makes and cargo's own folders.
