@@ -1,5 +1,7 @@
 //! The edge side of KubeEdge: the hub client, the object store and a kubelet over the container runtime interface.
 
+pub mod devices;
+pub mod devicetwin;
 pub mod edged;
 pub mod edgehub;
 pub mod edgestream;

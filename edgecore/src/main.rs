@@ -13,6 +13,8 @@ use common::Tasks;
 use common::tunnel::TunnelMetrics;
 use config::edgecore::BOOTSTRAP_FILE;
 use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
+use edgecore::devices::Devices;
+use edgecore::devicetwin::DeviceTwin;
 use edgecore::edged::Edged;
 use edgecore::edged::node::{self, SystemFacts};
 use edgecore::metamanager::MetaManager;
@@ -89,12 +91,13 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         .await
         .context("the database's thread cannot be started")?;
     info!("Module metamanager registered successfully");
+    let devices = Devices::start(&config, &meta, &uplink, &mut registry, &tasks).await;
     if config.modules.edge_hub.enable {
         let metrics = edgehub::Metrics::register(&mut registry);
         let file = file.to_owned();
         let inboxes = edgehub::Inboxes {
             meta: meta.clone(),
-            twin: None,
+            twin: devices.twin.as_ref().map(DeviceTwin::inbox),
             bus: None,
         };
         let joined = move || environment::strike_token(&file, from_bootstrap);

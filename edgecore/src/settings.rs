@@ -14,7 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
-use crate::{edgehub, edgestream, metamanager, stats};
+use crate::{devicetwin, edgehub, edgestream, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -88,6 +88,17 @@ pub fn metamanager(config: &EdgeCore) -> metamanager::Settings {
         node: node_name(config),
         database: config.database.data_source.clone().into(),
         remote_timeout: seconds(config.modules.meta_manager.remote_query_timeout, 60),
+    }
+}
+
+/// For DeviceTwin.
+pub fn devicetwin(config: &EdgeCore) -> devicetwin::Settings {
+    let twin = &config.modules.device_twin;
+    let rate = |value: i32, default: u32| u32::try_from(value).ok().filter(|rate| *rate > 0).unwrap_or(default);
+    devicetwin::Settings {
+        node: node_name(config),
+        reports_per_device: rate(twin.reports_per_device, 10),
+        reports_per_second: rate(twin.reports_per_second, 100),
     }
 }
 

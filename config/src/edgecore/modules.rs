@@ -232,6 +232,10 @@ section! {
         "enable" always enable: bool = true;
         /// Folder of the mappers' socket `dmi.sock`; a value that names a socket stands for its folder.
         "dmiSockPath" omit dmi_sock_path: String = "/etc/kubeedge/".into();
+        /// Reports a second to the cloud about one device; 0 is the default. Only ours.
+        "reportsPerDevice" hidden reports_per_device: i32 = 10;
+        /// Reports a second to the cloud about all devices of this node; 0 is the default. Only ours.
+        "reportsPerSecond" hidden reports_per_second: i32 = 100;
     }
 }
 

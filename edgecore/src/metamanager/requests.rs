@@ -45,6 +45,28 @@ impl MetaManager {
         Ok(object)
     }
 
+    /// The stored row of an object; the cloud is not asked.
+    pub async fn local(&self, path: &ObjectPath) -> Result<Option<Object>, RequestError> {
+        let row = self.shared.store.get(path.to_string()).await;
+        let row = row.map_err(|error| RequestError::Store(error.to_string()))?;
+        Ok(row.and_then(|text| readable(path, text)))
+    }
+
+    /// All stored objects of a kind, without asking the cloud. Rows that are not an object of their key's name are left out: a Go
+    /// edgecore leaves some behind (`<namespace>/device/updated`, spec 03 §7).
+    pub async fn local_all(&self, kind: Kind) -> Result<Vec<(ObjectPath, Object)>, RequestError> {
+        let rows = self.shared.store.rows(kind.as_str().to_owned()).await;
+        let rows = rows.map_err(|error| RequestError::Store(error.to_string()))?;
+        let objects = rows.into_iter().filter_map(|(key, text)| {
+            let Route::Object(path) = Route::parse(&Group::Resource, &key) else {
+                return None;
+            };
+            let object = readable(&path, text)?;
+            Some((path, object))
+        });
+        Ok(objects.collect())
+    }
+
     /// The stored row of this node, or else the cloud's answer; `None` when there is no such Node.
     pub async fn node(&self) -> Result<Option<Object>, RequestError> {
         let name = ObjectName::new(self.shared.settings.node.as_str());
@@ -305,14 +327,7 @@ impl MetaManager {
             }
             Err(error) => return Err(RequestError::Store(error.to_string())),
         };
-        let Some(content) = row.and_then(|text| Content::from_json_text(text).ok()) else {
-            return Ok(None);
-        };
-        // A Go edgecore may have stored an error here after our start-up sweep ran on another file of it.
-        match content.answer() {
-            Answer::Plain(content) => Ok(content.object().ok().filter(|object| !object.meta().name.is_empty())),
-            _ => Ok(None),
-        }
+        Ok(row.and_then(object_of))
     }
 
     fn node_path(&self, kind: Kind) -> ObjectPath {
@@ -330,6 +345,19 @@ impl MetaManager {
             guard: Some(guard),
         }
     }
+}
+
+/// The object in a row. A Go edgecore may have stored an error there after our start-up sweep ran on another file of it.
+fn object_of(text: String) -> Option<Object> {
+    match Content::from_json_text(text).ok()?.answer() {
+        Answer::Plain(content) => content.object().ok().filter(|object| !object.meta().name.is_empty()),
+        _ => None,
+    }
+}
+
+/// The object in a row, if it is the one that the row's key names.
+fn readable(path: &ObjectPath, text: String) -> Option<Object> {
+    object_of(text).filter(|object| object.meta().name == path.name_str())
 }
 
 /// The right to ask for a key; the last one to leave forgets it.

@@ -2,6 +2,7 @@
 //!
 //! Writes of one call are one transaction, and calls that wait together share one commit: the disk is forced to write once for all.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,10 +169,11 @@ impl Store {
     }
 
     /// All values of a type with their keys.
-    pub(super) async fn rows(&self, kind: &'static str) -> Result<Vec<(String, String)>, StoreError> {
+    pub(super) async fn rows(&self, kind: impl Into<Cow<'static, str>>) -> Result<Vec<(String, String)>, StoreError> {
+        let kind = kind.into();
         self.read(move |connection| {
             let mut statement = connection.prepare("SELECT key, value FROM meta WHERE type=?1")?;
-            let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows = statement.query_map([&*kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })
         .await

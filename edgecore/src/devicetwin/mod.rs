@@ -1,0 +1,145 @@
+//! Devices of this node: which there are, the expected and the actual value of each property, whether they are there.
+//!
+//! Owns the tables `device`, `device_attr` and `device_twin`, and what of it the cloud has not confirmed. Reads requests from MQTT,
+//! values of mappers, messages of the cloud, and which `device` objects are stored. Emits publications for MQTT, reports to the cloud,
+//! and every accepted value. Must not know sockets, MQTT or gRPC. Behaviour: spec 03 §3.
+//!
+//! Rows come first, then memory, then publications: nothing is told that is not stored. Requests that wait share one transaction.
+
+#![allow(dead_code, reason = "the state machine comes next")]
+
+mod publications;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::Tasks;
+use prometheus_client::registry::Registry;
+use proto::device::{DeviceId, TwinMap};
+use proto::{Message, NodeName};
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::metamanager::MetaManager;
+use crate::uplink::Uplink;
+
+pub use publications::{Publication, Publications};
+
+/// Requests that wait for the task; a full queue makes whoever sends them wait.
+const REQUESTS: usize = 1024;
+/// Messages of the cloud that wait for the task; a full queue makes edgehub stop reading the socket.
+const INBOX: usize = 128;
+/// Accepted values that a slow reader may be behind before it is told that it missed some.
+const VALUES: usize = 1024;
+
+/// What this module needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeName,
+    /// `modules.deviceTwin.reportsPerDevice`: reports a second to the cloud about one device.
+    pub reports_per_device: u32,
+    /// `modules.deviceTwin.reportsPerSecond`: the same for all devices together.
+    pub reports_per_second: u32,
+}
+
+/// A value that was measured, taken and stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Whose.
+    pub device: DeviceId,
+    /// The property.
+    pub property: String,
+    /// Its value.
+    pub value: String,
+    /// Its type, `string` when nobody said.
+    pub kind: String,
+    /// When it was taken, Unix time in milliseconds.
+    pub time: i64,
+}
+
+/// The process stops.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("edgecore is stopping")]
+pub struct Stopped;
+
+/// What the task is told by other modules of the edge.
+#[derive(Debug)]
+enum Request {
+    /// A message on `$hw/events/(device|node)/…`.
+    Mqtt { topic: String, payload: Bytes },
+    /// Values of a mapper.
+    Report { device: DeviceId, twins: TwinMap },
+    /// A mapper tells whether a device is there.
+    State { device: DeviceId, state: String },
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DeviceTwin {
+    requests: mpsc::Sender<Request>,
+    inbox: mpsc::Sender<Message>,
+    values: broadcast::Sender<Arc<Accepted>>,
+}
+
+impl DeviceTwin {
+    /// Loads the rows and starts the task. The second value is what is to be published on MQTT: when nobody reads it, the oldest are
+    /// dropped and counted.
+    pub async fn start(
+        settings: Settings,
+        meta: MetaManager,
+        uplink: Uplink,
+        registry: &mut Registry,
+        tasks: &Tasks,
+    ) -> (Self, Publications) {
+        let (requests, mut requested) = mpsc::channel(REQUESTS);
+        let (inbox, mut messages) = mpsc::channel(INBOX);
+        let (values, _) = broadcast::channel(VALUES);
+        let (publisher, publications) = publications::queue();
+        let handle = Self {
+            requests,
+            inbox,
+            values,
+        };
+        let _ = (settings, meta, uplink, registry);
+        tasks.spawn("devicetwin", async move {
+            loop {
+                tokio::select! {
+                    Some(request) = requested.recv() => tracing::debug!(?request, "request"),
+                    Some(message) = messages.recv() => tracing::debug!(?message, "message"),
+                    else => break,
+                }
+            }
+            drop(publisher);
+        });
+        (handle, publications)
+    }
+
+    /// Where edgehub puts messages of the group `twin`.
+    pub fn inbox(&self) -> mpsc::Sender<Message> {
+        self.inbox.clone()
+    }
+
+    /// An MQTT message on `$hw/events/device/…` or `$hw/events/node/…`; waits while many are waiting.
+    pub async fn request(&self, topic: &str, payload: Bytes) {
+        let topic = topic.to_owned();
+        let _ = self.requests.send(Request::Mqtt { topic, payload }).await;
+    }
+
+    /// Values of a mapper: a local write, whose rejection shows on MQTT only.
+    pub async fn report(&self, device: DeviceId, twins: TwinMap) -> Result<(), Stopped> {
+        let request = Request::Report { device, twins };
+        self.requests.send(request).await.map_err(|_| Stopped)
+    }
+
+    /// A mapper tells whether a device is there.
+    pub async fn report_state(&self, device: DeviceId, state: String) -> Result<(), Stopped> {
+        let request = Request::State { device, state };
+        self.requests.send(request).await.map_err(|_| Stopped)
+    }
+
+    /// Every actual value that was taken and stored, from now on.
+    pub fn values(&self) -> broadcast::Receiver<Arc<Accepted>> {
+        self.values.subscribe()
+    }
+}
