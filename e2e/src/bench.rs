@@ -4,6 +4,7 @@
 //! Memory is VmRSS in units of 10^6 bytes, 60 s after the last change. Times are those of a client of the API.
 
 mod channels;
+mod runtime;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -246,20 +247,12 @@ impl Bench {
         Ok(())
     }
 
-    /// Thirty pods at once: start, memory, idle CPU, deletion.
+    /// Thirty pods at once: start, memory, idle CPU, deletion; then what the runtime alone needs for as many.
     fn many(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let namespace = self.system.namespace("many")?;
         let start = Instant::now();
         self.create(&namespace, MANY)?;
-        let took = self.running(&namespace, MANY)?.duration_since(start).as_secs_f64();
-        if wanted("pods-30") {
-            self.push(
-                "pods-30",
-                took,
-                "s",
-                "runs=1 all Ready in the API and in containerd".to_owned(),
-            );
-        }
+        let started = self.running(&namespace, MANY)?.duration_since(start).as_secs_f64();
         if wanted("edgecore-rss-30") {
             self.memory("edgecore-rss-30", "30 pods")?;
         }
@@ -284,16 +277,51 @@ impl Bench {
         }
         let start = Instant::now();
         self.delete(&namespace)?;
-        let took = start.elapsed().as_secs_f64();
-        if wanted("delete-30") {
-            self.push(
-                "delete-30",
-                took,
-                "s",
-                "runs=1 none left in the API nor in containerd".to_owned(),
-            );
+        let deleted = start.elapsed().as_secs_f64();
+        self.system.clean(&namespace)?;
+        if !wanted("pods-30") && !wanted("delete-30") {
+            return Ok(());
         }
-        self.system.clean(&namespace)
+        let alone = self.runtime_alone()?;
+        for (name, took, alone, check) in [
+            (
+                "pods-30",
+                started,
+                alone.start,
+                "all Ready in the API and in containerd",
+            ),
+            (
+                "delete-30",
+                deleted,
+                alone.delete,
+                "none left in the API nor in containerd",
+            ),
+        ] {
+            if wanted(name) {
+                let note = format!("runs=1 {check} runtime-alone={alone:.2} times={:.2}", took / alone);
+                self.push(name, took, "s", note);
+            }
+        }
+        Ok(())
+    }
+
+    /// The median of three runs; edgecore stands still meanwhile, so that it neither works nor removes what it does not know.
+    fn runtime_alone(&mut self) -> Result<runtime::Alone> {
+        const RUNS: usize = 3;
+        self.system.edge.stop_edgecore()?;
+        let edge = &self.system.edge;
+        let (cgroup, logs) = (edge.number().cgroup().root(), edge.folder().join("logs/alone"));
+        let runs = (0..RUNS)
+            .map(|_| runtime::alone(&edge.socket(), &cgroup, &logs, MANY))
+            .collect::<Result<Vec<_>>>()?;
+        println!("  the runtime alone: {runs:?}");
+        self.system.edge.start_edgecore()?;
+        self.system.node_ready(LIMIT)?;
+        let of = |part: fn(&runtime::Alone) -> f64| median(&runs.iter().map(part).collect::<Vec<_>>());
+        Ok(runtime::Alone {
+            start: of(|run| run.start),
+            delete: of(|run| run.delete),
+        })
     }
 
     /// The link cut for 42 s with a pod created and one deleted meanwhile: all applied after it is back.
@@ -438,11 +466,14 @@ impl Bench {
     }
 }
 
+/// What the pods of the marks run: it does nothing, and ends at once when asked to.
+const IDLE: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"];
+
 fn idle_pod(name: &str, node: &str) -> serde_json::Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
         "nodeName": node, "terminationGracePeriodSeconds": 1, "tolerations": [{"operator": "Exists"}],
         "containers": [{"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent",
-            "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000000 & wait"]}]}})
+            "command": IDLE}]}})
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -191,7 +191,9 @@ impl EdgeHost {
         self.ctr(&all)
     }
 
-    fn socket(&self) -> PathBuf {
+    /// containerd's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         self.folder.join("containerd.sock")
     }
 
