@@ -6,6 +6,7 @@
 pub mod content;
 pub mod cri;
 pub mod device;
+pub mod dmi;
 pub mod exposition;
 pub mod features;
 #[cfg(feature = "golden")]
