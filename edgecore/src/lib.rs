@@ -9,5 +9,6 @@ pub mod environment;
 pub mod metamanager;
 pub mod server;
 pub mod settings;
+mod sqlite;
 pub mod stats;
 pub mod uplink;

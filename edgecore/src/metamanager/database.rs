@@ -1,11 +1,13 @@
 //! The SQLite file: opening, Go's schema, what older releases left in it, damage.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use proto::{Answer, Content};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+
+use crate::sqlite::{self, SUFFIXES, check, is_damage, restrict, with_suffix};
 
 /// `PRAGMA user_version` of a database that we made and that no cloud has filled yet: it knows nothing about this node's pods.
 /// Databases of Go edges carry 0.
@@ -43,14 +45,6 @@ pub(super) struct Database {
     pub(super) read_only: bool,
 }
 
-/// Whether the file cannot be trusted any more.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-    )
-}
-
 /// Opens the database; a damaged one is set aside and a new one made.
 pub(super) fn open(path: &Path) -> Result<Database, rusqlite::Error> {
     match open_checked(path) {
@@ -74,32 +68,15 @@ pub(super) fn replace(path: &Path, cause: &rusqlite::Error) -> Result<Database, 
     }
 }
 
-/// Moves a damaged database out of the way, its log files with it. `None` where the disk refuses.
+/// Moves a damaged database out of the way. `None` where the disk refuses.
 fn set_aside(path: &Path, cause: &rusqlite::Error) -> Option<PathBuf> {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let aside = with_suffix(path, &format!(".damaged-{seconds}"));
-    // The file itself comes last: a log that stayed behind would be taken for the new one's.
-    for suffix in SUFFIXES {
-        let from = with_suffix(path, suffix);
-        if from.exists()
-            && let Err(error) = std::fs::rename(&from, with_suffix(&aside, suffix))
-        {
-            debug!(file = %from.display(), %error, "cannot set a damaged file aside");
-            return None;
-        }
-    }
+    let aside = sqlite::set_aside(path)?;
     warn!(
         database = %path.display(), kept = %aside.display(), error = %cause,
         "the database is damaged and was set aside; objects come again from the cloud, running containers are kept"
     );
     Some(aside)
 }
-
-/// Of the files of one database.
-const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
 
 fn open_checked(path: &Path) -> Result<Database, rusqlite::Error> {
     match open_writable(path) {
@@ -134,6 +111,7 @@ fn open_writable(path: &Path) -> Result<Database, rusqlite::Error> {
     connection.execute_batch(SCHEMA)?;
     migrate(&connection)?;
     sweep(&connection)?;
+    // It holds Secrets and tokens.
     restrict(path);
     let filled = is_filled(&connection)?;
     Ok(Database {
@@ -208,17 +186,6 @@ fn tune(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.query_row(&format!("PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(8);
     Ok(())
-}
-
-fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" {
-        return Ok(());
-    }
-    Err(rusqlite::Error::SqliteFailure(
-        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-        Some(verdict),
-    ))
 }
 
 /// A database is filled unless we made it and no cloud answered since, or it has no object.
@@ -320,14 +287,6 @@ fn inspect(value: Option<String>) -> Stored {
     }
 }
 
-/// The database holds Secrets and tokens.
-fn restrict(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    for suffix in ["", "-wal", "-shm"] {
-        let _ = std::fs::set_permissions(with_suffix(path, suffix), std::fs::Permissions::from_mode(0o600));
-    }
-}
-
 fn refuses_writes(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -339,10 +298,4 @@ fn refuses_writes(error: &rusqlite::Error) -> bool {
                 | ErrorCode::SystemIoFailure
         )
     )
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use super::database::{self, Database};
+use crate::sqlite;
 
 /// Calls that wait for the thread; a full queue makes callers wait.
 const QUEUE: usize = 64;
@@ -408,7 +409,7 @@ impl Owner {
             // Opened anew before the next change: the disk may be writable again.
             database.read_only = true;
         }
-        if !database::is_damage(error) {
+        if !sqlite::is_damage(error) {
             return;
         }
         self.database = None;

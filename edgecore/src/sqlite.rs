@@ -1,0 +1,64 @@
+//! What all SQLite files of this program have in common: their files, who may read them, damage.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, ErrorCode};
+use tracing::debug;
+
+/// Of the files of one database; the file itself comes last: a log that stayed behind would be taken for the next one's.
+pub(crate) const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
+
+/// Whether the file cannot be trusted any more.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+/// Looks for damage.
+pub(crate) fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(verdict),
+    ))
+}
+
+/// Moves a damaged database out of the way, its log files with it. `None` where the disk refuses.
+pub(crate) fn set_aside(path: &Path) -> Option<PathBuf> {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let aside = with_suffix(path, &format!(".damaged-{seconds}"));
+    for suffix in SUFFIXES {
+        let from = with_suffix(path, suffix);
+        if from.exists()
+            && let Err(error) = std::fs::rename(&from, with_suffix(&aside, suffix))
+        {
+            debug!(file = %from.display(), %error, "cannot set a damaged file aside");
+            return None;
+        }
+    }
+    Some(aside)
+}
+
+/// Nobody else may read the files.
+pub(crate) fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for suffix in SUFFIXES {
+        let _ = std::fs::set_permissions(with_suffix(path, suffix), std::fs::Permissions::from_mode(0o600));
+    }
+}
+
+/// A file beside the database.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
