@@ -19,6 +19,8 @@ pub struct Features {
     pub credits: u16,
     /// `lanes`: over WebSocket, large messages come in pieces between which urgent ones find their place; 0 when absent.
     pub lanes: u16,
+    /// `uploads`: the cloud acknowledges what MQTT clients upload, and reads payloads that are no text; 0 when absent.
+    pub uploads: u16,
 }
 
 impl Features {
@@ -27,6 +29,7 @@ impl Features {
         inventory: 1,
         credits: 0,
         lanes: 1,
+        uploads: 1,
     };
 
     /// What this release offers on the tunnel.
@@ -34,6 +37,7 @@ impl Features {
         inventory: 0,
         credits: 1,
         lanes: 0,
+        uploads: 0,
     };
 
     /// Reads the header's value. Unknown names and unreadable versions are skipped.
@@ -48,6 +52,7 @@ impl Features {
                 "inventory" => features.inventory = version,
                 "credits" => features.credits = version,
                 "lanes" => features.lanes = version,
+                "uploads" => features.uploads = version,
                 _ => {}
             }
         }
@@ -61,6 +66,7 @@ impl Features {
             inventory: self.inventory.min(other.inventory),
             credits: self.credits.min(other.credits),
             lanes: self.lanes.min(other.lanes),
+            uploads: self.uploads.min(other.uploads),
         }
     }
 
@@ -83,6 +89,11 @@ impl Features {
     pub const fn has_lanes(self) -> bool {
         self.lanes > 0
     }
+
+    /// Whether uploads are acknowledged.
+    pub const fn has_uploads(self) -> bool {
+        self.uploads > 0
+    }
 }
 
 impl fmt::Display for Features {
@@ -92,6 +103,7 @@ impl fmt::Display for Features {
             ("inventory", self.inventory),
             ("credits", self.credits),
             ("lanes", self.lanes),
+            ("uploads", self.uploads),
         ];
         for (name, version) in all {
             if version > 0 {
@@ -113,11 +125,15 @@ mod tests {
             inventory: 2,
             credits: 3,
             lanes: 4,
+            uploads: 5,
         };
         for features in [Features::OURS, Features::TUNNEL, all, Features::default()] {
             assert_eq!(Features::parse(&features.to_string()), features);
         }
-        assert_eq!(Features::parse(" credits/3 ,inventory/2,odd,lanes/4,x/y"), all);
+        assert_eq!(
+            Features::parse(" credits/3 ,inventory/2,odd,lanes/4,uploads/5,x/y"),
+            all
+        );
         assert_eq!(Features::parse("inventory/-1"), Features::default());
         assert_eq!(Features::parse(""), Features::default());
     }
@@ -128,6 +144,7 @@ mod tests {
             inventory: 4,
             credits: 9,
             lanes: 3,
+            uploads: 7,
         };
         assert_eq!(newer.common(Features::OURS), Features::OURS);
         assert_eq!(newer.common(Features::TUNNEL), Features::TUNNEL);

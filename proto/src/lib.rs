@@ -3,6 +3,7 @@
 //! No I/O happens here. Every reader has a limit before it allocates and never panics, whatever it is given.
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod content;
 pub mod cri;
 pub mod device;

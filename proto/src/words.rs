@@ -129,6 +129,12 @@ words! {
         Error = "error",
         /// Data for the cloud's router.
         Upload = "upload",
+        /// A rule reads a topic of the edge's MQTT.
+        Subscribe = "subscribe",
+        /// It does no longer.
+        Unsubscribe = "unsubscribe",
+        /// A rule publishes on the edge's MQTT.
+        Publish = "publish",
         /// The edge lives.
         Keepalive = "keepalive",
         /// Membership question of device twin.

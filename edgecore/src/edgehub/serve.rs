@@ -54,7 +54,12 @@ impl Hub {
         let left = credentials.validity.until.duration_since(Timestamp::now());
         self.metrics.certificate(left.as_hours() / 24);
 
-        let Connection { mut line, path, .. } = connection;
+        let Connection {
+            mut line,
+            path,
+            features,
+            ..
+        } = connection;
         let mut queues = Queues::default();
         // Keepalive is the first message; the link is up only after it is on its way.
         let mut state = Session::new(self.limits(), self.metrics.clone(), Instant::now());
@@ -65,6 +70,7 @@ impl Hub {
             return End::Broken(ended(&error));
         }
         offline(&mut self.end, &self.metrics, self.inboxes.meta.connected(inventory)).await;
+        self.end.features.send_replace(features);
         self.end.link.send_replace(link);
         self.metrics.link(true);
         if inventory {

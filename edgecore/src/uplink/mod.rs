@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use proto::{Lane, Message};
+use proto::{Features, Lane, Message};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -67,6 +67,7 @@ pub struct Uplink {
     urgent: mpsc::Sender<Outgoing>,
     outgoing: mpsc::Sender<Outgoing>,
     link: watch::Receiver<Link>,
+    features: watch::Receiver<Features>,
 }
 
 /// The other end, held by edgehub (and by tests).
@@ -78,6 +79,8 @@ pub struct UplinkEnd {
     pub outgoing: mpsc::Receiver<Outgoing>,
     /// Tells all holders whether the link is up.
     pub link: watch::Sender<Link>,
+    /// What the cloud of the session has, told before the link is up.
+    pub features: watch::Sender<Features>,
 }
 
 impl UplinkEnd {
@@ -98,12 +101,19 @@ impl Uplink {
         let (urgent, urgent_end) = mpsc::channel(QUEUE);
         let (outgoing, outgoing_end) = mpsc::channel(QUEUE);
         let (link_end, link) = watch::channel(Link::Down);
+        let (features_end, features) = watch::channel(Features::default());
         (
-            Self { urgent, outgoing, link },
+            Self {
+                urgent,
+                outgoing,
+                link,
+                features,
+            },
             UplinkEnd {
                 urgent: urgent_end,
                 outgoing: outgoing_end,
                 link: link_end,
+                features: features_end,
             },
         )
     }
@@ -111,6 +121,11 @@ impl Uplink {
     /// Follows the link.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
+    }
+
+    /// The extras that the cloud of the present session has too, or of the last one.
+    pub fn features(&self) -> Features {
+        *self.features.borrow()
     }
 
     /// Whether the link is up now.
