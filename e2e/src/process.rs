@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -71,6 +72,28 @@ fn render(command: &Command) -> String {
         line.push_str(&argument.to_string_lossy());
     }
     line.chars().take(300).collect()
+}
+
+/// Whether these bytes stand somewhere in the writable memory of a process.
+pub fn holds(pid: Pid, needle: &[u8]) -> Result<bool> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(range), Some(rights)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let Some((from, to)) = range.split_once('-').filter(|_| rights.starts_with("rw")) else {
+            continue;
+        };
+        let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+        let mut bytes = vec![0; usize::try_from(to - from)?];
+        // A region may go away meanwhile, and some cannot be read.
+        if memory.read_exact_at(&mut bytes, from).is_ok() && memchr::memmem::find(&bytes, needle).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A long-running process of a run.

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
-use super::streams::{kubectl, needs_our_cloud};
+use super::streams::{Said, kubectl, needs_our_cloud};
 use super::{Entry, IDLE, bare};
-use crate::api;
+use crate::api::{self, text};
 use crate::balancer::{Balancer, Turn};
 use crate::cloud::{CloudHost, REDIRECTS, http_body};
 use crate::edge::{EdgeHost, Uplink, Wire};
@@ -111,7 +112,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
             .lines()
             .find(|line| line.starts_with("cloudcore_tunnel_tunnels"))
     );
-    second.kill();
+    owner_gone(system, &mut second, &mut hosts[1], &run)?;
     for _ in 0..4 {
         let said = run(&names[0])?;
         ensure!(
@@ -143,6 +144,29 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
         system.api().delete(&api::node_path(edge.name()))?;
     }
     second.stop()
+}
+
+/// The cloudcore that has an edge's tunnel dies while the edge does not notice: whoever asks is told which one it was.
+fn owner_gone(
+    system: &System,
+    second: &mut CloudHost,
+    edge: &mut EdgeHost,
+    exec: &dyn Fn(&str) -> Result<Said>,
+) -> Result<()> {
+    let node = system.api().must(&api::node_path(edge.name()))?;
+    let owner = text(&node, "/metadata/annotations/kubeedge.io~1tunnel").to_owned();
+    let edgecore = edge.edgecore()?.pid();
+    process::signal(edgecore, Signal::SIGSTOP);
+    second.kill();
+    let said = exec(edge.name());
+    process::signal(edgecore, Signal::SIGCONT);
+    let said = said?.error();
+    ensure!(
+        !owner.is_empty() && said.contains("cannot be reached") && said.contains(&owner),
+        "the owner {owner:?} of the tunnel is gone, yet: {said}"
+    );
+    println!("    {}", said.trim());
+    Ok(())
 }
 
 /// Sends the API server's connections to an edge's tunnel ports to the balancer, until it is dropped: a later edge has that address again.

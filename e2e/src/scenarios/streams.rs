@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{Entry, IDLE, bare};
 use crate::api;
 use crate::edge::{EdgeHost, Wire};
+use crate::process;
 use crate::settings::{is_ours, program};
 use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
@@ -387,7 +388,7 @@ fn many(context: &mut Context) -> Result<()> {
 }
 
 /// The stream server lets in whom a kubelet would: nobody without credentials, a token with the right, the API server's certificate.
-/// Go's lets in everybody.
+/// What a caller shows goes no further: the edge never sees the token. Go's lets in everybody.
 fn access(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "asking callers who they are")?;
     let pki = context.folder().join("cluster/pki");
@@ -404,7 +405,7 @@ fn access(context: &mut Context) -> Result<()> {
         let mut command = std::process::Command::new("curl");
         command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
         command.arg(format!("Host: {address}:10351")).args(more);
-        crate::process::run(command.arg(format!("https://{server}/healthz")))
+        process::run(command.arg(format!("https://{server}/healthz")))
     };
     let bearer = format!("Authorization: Bearer {}", token.trim());
     let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
@@ -440,8 +441,20 @@ fn access(context: &mut Context) -> Result<()> {
         ensure!(status == "200", "{status}");
         Ok(Some(()))
     });
+    let unseen = allowed.and_then(|()| {
+        // A header that goes on to the edge shows that what the edge has read can be found in its memory.
+        let edgecore = system.edge.edgecore()?.pid();
+        let mark = format!("mark-{}", checksum(namespace.as_bytes())?);
+        wait::until("a harmless header is found in edgecore's memory", seconds(30), || {
+            ask(&["-H", &bearer, "-H", &format!("X-Mark: {mark}")])?;
+            Ok(process::holds(edgecore, mark.as_bytes())?.then_some(()))
+        })?;
+        let seen = process::holds(edgecore, token.trim().as_bytes())?;
+        ensure!(!seen, "the caller's token is in edgecore's memory");
+        Ok(())
+    });
     system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
-    allowed?;
+    unseen?;
     system.clean(&namespace)
 }
 
