@@ -2,6 +2,7 @@
 //!
 //! The tests of the crates include these files and replay the corpus through them, so a target and its test never differ.
 
+pub mod devices;
 pub mod files;
 pub mod join;
 pub mod tunnel;

@@ -19,6 +19,7 @@ pub mod lanes;
 pub mod message;
 pub mod object;
 pub mod quic;
+pub mod reviews;
 pub mod route;
 pub mod stats;
 pub mod status;

@@ -3,6 +3,7 @@
 //! Go's readers ignore the case of keys and take `null` for an absent value, so peers write keys in several cases: readers here do
 //! the same, writers use the forms that Go writes. Names of properties keep their case.
 
+pub mod conversion;
 mod fields;
 mod id;
 mod membership;

@@ -1,7 +1,7 @@
 //! The seeds of the fuzz targets pass through the targets' own readers.
 
 use crate::replay::replay;
-use crate::{join, tunnel_readers, wire};
+use crate::{devices, join, tunnel_readers, wire};
 
 #[test]
 fn message_decode() {
@@ -66,4 +66,9 @@ fn tunnel_connect() {
 #[test]
 fn tunnel_operations() {
     replay("tunnel_operations", tunnel_readers::operations);
+}
+
+#[test]
+fn device_conversion() {
+    replay("device_conversion", devices::device_conversion);
 }

@@ -2,6 +2,9 @@
 mod answers;
 mod comparer;
 mod corpus;
+#[path = "../../../fuzz/src/devices.rs"]
+#[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
+mod devices;
 mod frames;
 /// The readers of the fuzz targets.
 #[path = "../../../fuzz/src/join.rs"]
