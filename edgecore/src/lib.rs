@@ -6,6 +6,7 @@ pub mod edged;
 pub mod edgehub;
 pub mod edgestream;
 pub mod environment;
+pub mod eventbus;
 pub mod metamanager;
 pub mod server;
 pub mod settings;

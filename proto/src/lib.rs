@@ -17,6 +17,7 @@ pub mod inventory;
 pub mod join;
 pub mod lanes;
 pub mod message;
+pub mod mqtt;
 pub mod object;
 pub mod quic;
 pub mod reviews;

@@ -1,0 +1,3 @@
+//! The broker without I/O.
+mod subscriptions;
+pub(super) use subscriptions::Tree;

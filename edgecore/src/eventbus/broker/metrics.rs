@@ -1,0 +1,103 @@
+//! What the broker counts: `/metrics`, and `$SYS/broker/…` for MQTT clients.
+
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Why a message came to nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Dropped {
+    reason: &'static str,
+}
+
+/// The counters. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Metrics {
+    /// Connected clients.
+    pub(super) connected: Gauge<i64, AtomicI64>,
+    /// Sessions, of clients that are away too.
+    pub(super) sessions: Gauge<i64, AtomicI64>,
+    /// The most clients at a time.
+    pub(super) maximum: Gauge<i64, AtomicI64>,
+    /// Subscriptions of all sessions.
+    pub(super) subscriptions: Gauge<i64, AtomicI64>,
+    /// Messages kept for later subscribers.
+    pub(super) retained: Gauge<i64, AtomicI64>,
+    /// Messages that wait in sessions.
+    pub(super) queued: Gauge<i64, AtomicI64>,
+    /// And their bytes.
+    pub(super) queued_bytes: Gauge<i64, AtomicI64>,
+    /// Messages from clients.
+    pub(super) received: Counter,
+    /// Messages to clients.
+    pub(super) sent: Counter,
+    /// Bytes from clients.
+    pub(super) bytes_received: Counter,
+    /// Bytes to clients.
+    pub(super) bytes_sent: Counter,
+    /// Connections that were turned away or ended by the broker.
+    pub(super) refused: Counter,
+    /// Commits of the database.
+    pub(super) commits: Counter,
+    dropped: Family<Dropped, Counter>,
+}
+
+impl Metrics {
+    /// New counters, shown in the registry.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let it = Self::default();
+        let to = registry.sub_registry_with_prefix("mqtt");
+        to.register("clients", "Connected MQTT clients", it.connected.clone());
+        to.register("sessions", "Sessions, of absent clients too", it.sessions.clone());
+        to.register(
+            "subscriptions",
+            "Subscriptions of all sessions",
+            it.subscriptions.clone(),
+        );
+        to.register(
+            "retained_messages",
+            "Messages kept for later subscribers",
+            it.retained.clone(),
+        );
+        to.register("queued_messages", "Messages that wait for a client", it.queued.clone());
+        to.register(
+            "queued_bytes",
+            "Bytes of messages that wait for a client",
+            it.queued_bytes.clone(),
+        );
+        to.register("messages_received", "Messages from clients", it.received.clone());
+        to.register("messages_sent", "Messages to clients", it.sent.clone());
+        to.register("bytes_received", "Bytes from clients", it.bytes_received.clone());
+        to.register("bytes_sent", "Bytes to clients", it.bytes_sent.clone());
+        to.register(
+            "connections_refused",
+            "Connections turned away or ended by the broker",
+            it.refused.clone(),
+        );
+        to.register("commits", "Commits of the broker's database", it.commits.clone());
+        to.register(
+            "messages_dropped",
+            "Messages that came to nobody, by reason",
+            it.dropped.clone(),
+        );
+        it
+    }
+
+    /// A message was dropped: `slow` reader (QoS 0), full `queue` of a session, `retained` store full, `denied` topic, the process's `own`
+    /// publications faster than the broker, or the process itself (`link`) too slow for a will.
+    pub(super) fn dropped(&self, reason: &'static str) {
+        self.dropped.get_or_create(&Dropped { reason }).inc();
+    }
+
+    /// All that were dropped.
+    pub(super) fn dropped_total(&self) -> u64 {
+        ["slow", "queue", "retained", "denied", "own", "link"]
+            .into_iter()
+            .filter_map(|reason| self.dropped.get(&Dropped { reason }).map(|counter| counter.get()))
+            .sum()
+    }
+}

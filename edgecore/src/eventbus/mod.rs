@@ -1,0 +1,4 @@
+//! MQTT of this node.
+
+#[allow(dead_code)]
+pub mod broker;
