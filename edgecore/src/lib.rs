@@ -7,6 +7,7 @@ pub mod edgehub;
 pub mod edgestream;
 pub mod environment;
 pub mod eventbus;
+pub mod history;
 pub mod metamanager;
 pub mod server;
 pub mod settings;

@@ -113,7 +113,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         info!("Module websocket registered successfully");
     }
     let mut edged = None;
-    let mut more = axum::Router::new();
+    let mut more = devices.router();
     if config.modules.edged.enable {
         let node = settings::node(&config, host)?;
         let facts = Arc::new(SystemFacts {

@@ -14,7 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
-use crate::{devicetwin, edgehub, edgestream, metamanager, stats};
+use crate::{devicetwin, edgehub, edgestream, history, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -127,6 +127,20 @@ pub fn edgehub(config: &EdgeCore) -> edgehub::Settings {
             rotate: hub.rotate_certificates,
         },
     }
+}
+
+/// For the history of devices; `None` where it is turned off.
+pub fn history(config: &EdgeCore) -> Option<history::Settings> {
+    let wanted = &config.modules.device_twin.history;
+    let unsigned = |value: i64| u64::try_from(value).unwrap_or_default();
+    wanted.enable.then(|| history::Settings {
+        database: PathBuf::from(&config.database.data_source).with_file_name("history.db"),
+        bounds: history::Bounds {
+            values: unsigned(wanted.max_values),
+            bytes: unsigned(wanted.max_bytes),
+            age: Some(wanted.max_age.to_std()).filter(|age| !age.is_zero()),
+        },
+    })
 }
 
 /// For EdgeStream; `None` where it is turned off.

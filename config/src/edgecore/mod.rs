@@ -19,8 +19,8 @@ pub use kubelet::{
     ReservedMemory, ShutdownGracePeriod, Taint,
 };
 pub use modules::{
-    DbTest, DeviceTwin, EdgeHub, EdgeHubQuic, EdgeHubWebSocket, EdgeStream, Edged, EventBus, EventBusTls, MetaManager,
-    MetaServer, ServiceBus, TaskManager,
+    DbTest, DeviceHistory, DeviceTwin, EdgeHub, EdgeHubQuic, EdgeHubWebSocket, EdgeStream, Edged, EventBus,
+    EventBusTls, MetaManager, MetaServer, ServiceBus, TaskManager,
 };
 
 use crate::checks::Checks;

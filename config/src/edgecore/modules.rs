@@ -232,10 +232,26 @@ section! {
         "enable" always enable: bool = true;
         /// Folder of the mappers' socket `dmi.sock`; a value that names a socket stands for its folder.
         "dmiSockPath" omit dmi_sock_path: String = "/etc/kubeedge/".into();
+        /// Values kept at the edge. Only ours.
+        "history" hidden history: DeviceHistory = DeviceHistory::default();
         /// Reports a second to the cloud about one device; 0 is the default. Only ours.
         "reportsPerDevice" hidden reports_per_device: i32 = 10;
         /// Reports a second to the cloud about all devices of this node; 0 is the default. Only ours.
         "reportsPerSecond" hidden reports_per_second: i32 = 100;
+    }
+}
+
+section! {
+    /// `modules.deviceTwin.history`: values kept at the edge. Only ours.
+    pub struct DeviceHistory {
+        /// Whether they are kept.
+        "enable" always enable: bool = false;
+        /// Values of one property.
+        "maxValues" omit max_values: i64 = 10_000;
+        /// Bytes of the file, `history.db` beside the database.
+        "maxBytes" omit max_bytes: i64 = 33_554_432;
+        /// How long a value is kept; 0: whatever its age.
+        "maxAge" omit max_age: GoDuration = GoDuration::from_secs(0);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{EdgeCore, EdgeHub, Edged, EventBus, MetaManager, ServiceBus};
+use super::{DeviceHistory, EdgeCore, EdgeHub, Edged, EventBus, MetaManager, ServiceBus};
 use crate::HostFacts;
 use crate::checks::{Checks, split_host_port};
 use crate::decode::Value;
@@ -10,6 +10,8 @@ use crate::facts::node_name_problems;
 use crate::problem::quoted;
 
 const KUBELET: &str = "modules.edged.tailoredKubeletConfig";
+/// Bytes below which a history is all overhead.
+const LEAST_HISTORY: i64 = 131_072;
 
 /// Keys that nothing reads: a file that sets them to something else is told so.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -63,6 +65,9 @@ pub(super) fn check(config: &mut EdgeCore, host: &HostFacts, mut to: Checks<'_>)
     }
     if modules.event_bus.enable {
         event_bus(&modules.event_bus, &mut to);
+    }
+    if modules.device_twin.enable && modules.device_twin.history.enable {
+        history(&modules.device_twin.history, &mut to);
     }
     if modules.meta_manager.enable {
         meta_manager(&modules.meta_manager, &mut to);
@@ -253,6 +258,18 @@ fn event_bus(bus: &EventBus, to: &mut Checks<'_>) {
     if bus.mqtt_qos > 2 {
         let path = "modules.eventBus.mqttQOS";
         to.invalid(path, path, bus.mqtt_qos.to_string(), "must be 0, 1 or 2");
+    }
+}
+
+fn history(history: &DeviceHistory, to: &mut Checks<'_>) {
+    to.positive("modules.deviceTwin.history.maxValues", history.max_values);
+    let path = "modules.deviceTwin.history.maxBytes";
+    if history.max_bytes < LEAST_HISTORY {
+        to.invalid(path, path, history.max_bytes.to_string(), "must be at least 131072");
+    }
+    let path = "modules.deviceTwin.history.maxAge";
+    if history.max_age.as_nanos() < 0 {
+        to.invalid(path, path, quoted(&history.max_age.to_string()), "must not be negative");
     }
 }
 

@@ -128,6 +128,10 @@ fn disabled_modules_are_not_checked() {
 fn edgecore_rows() {
     for (text, expected) in [
         (
+            "deviceTwin: {history: {enable: true, maxBytes: 100}}",
+            "modules.deviceTwin.history.maxBytes: Invalid value: 100: must be at least 131072 (line 2)",
+        ),
+        (
             "edged: {tailoredKubeletConfig: {cgroupDriver: x}}",
             "CGroupDriver: Invalid value: \"x\": CGroupDriver value error (modules.edged.tailoredKubeletConfig.cgroupDriver, line 2)",
         ),

@@ -5,6 +5,7 @@
 
 pub mod conversion;
 mod fields;
+mod history;
 mod id;
 mod membership;
 mod state;
@@ -14,6 +15,7 @@ mod twin;
 
 use thiserror::Error;
 
+pub use history::{Found, HistoryAnswer, HistoryProperty, HistoryRequest, HistoryValue, Remembered};
 pub use id::DeviceId;
 pub use membership::{Member, MembershipDetail, MembershipUpdate};
 pub use state::StateUpdate;

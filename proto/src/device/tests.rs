@@ -88,3 +88,40 @@ fn ids_have_one_or_two_parts() {
         assert_eq!(DeviceId::parse(text), None, "{text}");
     }
 }
+
+#[test]
+fn questions_of_the_history_are_read_and_answers_written() {
+    let asked = br#"{"event_id":"e","property":"temp","from":1,"limit":2,"after":"5.1","Newest":true}"#;
+    let request = HistoryRequest::parse(asked).expect("a question");
+    assert_eq!((request.from, request.to, request.limit), (Some(1), None, Some(2)));
+    assert!(request.newest && request.after.as_deref() == Some("5.1"));
+    assert!(HistoryRequest::parse(br#"{"limit":"2"}"#).is_err());
+    let values = Remembered::Values {
+        property: "temp".to_owned(),
+        kind: "int".to_owned(),
+        values: vec![HistoryValue {
+            time: 5,
+            value: "21".to_owned(),
+        }],
+        next: None,
+    };
+    let answer = HistoryAnswer {
+        event_id: Some("e".to_owned()),
+        timestamp: Some(7),
+        device: Some("default/t1".to_owned()),
+        found: Found::Remembered(values),
+    };
+    let text = r#"{"event_id":"e","timestamp":7,"device":"default/t1","property":"temp","type":"int","values":[{"time":5,"value":"21"}]}"#;
+    assert_eq!(answer.to_json(), text);
+    let refused = Found::Refused {
+        code: 404,
+        reason: "no".to_owned(),
+    };
+    let answer = HistoryAnswer {
+        event_id: None,
+        timestamp: None,
+        device: None,
+        found: refused,
+    };
+    assert_eq!(answer.to_json(), r#"{"code":404,"reason":"no"}"#);
+}
