@@ -15,3 +15,4 @@ pub mod objectsync;
 pub mod revocation;
 pub mod synccontroller;
 mod waiting;
+pub mod webhook;

@@ -24,6 +24,7 @@ mod flags;
 mod redirects;
 mod secrets;
 mod streams;
+mod webhooks;
 
 use flags::Flags;
 
@@ -140,6 +141,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         };
         streams::start(below, &mut registry).await?;
     }
+    webhooks::start(&loaded.config, host, &identity, &kube, &mut registry, &tasks)?;
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
     let revocations = hub.revocations();
     revocation::start(kube.clone(), hub.clone(), &tasks);

@@ -107,7 +107,7 @@ async fn from_file(path: &Path) -> Result<kube::Config, ConnectError> {
 }
 
 /// Certificates in DER as one PEM text.
-fn pem(certificates: &[Vec<u8>]) -> String {
+pub(crate) fn pem(certificates: &[Vec<u8>]) -> String {
     use base64::Engine as _;
     let mut text = String::new();
     for certificate in certificates {

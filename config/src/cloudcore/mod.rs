@@ -8,6 +8,7 @@ mod controllers;
 mod hub;
 mod legacy;
 mod validate;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,6 +19,7 @@ pub use hub::{
     CloudHubWebSocket, CloudStream, CloudStreamEgress, IptablesManager, IptablesMode, NodeAuthorization, Router,
     StreamCertSigner,
 };
+pub use webhook::Webhook;
 
 use crate::checks::Checks;
 use crate::decode::{Value, section};
@@ -98,6 +100,8 @@ section! {
         "router" always router: Router = Router::default();
         /// Redirect rules.
         "iptablesManager" always iptables_manager: IptablesManager = IptablesManager::default();
+        /// Versions and checks of devices. Only ours.
+        "webhook" hidden webhook: Webhook = Webhook::default();
     }
 }
 
@@ -183,6 +187,11 @@ impl CloudCore {
                 modules.task_manager.enable,
                 "jobs on nodes",
                 "modules.taskManager.enable",
+            ),
+            (
+                modules.webhook.enable,
+                "devices in v1alpha2 and checks of their names",
+                "modules.webhook.enable",
             ),
         ];
         all.into_iter()

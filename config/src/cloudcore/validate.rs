@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::hub::{STREAM_CERT, STREAM_KEY};
-use super::{CloudCore, CloudHub, CloudStream, KubeApiConfig};
+use super::{CloudCore, CloudHub, CloudStream, KubeApiConfig, Webhook};
 use crate::HostFacts;
 use crate::checks::{Checks, is_sloppy_ip, split_host_port};
 use crate::decode::{GoDuration, Value};
@@ -34,6 +34,9 @@ pub(super) fn check(config: &mut CloudCore, host: &HostFacts, mut to: Checks<'_>
     }
     if modules.cloud_stream.enable {
         cloud_stream(&modules.cloud_stream, &mut to);
+    }
+    if modules.webhook.enable {
+        webhook(&modules.webhook, &mut to);
     }
     let address = &modules.iptables_manager.address;
     if !address.is_empty() && address.parse::<IpAddr>().is_err() {
@@ -205,5 +208,15 @@ fn cloud_stream(stream: &CloudStream, to: &mut Checks<'_>) {
     if !egress.client_ca_file.is_empty() && !to.exists(&egress.client_ca_file) {
         let path = "modules.cloudStream.egress.clientCAFile";
         to.invalid("clientCAFile", path, quoted(&egress.client_ca_file), "file not exist");
+    }
+}
+
+fn webhook(webhook: &Webhook, to: &mut Checks<'_>) {
+    to.ip("modules.webhook.address", &webhook.address);
+    to.port("modules.webhook.port", webhook.port);
+    let url = &webhook.url;
+    let host = url.strip_prefix("https://").unwrap_or_default();
+    if !url.is_empty() && (host.is_empty() || host.contains(['/', '?', '#', '@'])) {
+        to.invalid("url", "modules.webhook.url", quoted(url), "must be https://HOST:PORT");
     }
 }

@@ -141,3 +141,12 @@ pub fn tunnel_certificate(files: CertificateFiles, identity: &Identity, tasks: &
     files::keep(Files::new("tunnel", files), shown.clone(), unix_now, tasks);
     Arc::new(Chosen::new(shown, None))
 }
+
+/// A certificate of CloudHub's CA for this cloudcore alone, renewed in time and when this host has other addresses.
+pub fn own_certificate(names: ServerNames, identity: &Identity, tasks: &Tasks) -> Arc<dyn ResolvesServerCert> {
+    let shown = Arc::new(Shown::default());
+    let signer = Arc::new(HubAuthority(identity.clone()));
+    let keeper = Keeper::new(signer, names, shown.clone(), unix_now);
+    tasks.spawn("own certificate", keeper.run(Edges::none()));
+    Arc::new(Chosen::new(shown, None))
+}

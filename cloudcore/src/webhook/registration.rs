@@ -1,0 +1,201 @@
+//! What the API server is to be told, and whether it has to be told again. Pure: objects in, patches out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::server::{CONVERT, DEVICES, MODELS};
+
+/// How API servers reach the webhook.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// By the Service `kubeedge/cloudcore` and this port of it.
+    Service(u16),
+    /// By `https://HOST:PORT`.
+    Url(String),
+}
+
+/// Name of the ValidatingWebhookConfiguration; Go's has another, and both may be there.
+pub(super) const CONFIGURATION: &str = "kubeedge-cloudcore";
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Registration {
+    target: Target,
+    ca: String,
+}
+
+/// An object that says where the webhook is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// The CRD of devices or of models.
+    Crd(&'static str),
+    /// The ValidatingWebhookConfiguration.
+    Configuration,
+}
+
+/// All of them.
+pub(super) const PLACES: [Place; 3] = [
+    Place::Crd("devices.devices.kubeedge.io"),
+    Place::Crd("devicemodels.devices.kubeedge.io"),
+    Place::Configuration,
+];
+
+impl Place {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Crd(name) => name,
+            Self::Configuration => CONFIGURATION,
+        }
+    }
+
+    /// The client configurations in it.
+    fn clients(self, object: &Value) -> Vec<&Value> {
+        match self {
+            Self::Crd(_) => object
+                .pointer("/spec/conversion/webhook/clientConfig")
+                .into_iter()
+                .collect(),
+            Self::Configuration => {
+                let hooks = object.get("webhooks").and_then(Value::as_array);
+                hooks
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|hook| hook.get("clientConfig"))
+                    .collect()
+            }
+        }
+    }
+}
+
+impl Registration {
+    /// `ca` is PEM.
+    pub(super) fn new(target: Target, ca: &str) -> Self {
+        Self {
+            target,
+            ca: STANDARD.encode(ca),
+        }
+    }
+
+    /// The merge patch that makes `object` point here; `None` when it does.
+    pub(super) fn patch(&self, place: Place, object: &Value) -> Option<Value> {
+        let wanted = self.wanted(place);
+        if contains(object, &wanted) {
+            return None;
+        }
+        let mut patch = wanted;
+        // Nobody else's change is overwritten unseen.
+        patch["metadata"] = json!({"resourceVersion": object.pointer("/metadata/resourceVersion")});
+        Some(patch)
+    }
+
+    /// The whole object, to be made.
+    pub(super) fn configuration(&self) -> Value {
+        let mut object = without_nulls(self.wanted(Place::Configuration));
+        object["apiVersion"] = json!("admissionregistration.k8s.io/v1");
+        object["kind"] = json!("ValidatingWebhookConfiguration");
+        object["metadata"] = json!({"name": CONFIGURATION, "labels": {"k8s-app": "kubeedge", "kubeedge": "cloudcore"}});
+        object
+    }
+
+    /// The URL, without its path, of another cloudcore with the same CA to which `object` points.
+    pub(super) fn other(&self, place: Place, object: &Value) -> Option<String> {
+        let text = |client: &Value, name| client.get(name).and_then(Value::as_str).map(str::to_owned);
+        let mut others = place.clients(object).into_iter().map(|client| {
+            let same_ca = text(client, "caBundle").as_ref() == Some(&self.ca);
+            let url = text(client, "url").filter(|_| same_ca)?;
+            let end = url.strip_prefix("https://")?.find('/')? + "https://".len();
+            let base = url.get(..end)?.to_owned();
+            (self.target != Target::Url(base.clone())).then_some(base)
+        });
+        let first = others.next()??;
+        others.all(|other| other.as_ref() == Some(&first)).then_some(first)
+    }
+
+    fn wanted(&self, place: Place) -> Value {
+        match place {
+            Place::Crd(_) => json!({"spec": {"conversion": {
+                "strategy": "Webhook",
+                "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": self.client(CONVERT)},
+            }}}),
+            Place::Configuration => json!({"webhooks": [
+                without_nulls(self.hook("validatedevice.kubeedge.io", "devices", DEVICES)),
+                without_nulls(self.hook("validatedevicemodel.kubeedge.io", "devicemodels", MODELS)),
+            ]}),
+        }
+    }
+
+    /// The other of URL and service is null, which takes it away.
+    fn client(&self, path: &str) -> Value {
+        let (service, url) = match &self.target {
+            Target::Service(port) => (
+                json!({"namespace": "kubeedge", "name": "cloudcore", "port": port, "path": path}),
+                Value::Null,
+            ),
+            Target::Url(url) => (Value::Null, json!(format!("{url}{path}"))),
+        };
+        json!({"caBundle": self.ca, "service": service, "url": url})
+    }
+
+    /// Go's, but for the client. v1alpha2 comes converted.
+    fn hook(&self, name: &str, resource: &str, path: &str) -> Value {
+        json!({
+            "name": name,
+            "rules": [{
+                "apiGroups": ["devices.kubeedge.io"], "apiVersions": ["v1beta1"], "resources": [resource],
+                "operations": ["CREATE", "UPDATE"],
+            }],
+            "clientConfig": self.client(path),
+            "failurePolicy": "Ignore",
+            "matchPolicy": "Equivalent",
+            "sideEffects": "None",
+            "timeoutSeconds": 5,
+            "admissionReviewVersions": ["v1"],
+        })
+    }
+}
+
+/// Host and port of `https://HOST:PORT`.
+pub(super) fn host_of(url: &str) -> Option<(String, u16)> {
+    let host = url.strip_prefix("https://")?;
+    let (host, port) = match host.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (host, 443),
+    };
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    Some((host.to_owned(), port))
+}
+
+/// Whether all of `wanted` is in `object`, which may have more members: the API server adds defaults. Null is absent.
+fn contains(object: &Value, wanted: &Value) -> bool {
+    match (object, wanted) {
+        (Value::Object(object), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(name, wanted)| contains(object.get(name).unwrap_or(&Value::Null), wanted)),
+        (Value::Array(object), Value::Array(wanted)) => {
+            object.len() == wanted.len()
+                && object
+                    .iter()
+                    .zip(wanted)
+                    .all(|(object, wanted)| contains(object, wanted))
+        }
+        _ => object == wanted,
+    }
+}
+
+/// In a list nothing is merged: what is null must not be there.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(
+                kept.map(|(name, value)| (name, without_nulls(value)))
+                    .collect::<Map<_, _>>(),
+            )
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,219 @@
+//! What the API server is told, with a fake one; questions over TLS as it asks them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::registration::{CONFIGURATION, Place};
+use super::*;
+use crate::cloudhub::tests::Memory;
+use crate::kubernetes::fake::FakeApi;
+
+const DEVICES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devices.devices.kubeedge.io";
+const MODELS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devicemodels.devices.kubeedge.io";
+const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/kubeedge-cloudcore";
+
+fn url(text: &str) -> Target {
+    Target::Url(text.to_owned())
+}
+
+async fn identity(folder: &TempDir) -> Identity {
+    let settings = crate::cloudhub::tests::settings(folder.path());
+    Identity::load(&settings, Arc::new(Memory::default()))
+        .await
+        .expect("an identity")
+}
+
+/// An API server with the CRDs as they are applied.
+fn api() -> FakeApi {
+    let api = FakeApi::default();
+    let service = json!({"namespace": "kubeedge", "name": "cloudcore", "port": 10006, "path": "/convert"});
+    let webhook = json!({"conversionReviewVersions": ["v1"], "clientConfig": {"service": service}});
+    for path in [DEVICES, MODELS] {
+        let conversion = json!({"strategy": "Webhook", "webhook": webhook});
+        api.put(
+            path,
+            json!({"metadata": {}, "spec": {"group": "devices.kubeedge.io", "conversion": conversion}}),
+        );
+    }
+    api
+}
+
+async fn keeper(api: &FakeApi, folder: &TempDir, target: Target) -> Keeper {
+    let ca = identity(folder).await.ca().clone();
+    let tls = client_config(&[ca], None).expect("a client");
+    Keeper::new(api.kube(), Registration::new(target, "the CA"), tls)
+}
+
+fn client(api: &FakeApi, path: &str) -> Value {
+    let object = api.get(path).expect("there");
+    let conversion = object.pointer("/spec/conversion/webhook/clientConfig");
+    let hook = object.pointer("/webhooks/0/clientConfig");
+    conversion.or(hook).cloned().expect("a client configuration")
+}
+
+#[tokio::test]
+async fn the_api_server_is_told_once_and_again_when_it_forgets() {
+    let (api, folder) = (api(), TempDir::new().expect("a folder"));
+    let mut keeper = keeper(&api, &folder, Target::Service(10006)).await;
+    keeper.look().await;
+    let service = |path| json!({"service": {"namespace": "kubeedge", "name": "cloudcore", "port": 10006, "path": path}, "caBundle": "dGhlIENB"});
+    assert_eq!(client(&api, DEVICES), service("/convert"));
+    assert_eq!(client(&api, MODELS), service("/convert"));
+    assert_eq!(client(&api, HOOKS), service("/devices"));
+    assert_eq!(api.get(HOOKS).expect("made")["webhooks"][1]["failurePolicy"], "Ignore");
+    keeper.look().await;
+    let writes = |api: &FakeApi| api.log().iter().filter(|line| !line.starts_with("GET")).count();
+    assert_eq!(writes(&api), 3, "nothing is written twice: {:?}", api.log());
+    let mut broken = api.get(DEVICES).expect("there");
+    broken["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"] = json!("eA==");
+    api.put(DEVICES, broken);
+    let mut without = api.get(MODELS).expect("there");
+    without["spec"]["conversion"] = json!({"strategy": "None"});
+    api.put(MODELS, without);
+    keeper.look().await;
+    assert_eq!(client(&api, DEVICES), service("/convert"));
+    assert_eq!(client(&api, MODELS), service("/convert"));
+    assert_eq!(writes(&api), 5);
+}
+
+#[tokio::test]
+async fn outside_the_cluster_the_url_takes_the_place_of_the_service() {
+    let (api, folder) = (api(), TempDir::new().expect("a folder"));
+    keeper(&api, &folder, url("https://192.0.2.1:10006")).await.look().await;
+    let by_url = |path| json!({"url": format!("https://192.0.2.1:10006{path}"), "caBundle": "dGhlIENB"});
+    assert_eq!(client(&api, DEVICES), by_url("/convert"));
+    assert_eq!(client(&api, HOOKS), by_url("/devices"));
+}
+
+#[tokio::test]
+async fn a_cloudcore_that_answers_keeps_its_place_and_a_silent_one_loses_it() {
+    let (api, folder) = (api(), TempDir::new().expect("a folder"));
+    let tasks = Tasks::new();
+    let identity = identity(&folder).await;
+    let certificate = certificates::own_certificate(ServerNames::default(), &identity, &tasks);
+    let tls = server_config(certificate, ClientCertificates::None).expect("a server");
+    let other = listen(([127, 0, 0, 1], 0).into()).await;
+    let other_url = format!("https://{}", other.local_addr().expect("bound"));
+    let server = Server::new(
+        TlsAcceptor::from(Arc::new(tls)),
+        &mut Registry::default(),
+        tasks.clone(),
+    );
+    let serving = tasks.child();
+    serving.spawn("other", server.accept(other));
+    let first = Registration::new(url(&other_url), "the CA");
+    for path in [DEVICES, MODELS] {
+        let patch = first.patch(Place::Crd(""), &json!({})).expect("a patch");
+        api.put(path, patch);
+    }
+    api.put(HOOKS, first.configuration());
+    let tls = client_config(&[identity.ca().clone()], None).expect("a client");
+    let mut keeper = Keeper::new(api.kube(), Registration::new(url("https://192.0.2.9:1"), "the CA"), tls);
+    for _ in 0..3 {
+        keeper.look().await;
+    }
+    assert_eq!(client(&api, DEVICES)["url"], format!("{other_url}/convert"));
+    serving.token().cancel();
+    for _ in 0..4 {
+        keeper.look().await;
+    }
+    for (path, question) in [(DEVICES, "convert"), (MODELS, "convert"), (HOOKS, "devices")] {
+        assert_eq!(client(&api, path)["url"], format!("https://192.0.2.9:1/{question}"));
+    }
+}
+
+#[tokio::test]
+async fn without_crds_or_rights_it_goes_on() {
+    let (api, folder) = (FakeApi::default(), TempDir::new().expect("a folder"));
+    api.refuse(
+        &format!("POST {}", HOOKS.trim_end_matches(&format!("/{CONFIGURATION}"))),
+        403,
+        "Forbidden",
+    );
+    let mut keeper = keeper(&api, &folder, Target::Service(10006)).await;
+    keeper.look().await;
+    assert_eq!(api.get(HOOKS), None);
+    keeper.look().await;
+    assert!(api.get(HOOKS).is_some());
+}
+
+async fn ask(address: SocketAddr, identity: &Identity, head: &str, body: &str) -> (u16, String) {
+    let tls = client_config(&[identity.ca().clone()], None).expect("a client");
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let name = "cloudcore.kubeedge.svc".try_into().expect("a name");
+    let mut tls = TlsConnector::from(Arc::new(tls))
+        .connect(name, stream)
+        .await
+        .expect("TLS");
+    let length = body.len();
+    let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n");
+    let request = format!("{request}Content-Type: application/json\r\n\r\n{body}");
+    tls.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    tls.read_to_string(&mut answer).await.expect("read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("a status");
+    (code, body.to_owned())
+}
+
+#[tokio::test]
+async fn questions_are_answered_over_tls() {
+    let folder = TempDir::new().expect("a folder");
+    let (identity, tasks) = (identity(&folder).await, Tasks::new());
+    let certificate = certificates::own_certificate(ServerNames::default(), &identity, &tasks);
+    let tls = server_config(certificate, ClientCertificates::None).expect("a server");
+    let listener = listen(([127, 0, 0, 1], 0).into()).await;
+    let address = listener.local_addr().expect("bound");
+    let server = Server::new(
+        TlsAcceptor::from(Arc::new(tls)),
+        &mut Registry::default(),
+        tasks.clone(),
+    );
+    tasks.spawn("server", server.accept(listener));
+    let device = json!({"apiVersion": "devices.kubeedge.io/v1alpha2", "kind": "Device", "metadata": {"name": "a"}});
+    let request = json!({"uid": "7", "desiredAPIVersion": "devices.kubeedge.io/v1beta1", "objects": [device]});
+    let review =
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "request": request}).to_string();
+    let (code, body) = ask(address, &identity, "POST /convert", &review).await;
+    assert_eq!(code, 200);
+    assert!(body.contains(r#""apiVersion":"devices.kubeedge.io/v1beta1""#), "{body}");
+    let (code, body) = ask(address, &identity, "POST /devices", &review).await;
+    assert_eq!((code, body.contains("is not the review")), (400, true), "{body}");
+    assert_eq!(ask(address, &identity, "GET /convert", "").await.0, 405);
+    assert_eq!(
+        ask(address, &identity, "GET /healthz", "").await,
+        (200, "ok".to_owned())
+    );
+    let large = " ".repeat(proto::reviews::MAX_ADMISSION + 1);
+    assert_eq!(ask(address, &identity, "POST /devices", &large).await.0, 413);
+}
+
+#[test]
+fn hosts_and_urls() {
+    let host = |url| host_of(url).map(|(host, port)| format!("{host} {port}"));
+    assert_eq!(host("https://192.0.2.1:10006").as_deref(), Some("192.0.2.1 10006"));
+    assert_eq!(
+        host("https://[2001:db8::1]:10006").as_deref(),
+        Some("2001:db8::1 10006")
+    );
+    assert_eq!(host("https://cloud.example").as_deref(), Some("cloud.example 443"));
+    assert_eq!(host("http://cloud.example"), None);
+    let section = config::cloudcore::Webhook::default();
+    assert_eq!(
+        Settings::new(&section, true, "192.0.2.1").target,
+        Target::Service(10006)
+    );
+    assert_eq!(
+        Settings::new(&section, false, "2001:db8::1").target,
+        url("https://[2001:db8::1]:10006")
+    );
+}
