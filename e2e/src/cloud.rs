@@ -44,6 +44,10 @@ impl Ports {
     fn tunnel(self) -> u16 {
         self.websocket + 4
     }
+
+    fn webhook(self) -> u16 {
+        self.websocket + 6
+    }
 }
 
 /// A cloudcore. Dropping it stops it.
@@ -58,6 +62,7 @@ pub struct CloudHost {
     hub_keys: String,
     stream_keys: String,
     redirects: String,
+    webhook: bool,
     cloudcore: Option<Daemon>,
     keep: bool,
 }
@@ -72,13 +77,10 @@ impl CloudHost {
         std::fs::create_dir_all(run::base())?;
         let _lock = process::lock(&run::base().join("lock"))?;
         let ports = Ports {
-            websocket: free_ports(10000, 10, 6)?,
+            websocket: free_ports(10000, 10, 7)?,
             monitor: free_ports(9091, 1, 1)?,
         };
-        let crds = settings.root.join("config/crds");
-        if crds.is_dir() {
-            cluster.kubectl(&["apply", "--server-side", "-R", "-f", &crds.to_string_lossy()])?;
-        }
+        apply_crds(settings, cluster)?;
         Ok(Self {
             folder,
             settings: settings.clone(),
@@ -91,6 +93,7 @@ impl CloudHost {
             hub_keys: String::new(),
             stream_keys: String::new(),
             redirects: REDIRECTS.to_owned(),
+            webhook: true,
             cloudcore: None,
             keep: false,
         })
@@ -124,6 +127,11 @@ impl CloudHost {
     /// Sets the keys of the section iptablesManager from the next start on.
     pub fn set_redirects(&mut self, keys: &str) {
         keys.clone_into(&mut self.redirects);
+    }
+
+    /// Whether the webhook of devices runs, from the next start on.
+    pub fn set_webhook(&mut self, enable: bool) {
+        self.webhook = enable;
     }
 
     /// Address of the stream server.
@@ -176,6 +184,15 @@ impl CloudHost {
         let (stream, tunnel) = (self.ports.stream(), self.ports.tunnel());
         let (advertise, more, stream_keys) = (self.advertise.join(", "), &self.hub_keys, &self.stream_keys);
         let redirects = &self.redirects;
+        // Go's warns of keys that it does not know. The API server is on this machine, as a rule.
+        let (port, enable) = (self.ports.webhook(), self.webhook);
+        let webhook = if ours {
+            format!(
+                "webhook: {{enable: {enable}, address: 127.0.0.1, port: {port}, url: \"https://127.0.0.1:{port}\"}}"
+            )
+        } else {
+            String::new()
+        };
         format!(
             r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
 kind: CloudCore
@@ -205,6 +222,7 @@ modules:
   dynamicController:
     enable: false
   iptablesManager: {{{redirects}}}
+  {webhook}
 "#
         )
     }
@@ -323,6 +341,19 @@ impl Drop for CloudHost {
             self.kill();
         }
     }
+}
+
+/// Applies config/crds. Where a cloudcore has put its URL in the place of the Service, a CRD cannot be applied, only replaced.
+fn apply_crds(settings: &Settings, cluster: &Cluster) -> Result<()> {
+    let folder = settings.root.join("config/crds");
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let folder = folder.to_string_lossy();
+    let applied = cluster.kubectl(&["apply", "--server-side", "-R", "-f", &folder]);
+    applied
+        .or_else(|_| cluster.kubectl(&["replace", "-R", "-f", &folder]))
+        .map(drop)
 }
 
 /// Stops the cloudcore of a folder, whoever started it.
