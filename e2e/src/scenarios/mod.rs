@@ -4,6 +4,7 @@
 mod account;
 mod authorizer;
 mod channels;
+mod device_versions;
 mod diagnosis;
 mod events;
 mod faults;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         manifests::LIST,
         usage::LIST,
         events::LIST,
+        device_versions::LIST,
         account::LIST,
         install::LIST,
         authorizer::LIST,
