@@ -33,6 +33,8 @@ fn cloudcore_rows() {
         ("cloudStream: {streamCertSigner: me}", "modules.cloudStream.streamCertSigner: Invalid value: \"me\": must be cloudhub or kubelet-serving (line 2)".into()),
         ("cloudStream: {egress: {enable: true, address: \"\"}}", "address: address or unixSocket must be specified (modules.cloudStream.egress.address, line 2)".into()),
         ("cloudStream: {egress: {enable: true, clientCAFile: /no}}", "clientCAFile: Invalid value: \"/no\": file not exist (modules.cloudStream.egress.clientCAFile, line 2)".into()),
+        ("webhook: {url: \"http://cloud.example\"}", "url: Invalid value: \"http://cloud.example\": must be https://HOST:PORT (modules.webhook.url, line 2)".into()),
+        ("webhook: {url: \"https://cloud.example/path\"}", "url: Invalid value: \"https://cloud.example/path\": must be https://HOST:PORT (modules.webhook.url, line 2)".into()),
         ("iptablesManager: {mode: \"\"}", "modules.iptablesManager.mode: Invalid value: \"\": invalid value for iptablesmgr mode: must be internal or external (line 2)".into()),
     ] {
         let problems = cloud(&format!("modules:\n  {text}\n")).expect_err(text);

@@ -225,7 +225,7 @@ fn assert_round_trip(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn v1alpha2_devices_come_back(device in generate::old_device()) {
