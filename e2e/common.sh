@@ -9,7 +9,8 @@ eval "$environment"
 # Our programs are needed unless both sides are somebody else's.
 programs() {
   if [ -z "${KE_CLOUD:-}" ] || [ -z "${KE_EDGE:-}" ]; then "$here/build" --quiet; fi
-  cargo build --quiet --locked -p e2e
+  # The examples are what some scenarios put between a device and the edge.
+  cargo build --quiet --locked -p e2e -p virtual-device -p modbus-mapper
 }
 e2e() {
   case " $* " in *' --help '* | *' -h '* | *' --down '*) cargo build --quiet --locked -p e2e ;; *) programs ;; esac

@@ -31,6 +31,10 @@ pub(super) fn edgecore(
     } = uplink;
     let lines = |all: &[String], indent| -> String { all.iter().map(|line| format!("{indent}{line}\n")).collect() };
     let (edged, kubelet) = (lines(&keys.edged, "    "), lines(&keys.kubelet, "      "));
+    let twin = match lines(&keys.twin, "    ") {
+        keys if keys.is_empty() => keys,
+        keys => format!("  deviceTwin:\n{keys}"),
+    };
     format!(
         r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
 kind: EdgeCore
@@ -76,7 +80,7 @@ modules:
       makeIPTablesUtilChains: false
       maxOpenFiles: 4096
       oomScoreAdj: 0
-{kubelet}  eventBus:
+{kubelet}{twin}  eventBus:
     mqttMode: 0
 "#
     )

@@ -55,6 +55,8 @@ pub struct Keys {
     pub edged: Vec<String>,
     /// Of its section `tailoredKubeletConfig`.
     pub kubelet: Vec<String>,
+    /// Of the section `deviceTwin`.
+    pub twin: Vec<String>,
 }
 
 impl Uplink {

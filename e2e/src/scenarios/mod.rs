@@ -13,6 +13,7 @@ mod identity;
 mod install;
 mod machine;
 mod manifests;
+mod mappers;
 mod pods;
 mod reach;
 mod redirect;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         stream_ends::LIST,
         manifests::LIST,
         usage::LIST,
+        mappers::LIST,
         events::LIST,
         device_versions::LIST,
         account::LIST,

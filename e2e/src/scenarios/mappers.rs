@@ -1,0 +1,259 @@
+//! The mappers of `examples/` on an edge, with the manifests beside them: from the API to a device and back.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::Entry;
+use crate::api::{self, number, text};
+use crate::edge::Keys;
+use crate::process::{self, Daemon};
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("mapper_virtual", false, virtual_device),
+    ("mapper_modbus", false, modbus),
+    ("history_bounded", false, history),
+];
+
+/// Port of the Modbus server on the edge's host.
+const MODBUS: &str = "1502";
+/// How long what is asked to take a second may take.
+const LIMIT: u64 = 10;
+
+/// A mapper on the edge's host, with the devices of its manifest in a namespace.
+struct Plant<'a> {
+    system: &'a mut System,
+    namespace: String,
+    mapper: Daemon,
+    device: &'static str,
+}
+
+impl<'a> Plant<'a> {
+    /// Starts an example, and applies its `device.yaml` after `change`.
+    fn start(
+        context: &'a mut Context,
+        example: &str,
+        device: &'static str,
+        change: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        let manifest = context.settings.root.join("examples").join(example).join("device.yaml");
+        let manifest = std::fs::read_to_string(&manifest).with_context(|| format!("{}", manifest.display()))?;
+        // Built beside this program.
+        let program = std::env::current_exe()?.with_file_name(example);
+        ensure!(
+            program.is_file(),
+            "{} is missing: cargo build -p {example}",
+            program.display()
+        );
+        let system = context.system()?;
+        let namespace = system.namespace("mappers")?;
+        let mapper = Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))?;
+        let plant = Self {
+            system,
+            namespace,
+            mapper,
+            device,
+        };
+        plant.until_logged("the mapper registers", "registered with edgecore")?;
+        let manifest =
+            change(&manifest.replace("nodeName: edge-1", &format!("nodeName: {}", plant.system.edge.name())));
+        plant.system.cluster.apply(&plant.namespace, &manifest)?;
+        plant.until_logged("the mapper has the device (asked: 1 s)", &plant.told("connected"))?;
+        Ok(plant)
+    }
+
+    /// How the mapper tells of the device.
+    fn told(&self, what: &str) -> String {
+        format!("{what} namespace={} name={}", self.namespace, self.device)
+    }
+
+    fn until_logged(&self, what: &str, line: &str) -> Result<()> {
+        wait::until(what, seconds(LIMIT), || {
+            let log = std::fs::read_to_string(self.mapper.log())?;
+            Ok(log.contains(line).then_some(()))
+        })
+        .with_context(|| self.mapper.tail())
+    }
+
+    fn path(&self, kind: &str) -> String {
+        format!(
+            "/apis/devices.kubeedge.io/v1beta1/namespaces/{}/{kind}/{}",
+            self.namespace, self.device
+        )
+    }
+
+    fn until_reported(&self, what: &str, property: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let reported = wait::until(what, seconds(LIMIT), || {
+            let status = self.system.api().must(&self.path("devicestatuses"))?;
+            let twin = api::elements(&status, "/status/twins").find(|twin| text(twin, "/propertyName") == property);
+            let value = twin.map_or("", |twin| text(twin, "/reported/value"));
+            ensure!(wanted(value), "it is {value:?}");
+            Ok(Some(()))
+        });
+        reported.with_context(|| self.mapper.tail())
+    }
+
+    /// Changes the desired value of a property, by its place in the manifest.
+    fn desire(&self, property: usize, value: &str) -> Result<()> {
+        let patch = format!(
+            r#"[{{"op": "replace", "path": "/spec/properties/{property}/desired/value", "value": "{value}"}}]"#
+        );
+        let arguments = [
+            "-n",
+            &self.namespace,
+            "patch",
+            "device",
+            self.device,
+            "--type=json",
+            "-p",
+            &patch,
+        ];
+        self.system.cluster.kubectl(&arguments).map(drop)
+    }
+
+    /// Deletes the device, which the mapper is told of, and ends the mapper.
+    fn end(mut self) -> Result<()> {
+        self.system.api().delete(&self.path("devices"))?;
+        self.until_logged("the mapper drops the device", &self.told("the device is removed"))?;
+        self.mapper.stop(seconds(10))?;
+        self.system.clean(&self.namespace)
+    }
+}
+
+impl Drop for Plant<'_> {
+    fn drop(&mut self) {
+        self.mapper.kill();
+    }
+}
+
+/// A device made in the cloud is served by the virtual mapper; its values are in the DeviceStatus; a desired value arrives.
+fn virtual_device(context: &mut Context) -> Result<()> {
+    let plant = Plant::start(context, "virtual-device", "thermometer-1", str::to_owned)?;
+    plant.until_reported("a value in the API", "temperature", |value| {
+        value.parse::<u32>().is_ok()
+    })?;
+    plant.until_reported("the desired value is reported", "limit", |value| value == "30")?;
+    plant.desire(1, "35")?;
+    plant.until_reported("desired in the API to reported in the API", "limit", |value| {
+        value == "35"
+    })?;
+    plant.end()
+}
+
+/// A register of a Modbus server comes to the API, a desired value to a register.
+fn modbus(context: &mut Context) -> Result<()> {
+    let python = PathBuf::from(std::env::var_os("KUBEEDGE_PYTHON").context("KUBEEDGE_PYTHON: run e2e/setup")?);
+    let script = context.settings.root.join("e2e/modbus/modbus.py");
+    let system = context.system()?;
+    let mut command = system.edge.command(&python);
+    let mut server = Daemon::start(
+        system.edge.folder(),
+        "modbus",
+        command.arg(&script).args(["serve", MODBUS]),
+    )?;
+    let outcome = registers(context, |system, arguments| {
+        let mut command = system.edge.command(&python);
+        Ok(process::run(command.arg(&script).args(arguments))?.trim().to_owned())
+    });
+    server.kill();
+    outcome.with_context(|| server.tail())
+}
+
+fn registers(context: &mut Context, device: impl Fn(&System, &[&str]) -> Result<String>) -> Result<()> {
+    wait::quietly("the Modbus server", seconds(20), || {
+        device(context.system()?, &["set", MODBUS, "register", "0", "215"]).map(Some)
+    })?;
+    let plant = Plant::start(context, "modbus-mapper", "boiler", |manifest| {
+        // A client of Modbus cannot write input registers, so this device measures in a holding register.
+        let manifest = manifest.replace("InputRegister", "HoldingRegister");
+        manifest.replace("ip: 192.168.1.20, port: 502", &format!("ip: 127.0.0.1, port: {MODBUS}"))
+    })?;
+    let get = |kind: &str, number: &str| device(plant.system, &["get", MODBUS, kind, number]);
+    plant.until_reported("a register in the API", "temperature", |value| value == "21.5")?;
+    device(plant.system, &["set", MODBUS, "register", "0", "223"])?;
+    plant.until_reported("a changed register in the API (asked: 2 s)", "temperature", |value| {
+        value == "22.3"
+    })?;
+    wait::quietly("the desired values in the server", seconds(LIMIT), || {
+        Ok((get("register", "1")? == "60" && get("coil", "0")? == "1").then_some(()))
+    })?;
+    plant.desire(1, "72")?;
+    wait::until(
+        "a desired value in its register (with a client's start, 0.3 s)",
+        seconds(LIMIT),
+        || Ok((get("register", "1")? == "72").then_some(())),
+    )?;
+    plant.until_reported("the same in the API", "limit", |value| value == "72")?;
+    plant.end()
+}
+
+/// Values are kept at the edge up to the bound, told over HTTP, and still there after a restart.
+fn history(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    configure(system, &["history: {enable: true, maxValues: 50}"])?;
+    let outcome = remembered(context);
+    configure(context.system()?, &[])?;
+    outcome
+}
+
+fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
+    system.edge.stop_edgecore()?;
+    system.edge.set_keys(Keys {
+        twin: keys.iter().map(|line| (*line).to_owned()).collect(),
+        ..Keys::default()
+    });
+    system.join()
+}
+
+fn remembered(context: &mut Context) -> Result<()> {
+    let plant = Plant::start(context, "virtual-device", "thermometer-1", |manifest| {
+        manifest.replace("collectCycle: 1000", "collectCycle: 20")
+    })?;
+    let base = format!(
+        "http://127.0.0.1:10350/devices/{}/thermometer-1/history",
+        plant.namespace
+    );
+    let ask = |query: &str| -> Result<Value> {
+        let answer = plant.system.edge.fetch(&format!("{base}{query}"))?;
+        serde_json::from_str(&answer).with_context(|| answer)
+    };
+    let counted = |name: &str| -> Result<u64> {
+        let metrics = plant.system.edge.fetch("http://127.0.0.1:10350/metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.and_then(|value| value.trim().parse().ok()).unwrap_or_default())
+    };
+    let removed = r#"edgecore_history_values_removed_total{reason="values"}"#;
+    let removed = wait::until("old values make room", seconds(30), || {
+        // A question writes what was gathered.
+        ask("")?;
+        Ok(Some(counted(removed)?).filter(|removed| *removed >= 10))
+    })?;
+    let page = ask("?property=temperature&limit=3&order=newest")?;
+    ensure!(
+        api::elements(&page, "/values").count() == 3 && !text(&page, "/next").is_empty(),
+        "{page}"
+    );
+    let all = ask("?property=temperature")?;
+    let times: Vec<i64> = api::elements(&all, "/values")
+        .map(|value| number(value, "/time"))
+        .collect();
+    ensure!(times.len() == 50 && times.is_sorted(), "{all}");
+    println!("    50 values kept, {removed} made room");
+    let newest = times.last().context("times")?;
+    let since = ask(&format!("?property=temperature&from={newest}"))?;
+    ensure!(api::elements(&since, "/values").count() >= 1, "{since}");
+    let refused = process::run(&mut curl(&plant, &format!("{base}?limit=0")))?;
+    ensure!(refused.ends_with("400"), "{refused}");
+    plant.end()
+}
+
+/// Prints the body and the status.
+fn curl(plant: &Plant<'_>, url: &str) -> Command {
+    let mut command = plant.system.edge.command("curl");
+    command.args(["-s", "-m", "3", "-w", "%{http_code}", url]);
+    command
+}
