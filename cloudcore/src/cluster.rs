@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use proto::device::DeviceId;
 use proto::{Kind, NodeName, ObjectPath, Status};
 use tracing::warn;
 
 use crate::cloudhub::{Cluster, PodPlace, TaskReport};
 use crate::informers::Informers;
+use crate::informers::devices::DevicePlace;
 use crate::kubernetes::{Kube, PODS};
 
 /// The cluster as the hub sees it.
@@ -45,6 +47,15 @@ impl Cluster for HubCluster {
                 Err(error) => Err(error.into_status()),
             }
         })
+    }
+
+    fn may_report(&self, node: &NodeName, device: &DeviceId) -> bool {
+        match self.informers.devices().place(device) {
+            DevicePlace::Node(owner) => owner == *node,
+            DevicePlace::Unbound => false,
+            // Reports about no device are dropped by who gets them.
+            DevicePlace::Unknown | DevicePlace::Absent => true,
+        }
     }
 
     fn certificate_authority(&self) -> Arc<str> {

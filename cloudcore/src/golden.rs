@@ -23,6 +23,7 @@ use crate::cloudhub::tests::edge::{Edge, NodeIdentity};
 use crate::cloudhub::tests::{Memory, settings};
 use crate::cloudhub::{AccessReview, CloudHub, Identity, Parts, ReviewRequest, Revoked};
 use crate::cluster::HubCluster;
+use crate::devicecontroller::DeviceController;
 use crate::edgecontroller::EdgeController;
 use crate::informers::Informers;
 use crate::kubernetes::fake::FakeApi;
@@ -155,6 +156,7 @@ impl Play {
         let syncs = ObjectSyncs::start(kube.clone(), &tasks);
         let (informers, changes) = Informers::start(kube.clone(), &tasks);
         let (upstream, requests) = mpsc::channel(64);
+        let (twins, reports) = mpsc::channel(64);
         let cluster = HubCluster {
             kube: kube.clone(),
             informers: informers.clone(),
@@ -166,12 +168,20 @@ impl Play {
             cluster: Arc::new(cluster),
             records: Arc::new(syncs.clone()),
             upstream,
+            twins: Some(twins),
             tasks: tasks.clone(),
         };
         let mut registry = Registry::default();
         let hub = CloudHub::start(parts, &mut registry).await.expect("hub");
         hub.revoke(Revoked::default());
         let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
+        let devices = DeviceController {
+            kube: kube.clone(),
+            informers: informers.clone(),
+            hub: hub.clone(),
+            settings: (&config::cloudcore::DeviceController::default()).into(),
+        };
+        devices.start(reports, &mut registry, &tasks);
         let controller = EdgeController {
             kube,
             informers: informers.clone(),

@@ -1,9 +1,10 @@
 //! The modules of cloudcore, from the bottom up: the API ([`kubernetes`]), what it holds ([`informers`], [`objectsync`]), the sessions
-//! ([`cloudhub`]), the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
+//! ([`cloudhub`]), the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`devicecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
 
 pub mod cloudhub;
 pub mod cloudstream;
 pub mod cluster;
+pub mod devicecontroller;
 pub mod edgecontroller;
 #[cfg(test)]
 mod golden;

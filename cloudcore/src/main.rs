@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cloudcore::cloudhub::{CloudHub, Parts, Settings};
 use cloudcore::cluster::HubCluster;
+use cloudcore::devicecontroller::DeviceController;
 use cloudcore::edgecontroller::EdgeController;
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::Kube;
@@ -109,6 +110,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);
     let (informers, changes) = Informers::start(kube.clone(), &tasks);
     let (upstream, requests) = mpsc::channel(UPSTREAM);
+    let (twins, reports) = mpsc::channel(UPSTREAM);
     let cluster = Arc::new(HubCluster {
         kube: kube.clone(),
         informers: informers.clone(),
@@ -122,6 +124,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         cluster,
         records,
         upstream,
+        twins: modules.device_controller.enable.then_some(twins),
         tasks: tasks.clone(),
     };
     let mut registry = Registry::default();
@@ -145,6 +148,16 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
     let revocations = hub.revocations();
     revocation::start(kube.clone(), hub.clone(), &tasks);
+    if modules.device_controller.enable {
+        let controller = DeviceController {
+            kube: kube.clone(),
+            informers: informers.clone(),
+            hub: hub.clone(),
+            settings: (&modules.device_controller).into(),
+        };
+        controller.start(reports, &mut registry, &tasks);
+        info!("Module devicecontroller registered successfully");
+    }
     if modules.edge_controller.enable {
         let controller = EdgeController {
             kube,
@@ -174,7 +187,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
 }
 
 const MAX_WORKERS: usize = 8;
-/// Requests of all nodes between the hub and the edge controller; when full, sessions read no more.
+/// Requests of all nodes between the hub and a controller; when full, sessions read no more.
 const UPSTREAM: usize = 1024;
 /// How long the end may take.
 const GRACE: Duration = Duration::from_secs(10);

@@ -9,7 +9,8 @@
 //! 4. cloud: the missing, changed and vanished objects as `insert`, `update` and `delete` (whose content is `metadata` with the uid),
 //!    then `response`, content [`Outcome`].
 //!
-//! Covered are Pods, ConfigMaps, Secrets and the edge's own Node ([`covers`]): what the cloud pushes by itself.
+//! Covered are Pods, ConfigMaps, Secrets, Devices, DeviceModels and the edge's own Node ([`covers`]): what the cloud pushes by itself.
+//! A cloud that follows no devices leaves those that an edge holds alone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -82,7 +83,12 @@ pub enum Change {
 
 /// Whether objects of this kind take part.
 pub const fn covers(kind: &Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::ConfigMap | Kind::Secret | Kind::Node)
+    matches!(kind, Kind::Pod | Kind::ConfigMap | Kind::Secret | Kind::Node) || is_of_devices(kind)
+}
+
+/// Whether objects of this kind are DeviceController's.
+pub const fn is_of_devices(kind: &Kind) -> bool {
+    matches!(kind, Kind::Device | Kind::DeviceModel)
 }
 
 /// What leads from `held` to `wanted`: deletions first, so that a name is free before its successor comes.

@@ -30,6 +30,7 @@ use common::Tasks;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
+use proto::device::DeviceId;
 use proto::{Features, Message, NodeName, ObjectPath, Status};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -100,6 +101,9 @@ pub trait Cluster: Send + Sync {
     /// Where a pod runs; an error is the API's.
     fn place_of_pod<'a>(&'a self, path: &'a ObjectPath) -> BoxFuture<'a, Result<PodPlace, Status>>;
 
+    /// Whether a node may report about a device: not when the Device is known to be another node's.
+    fn may_report(&self, node: &NodeName, device: &DeviceId) -> bool;
+
     /// PEM text of the CA that the API server's certificate is of; empty when unknown.
     fn certificate_authority(&self) -> Arc<str>;
 
@@ -134,6 +138,8 @@ pub struct Parts {
     pub records: Arc<dyn DeliveryRecords>,
     /// Where the nodes' messages go. When it is full, sessions wait and read no more until there is room.
     pub upstream: mpsc::Sender<Upstream>,
+    /// Where those of their DeviceTwins go, likewise; `None` where nobody looks after devices.
+    pub twins: Option<mpsc::Sender<Upstream>>,
     /// The group that the hub's tasks belong to.
     pub tasks: Tasks,
 }
@@ -174,6 +180,7 @@ struct Shared {
     cluster: Arc<dyn Cluster>,
     records: Arc<dyn DeliveryRecords>,
     upstream: mpsc::Sender<Upstream>,
+    twins: Option<mpsc::Sender<Upstream>>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
     sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
@@ -195,6 +202,7 @@ impl CloudHub {
             cluster,
             records,
             upstream,
+            twins,
             tasks,
         } = parts;
         let metrics = Arc::new(Metrics::default());
@@ -206,6 +214,7 @@ impl CloudHub {
             cluster,
             records,
             upstream,
+            twins,
             tasks,
             metrics,
             sessions: RwLock::default(),

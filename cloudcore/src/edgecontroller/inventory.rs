@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::chain;
-use proto::inventory::{Change, Digest, Item, Listing, Outcome, Verdict, covers, difference};
+use proto::inventory::{Change, Digest, Item, Listing, Outcome, Verdict, covers, difference, is_of_devices};
 use proto::{Content, Kind, Message, NodeName, ObjectPath, Operation, Source, Status};
 use tracing::{info, warn};
 
@@ -43,7 +43,13 @@ async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> R
     let listing: Listing = request.content.parse().map_err(|error| bad(&chain(&error)))?;
     let wanted = wanted(informers, node).await?;
     let own = ObjectPath::cluster(Kind::Node, node.as_str());
-    let is_ours = |item: &Item| covers(&item.path.kind) && (item.path.kind != Kind::Node || item.path == own);
+    let has_devices = informers.devices().is_ready();
+    let is_ours = |item: &Item| match &item.path.kind {
+        Kind::Node => item.path == own,
+        // Absent knowledge removes nothing.
+        kind if is_of_devices(kind) => has_devices,
+        kind => covers(kind),
+    };
     let held: Vec<Item> = listing.items.into_iter().filter(is_ours).collect();
     let mut messages = Vec::new();
     let mut outcome = Outcome::default();
@@ -58,8 +64,8 @@ async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> R
             Change::Update(item) => missing.push((item.path, Operation::Update)),
         }
     }
-    // Pods last: what they name is there when they come.
-    missing.sort_by_key(|(path, _)| path.kind == Kind::Pod);
+    // Pods and Devices last: what they name is there when they come.
+    missing.sort_by_key(|(path, _)| matches!(path.kind, Kind::Pod | Kind::Device));
     let paths: Vec<ObjectPath> = missing.iter().map(|(path, _)| path.clone()).collect();
     let mut found = informers
         .fetch(node, &paths)
@@ -88,6 +94,7 @@ async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> R
 /// What the node is to hold. While that is not known nothing is answered: an empty list would take its Pods from it.
 async fn wanted(informers: &Informers, node: &NodeName) -> Result<Vec<Item>, Status> {
     if informers.ready_for(node, REGISTERED_WITHIN).await {
+        informers.devices().settled().await;
         return Ok(informers.inventory(node));
     }
     let text =

@@ -608,7 +608,7 @@ fn unlisted<'a>(
 
 /// A hash of what makes a difference to an edge: not the version, not who manages which field and, for Pods, not the status, which
 /// the edge itself reports.
-fn fingerprint(object: &Object, without_status: bool) -> u64 {
+pub(super) fn fingerprint(object: &Object, without_status: bool) -> u64 {
     let mut hasher = DefaultHasher::new();
     if let Ok(mut map) = object.view::<serde_json::Map<String, serde_json::Value>>() {
         if let Some(serde_json::Value::Object(metadata)) = map.get_mut("metadata") {

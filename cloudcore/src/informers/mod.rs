@@ -2,11 +2,12 @@
 //!
 //! Owns the index of edge nodes, their Pods, and the ConfigMaps and Secrets of the cluster: uid, version and references, no bodies.
 //! A body passes through with its event, or is asked of the API server when an edge needs it (a few are kept for a moment, see
-//! `BODIES`). Reads Nodes with the edge label, Pods, and the metadata of ConfigMaps and Secrets. Emits [`Change`]s, in order,
+//! `BODIES`). What concerns devices is in [`devices`]. Reads Nodes with the edge label, Pods, and the metadata of ConfigMaps and Secrets. Emits [`Change`]s, in order,
 //! over one bounded queue: when the reader is slow the watches wait. One task writes the index; readers take a short lock. Must
 //! not write to the API or know messages. Spec 02 §2.
 
 mod bodies;
+pub mod devices;
 mod hosts;
 mod index;
 mod references;
@@ -19,12 +20,13 @@ use std::time::Duration;
 
 use common::Tasks;
 use parking_lot::{Mutex, RwLock};
-use proto::inventory::Item;
+use proto::inventory::{Item, is_of_devices};
 use proto::{Kind, NodeName, Object, ObjectPath};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use crate::kubernetes::{ApiError, Kube, NODES, PODS};
 use bodies::Bodies;
+use devices::Devices;
 use index::Index;
 
 pub use hosts::{EdgeHosts, Host};
@@ -41,6 +43,7 @@ pub struct Informers {
     /// Told when a node may have become ready.
     readiness: Arc<Notify>,
     ports: broadcast::Sender<NodeName>,
+    devices: Devices,
 }
 
 impl Informers {
@@ -57,9 +60,15 @@ impl Informers {
             renamed,
             readiness: Arc::default(),
             ports: broadcast::channel(PORTS).0,
+            devices: Devices::new(),
         };
         task::start(&informers, changes, (synced_in, renamed_in), tasks);
         (informers, receiver)
+    }
+
+    /// Devices and their models.
+    pub const fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Whether the first lists are complete.
@@ -125,8 +134,11 @@ impl Informers {
         self.renamed.clone()
     }
 
-    /// The version of an edge's Node, a Pod of an edge, a ConfigMap or a Secret; `None` when it does not exist.
+    /// The version of an edge's Node, a Pod of an edge, a ConfigMap, a Secret, a Device or a DeviceModel; `None` when it does not exist.
     pub fn known(&self, path: &ObjectPath) -> Option<Known> {
+        if is_of_devices(&path.kind) {
+            return self.devices.known(path);
+        }
         self.index.read().known(path).cloned()
     }
 
@@ -142,7 +154,9 @@ impl Informers {
 
     /// Everything that a node is to hold.
     pub fn wanted(&self, node: &NodeName) -> Vec<(ObjectPath, Known)> {
-        self.index.read().wanted(node)
+        let mut wanted = self.index.read().wanted(node);
+        wanted.extend(self.devices.wanted(node));
+        wanted
     }
 
     /// The same as an inventory.
@@ -153,8 +167,11 @@ impl Informers {
             .collect()
     }
 
-    /// The body of a ConfigMap or Secret, not older than what the watch told.
+    /// The body of a ConfigMap, Secret, Device or DeviceModel, not older than what the watch told.
     pub async fn body(&self, path: &ObjectPath) -> Result<Object, ApiError> {
+        if let Some(model) = self.devices.model(path) {
+            return Ok(model);
+        }
         let known = self.known(path);
         if let Some(known) = &known
             && let Some(object) = self.bodies.lock().get(path, known)

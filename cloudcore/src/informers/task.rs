@@ -8,7 +8,9 @@ use tracing::{debug, warn};
 
 use super::Informers;
 use super::index::{Change, WATCHES, Watch};
-use crate::kubernetes::{CONFIG_MAPS, Detail, NODES, PODS, Resource, SECRETS, Seen, Selection, follow};
+use crate::kubernetes::{
+    CONFIG_MAPS, DEVICE_MODELS, DEVICES, Detail, NODES, PODS, Resource, SECRETS, Seen, Selection, follow,
+};
 
 pub(super) fn start(
     informers: &Informers,
@@ -34,6 +36,8 @@ pub(super) const fn resource_of(kind: &Kind) -> Resource {
         Kind::Node => NODES,
         Kind::Pod => PODS,
         Kind::Secret => SECRETS,
+        Kind::Device => DEVICES,
+        Kind::DeviceModel => DEVICE_MODELS,
         _ => CONFIG_MAPS,
     }
 }

@@ -147,5 +147,8 @@ resources! {
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions" "CustomResourceDefinition" false;
     VALIDATING_WEBHOOK_CONFIGURATIONS = "admissionregistration.k8s.io" "v1" "validatingwebhookconfigurations" "ValidatingWebhookConfiguration" false;
     OBJECT_SYNCS = "reliablesyncs.kubeedge.io" "v1alpha1" "objectsyncs" "ObjectSync" true;
+    DEVICES = "devices.kubeedge.io" "v1beta1" "devices" "Device" true;
+    DEVICE_MODELS = "devices.kubeedge.io" "v1beta1" "devicemodels" "DeviceModel" true;
+    DEVICE_STATUSES = "devices.kubeedge.io" "v1beta1" "devicestatuses" "DeviceStatus" true;
     CLUSTER_OBJECT_SYNCS = "reliablesyncs.kubeedge.io" "v1alpha1" "clusterobjectsyncs" "ClusterObjectSync" false;
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns when it last sent what. Reads the records, the informers and the hub's sessions; emits messages through the hub. Every
 //! 5 s, and when a node connects, it compares: what is gone is sent as a deletion that names the uid alone, what is newer than the
-//! record as an update, a Pod or the Node without a record anew. Edges that report an inventory need nothing of this. It looks
+//! record as an update, a Pod, a Device, its model or the Node without a record anew. Edges that report an inventory need nothing of this. It looks
 //! only at nodes that are connected here, and at none before everything is known. Spec 02 §4.
 
 mod plan;
@@ -93,6 +93,7 @@ impl SyncController {
         if !self.syncs.is_synced() || !self.informers.is_ready(node) {
             return;
         }
+        let has_devices = self.informers.devices().is_ready();
         let wanted = self.informers.wanted(node);
         let records = self.syncs.of(node);
         let plan = {
@@ -102,6 +103,7 @@ impl SyncController {
                 &wanted,
                 &records,
                 |path| self.informers.known(path),
+                has_devices,
                 sent,
                 Instant::now(),
             )

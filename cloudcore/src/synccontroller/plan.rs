@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use proto::inventory::is_of_devices;
 use proto::{Kind, ObjectPath, Operation, Uid};
 use tokio::time::Instant;
 
@@ -24,6 +25,7 @@ pub(super) fn plan(
     wanted: &[(ObjectPath, Known)],
     records: &[(Uid, Record)],
     known: impl Fn(&ObjectPath) -> Option<Known>,
+    has_devices: bool,
     sent: &mut Sent,
     now: Instant,
 ) -> Plan {
@@ -42,7 +44,7 @@ pub(super) fn plan(
         let operation = match by_uid.get(&object.uid) {
             Some(record) if record.number() >= object.told => continue,
             Some(_) => Operation::Update,
-            None if path.kind == Kind::Pod => Operation::Insert,
+            None if path.kind == Kind::Pod || is_of_devices(&path.kind) => Operation::Insert,
             None if path.kind == Kind::Node => Operation::Update,
             // The edge asks for what its Pods name.
             None => continue,
@@ -56,11 +58,17 @@ pub(super) fn plan(
         .filter(|(uid, record)| !wanted_uids.contains(uid) && !record.kind.is_empty())
     {
         let path = path_of(record);
+        if is_of_devices(&path.kind) && !has_devices {
+            // Absent knowledge removes nothing.
+            continue;
+        }
         if !is_followed(&path.kind) {
             plan.unknown.push((uid.clone(), record.clone()));
             continue;
         }
-        match known(&path).filter(|object| object.uid == *uid) {
+        // A Device may be there for another node, and a DeviceModel without a Device of this node.
+        let known = known(&path).filter(|object| object.uid == *uid && !is_of_devices(&path.kind));
+        match known {
             // Asked for by the edge although no Pod names it.
             Some(object) if object.told > record.number() => {
                 if news(uid, object.told) {
@@ -90,7 +98,7 @@ pub(super) fn path_of(record: &Record) -> ObjectPath {
 }
 
 const fn is_followed(kind: &Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::ConfigMap | Kind::Secret | Kind::Node)
+    matches!(kind, Kind::Pod | Kind::ConfigMap | Kind::Secret | Kind::Node) || is_of_devices(kind)
 }
 
 /// The hub sends five times within 25 s; after this the same version is handed to it again.

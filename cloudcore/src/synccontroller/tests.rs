@@ -41,7 +41,7 @@ async fn newer_missing_gone_and_unchanged() {
         ("u2".into(), record("pods", "ns", "same", "4")),
         ("u6".into(), record("Pod", "ns", "gone", "3")),
         ("u7".into(), record("Secret", "ns", "other", "3")),
-        ("u8".into(), record("Device", "ns", "d", "3")),
+        ("u8".into(), record("Service", "ns", "d", "3")),
         ("u9".into(), record("ConfigMap", "ns", "stays", "3")),
         ("u10".into(), record("", "ns", "nameless", "3")),
     ];
@@ -52,7 +52,7 @@ async fn newer_missing_gone_and_unchanged() {
     };
     let mut sent = Sent::new();
     let now = Instant::now();
-    let first = plan(&wanted, &records, find, &mut sent, now);
+    let first = plan(&wanted, &records, find, true, &mut sent, now);
     assert_eq!(
         first.send,
         [
@@ -69,9 +69,9 @@ async fn newer_missing_gone_and_unchanged() {
         ]
     );
     assert_eq!(first.unknown.len(), 1);
-    let again = plan(&wanted, &records, find, &mut sent, now + super::PERIOD);
+    let again = plan(&wanted, &records, find, true, &mut sent, now + super::PERIOD);
     assert!(again.send.is_empty() && again.delete.is_empty(), "{again:?}");
-    let later = plan(&wanted, &records, find, &mut sent, now + super::PERIOD * 13);
+    let later = plan(&wanted, &records, find, true, &mut sent, now + super::PERIOD * 13);
     assert_eq!((later.send.len(), later.delete.len()), (3, 2));
 }
 

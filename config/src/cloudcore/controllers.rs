@@ -125,6 +125,12 @@ section! {
         "buffer" always buffer: DeviceControllerBuffer = DeviceControllerBuffer::default();
         /// Concurrency.
         "load" always load: DeviceControllerLoad = DeviceControllerLoad::default();
+        /// Writes to one DeviceStatus in a second.
+        "writesPerDevice" hidden writes_per_device: i32 = 10;
+        /// Writes for all devices of one node in a second.
+        "writesPerNode" hidden writes_per_node: i32 = 100;
+        /// Whether reported values are shown in the status of the Device too, as before v1.23.
+        "statusOfDevice" hidden status_of_device: bool = false;
     }
 }
 

@@ -184,7 +184,8 @@ impl Store {
     pub(super) async fn inventory(&self) -> Result<Vec<Item>, StoreError> {
         self.read(|connection| {
             let mut statement = connection.prepare(
-                "SELECT key, value FROM meta WHERE type IN ('pod', 'configmap', 'secret', 'node') ORDER BY key",
+                "SELECT key, value FROM meta
+                 WHERE type IN ('pod', 'configmap', 'secret', 'node', 'device', 'devicemodel') ORDER BY key",
             )?;
             let mut rows = statement.query([])?;
             let mut stored = Vec::new();

@@ -4,21 +4,27 @@
 //! the same, writers use the forms that Go writes. Names of properties keep their case.
 
 pub mod conversion;
+mod facts;
 mod fields;
 mod history;
 mod id;
 mod membership;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod twin;
 
 use thiserror::Error;
 
+pub use facts::DeviceFacts;
 pub use history::{Found, HistoryAnswer, HistoryProperty, HistoryRequest, HistoryValue, Remembered};
 pub use id::DeviceId;
 pub use membership::{Member, MembershipDetail, MembershipUpdate};
 pub use state::StateUpdate;
+pub use status::{DeviceStatus, StatusTwin, StatusValue};
+pub use topic::{DevicePart, DeviceTopic};
 pub use twin::{Twin, TwinMap, TwinUpdate, TwinValue, TwinVersion};
 
 /// The largest payload about devices that is read: 1 MiB. A device of 2,000 properties takes 300 kB.

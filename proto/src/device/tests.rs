@@ -125,3 +125,64 @@ fn questions_of_the_history_are_read_and_answers_written() {
     };
     assert_eq!(answer.to_json(), r#"{"code":404,"reason":"no"}"#);
 }
+
+#[test]
+fn topics_of_edges_are_read_and_written() {
+    use crate::{Group, Route};
+    for (text, part) in [
+        ("device/ns/d1/twin/edge_updated", DevicePart::Twin),
+        ("device/ns/d1/state/update", DevicePart::State),
+        ("device/d1/twin/edge_updated", DevicePart::Twin),
+    ] {
+        let topic = DeviceTopic::of(&Route::parse(&Group::Resource, text)).expect("a topic");
+        assert_eq!((topic.part, topic.route().render().as_str()), (part, text));
+    }
+    for text in [
+        "device/ns/d1/twin/cloud_updated",
+        "device//twin/edge_updated",
+        "device/a/b/c/state/update",
+        "membership/detail",
+    ] {
+        assert!(
+            DeviceTopic::of(&Route::parse(&Group::Resource, text)).is_none(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_status_keeps_what_it_does_not_know_and_leaves_out_what_is_empty() {
+    let object = r#"{"metadata":{"name":"d","resourceVersion":"7"},"status":{"extensions":{"a":1},"twins":[{"propertyName":"t","more":1,
+        "reported":{"value":"21","metadata":{"timestamp":"5","type":"int"}}},5]}}"#;
+    let mut status = DeviceStatus::of(&crate::Object::parse(object).expect("object")).expect("status");
+    assert_eq!(status.twins[0].reported.timestamp(), Some(5));
+    status.state = "online".into();
+    let patch: serde_json::Value = serde_json::from_str(&status.patch()).expect("JSON");
+    let twins = serde_json::json!([{"propertyName": "t", "more": 1, "observedDesired": {"value": ""},
+        "reported": {"value": "21", "metadata": {"timestamp": "5", "type": "int"}}}]);
+    assert_eq!(
+        patch,
+        serde_json::json!({"metadata": {"resourceVersion": "7"}, "status": {"state": "online", "twins": twins}})
+    );
+}
+
+#[test]
+fn facts_of_devices_take_null_and_empty_for_absent() {
+    let facts = |text: &str| DeviceFacts::of(&crate::Object::parse(text).expect("object")).expect("facts");
+    let text = r#"{"metadata":{"labels":{"description":"d"}},"spec":{"nodeName":"n","deviceModelRef":{"name":"m"},"properties":[{"name":"a"},{}]}}"#;
+    assert_eq!(
+        facts(text),
+        DeviceFacts {
+            node: Some("n".into()),
+            model: Some("m".into()),
+            properties: vec!["a".into()],
+            description: "d".into(),
+        }
+    );
+    for text in [
+        r#"{"metadata":null,"spec":{"nodeName":"","deviceModelRef":null,"properties":null}}"#,
+        "{}",
+    ] {
+        assert_eq!(facts(text), DeviceFacts::default());
+    }
+}

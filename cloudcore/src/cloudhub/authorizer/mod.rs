@@ -1,6 +1,6 @@
 //! What a node may ask for (spec 01 §5.8).
 //!
-//! A node may write its own Node, Lease, pods and Events about these. What it may read is asked of Kubernetes' own node authorizer by
+//! A node may write its own Node, Lease, pods and Events about these, and report about its devices. What it may read is asked of Kubernetes' own node authorizer by
 //! SubjectAccessReview, as user `system:node:<name>` of group `system:nodes`; its answers are kept for a short while. Owns that
 //! memory, reads pods' nodes, emits verdicts; it writes nothing.
 
@@ -72,6 +72,10 @@ impl Authorizer {
             }),
             Rule::BoundPod(path) => self.bound_pod(node, &path).await,
             Rule::Review(request) => self.review(node, request).await,
+            Rule::OwnDevice(device) if self.cluster.may_report(node, &device) => Ok(()),
+            Rule::OwnDevice(device) => Err(Refused {
+                reason: format!("device {device} is not of this node"),
+            }),
             Rule::BoundPodAndReview(path, request) => {
                 self.bound_pod(node, &path).await?;
                 self.review(node, request).await

@@ -1,6 +1,9 @@
 //! How a refused request is answered, so that the edge does not wait for its time-out.
 
+use proto::device::DeviceTopic;
 use proto::{Content, Features, Kind, Message, NodeName, Operation, Source, Status};
+
+use crate::devicecontroller::confirmation;
 
 /// The answer in the form that this request expects; `None` for what is never answered (spec 02 §3.1).
 pub(in crate::cloudhub) fn refusal(
@@ -9,6 +12,10 @@ pub(in crate::cloudhub) fn refusal(
     node: &NodeName,
     reason: &str,
 ) -> Option<Message> {
+    if DeviceTopic::of(&request.route).is_some() {
+        // There is no other answer to a report: without one the edge would repeat it for ever.
+        return Some(confirmation(&request.id));
+    }
     let path = request.route.object()?;
     let status = Status::failure(
         403,

@@ -1,5 +1,6 @@
 //! How a message is decided on.
 
+use proto::device::{DeviceId, DeviceTopic};
 use proto::{Kind, Message, NodeName, ObjectPath, Operation, Route, Source};
 
 use super::content;
@@ -18,6 +19,8 @@ pub(super) enum Rule {
     Review(ReviewRequest),
     /// Both of these.
     BoundPodAndReview(ObjectPath, ReviewRequest),
+    /// Allowed for a device of the node.
+    OwnDevice(DeviceId),
 }
 
 pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
@@ -37,7 +40,7 @@ pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
     if matches!(message.source, Source::MetaServer | Source::Twin) {
         return match message.route.kind() {
             Some(kind) if is_of_edged(kind) => Rule::Refuse("devices and the edge API have no say in such objects"),
-            _ => Rule::Allow,
+            _ => DeviceTopic::of(&message.route).map_or(Rule::Allow, |topic| Rule::OwnDevice(topic.device)),
         };
     }
     match &message.route {

@@ -57,11 +57,13 @@ pub(super) async fn dispatch(shared: &Shared, session: &Session, message: Messag
 }
 
 async fn pass_on(shared: &Shared, session: &Session, message: Message) -> Result<(), Stopping> {
-    let message = Upstream {
-        node: session.node.clone(),
-        message,
+    let outlet = match (&message.source, &shared.twins) {
+        (Source::Twin, Some(twins)) => twins,
+        (Source::Twin, None) => return Ok(()),
+        _ => &shared.upstream,
     };
-    shared.upstream.send(message).await.map_err(|_| Stopping)
+    let node = session.node.clone();
+    outlet.send(Upstream { node, message }).await.map_err(|_| Stopping)
 }
 
 async fn record(shared: &Shared, session: &Session, delivered: &Delivered) {

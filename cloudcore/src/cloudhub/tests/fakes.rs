@@ -9,6 +9,7 @@ use common::Tasks;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use proto::device::DeviceId;
 use proto::{NodeName, ObjectPath, Status, Uid};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -70,6 +71,10 @@ impl Cluster for Fake {
             Some(node) => PodPlace::Node(node.clone()),
         };
         Box::pin(async move { Ok(place) })
+    }
+
+    fn may_report(&self, node: &NodeName, device: &DeviceId) -> bool {
+        node.as_str() != "edge-go" || device.namespace.as_str() == "ns"
     }
 
     fn certificate_authority(&self) -> Arc<str> {
@@ -164,6 +169,7 @@ impl World {
             access: fake.clone(),
             cluster: fake.clone(),
             records: fake.clone(),
+            twins: Some(sender.clone()),
             upstream: sender,
             tasks: tasks.clone(),
         };

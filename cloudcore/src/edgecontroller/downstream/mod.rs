@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use common::{Backoff, Tasks, chain};
+use proto::inventory::is_of_devices;
 use proto::{Group, Kind, Message, NodeName, Object, ObjectPath, Operation, Source, Uid};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -43,14 +44,13 @@ pub(super) fn start(
 
 /// A message with an object, for an edge.
 pub(crate) fn object_message(path: ObjectPath, operation: Operation, object: &Object) -> Message {
-    Message::new(
-        Source::EdgeController,
-        Group::Resource,
-        operation,
-        path,
-        proto::Content::null(),
-    )
-    .with_object(object)
+    // A Go edge hands devices to its mappers only when they come from their own controller (spec 03 §2.2).
+    let source = if is_of_devices(&path.kind) {
+        Source::DeviceController
+    } else {
+        Source::EdgeController
+    };
+    Message::new(source, Group::Resource, operation, path, proto::Content::null()).with_object(object)
 }
 
 /// A message that an object is gone, by its uid alone.

@@ -89,8 +89,8 @@ async fn serve(
     lane: Lane,
     request: Message,
 ) -> (NodeName, Lane) {
-    if matches!(request.source, Source::Twin | Source::MetaServer) {
-        // Devices and the edge API have controllers of their own.
+    if request.source == Source::MetaServer {
+        // The edge API has a controller of its own.
         return (node, lane);
     }
     metrics.begun();
