@@ -24,6 +24,7 @@ use crate::metamanager::MetaManager;
 use crate::uplink::Uplink;
 
 pub use publications::{Publication, Publications};
+pub(crate) use publications::{Publisher, queue as publication_queue};
 
 /// Requests that wait for the task; a full queue makes whoever sends them wait.
 const REQUESTS: usize = 1024;

@@ -29,7 +29,7 @@ pub struct Publications(Arc<Shared>);
 
 /// The writing end.
 #[derive(Debug)]
-pub(super) struct Publisher(Arc<Shared>);
+pub(crate) struct Publisher(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -45,7 +45,7 @@ struct Queue {
     closed: bool,
 }
 
-pub(super) fn queue() -> (Publisher, Publications) {
+pub(crate) fn queue() -> (Publisher, Publications) {
     let shared = Arc::new(Shared::default());
     (Publisher(shared.clone()), Publications(shared))
 }
@@ -70,7 +70,7 @@ impl Publications {
 
 impl Publisher {
     /// Adds them; drops the oldest beyond the limits.
-    pub(super) fn publish(&self, publications: impl IntoIterator<Item = Publication>) {
+    pub(crate) fn publish(&self, publications: impl IntoIterator<Item = Publication>) {
         let mut queue = self.0.queue.lock();
         for publication in publications {
             queue.bytes += size(&publication);
@@ -84,7 +84,7 @@ impl Publisher {
     }
 
     /// How many were dropped.
-    pub(super) fn dropped(&self) -> Counter {
+    pub(crate) fn dropped(&self) -> Counter {
         self.0.dropped.clone()
     }
 }

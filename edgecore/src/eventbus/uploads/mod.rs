@@ -1,0 +1,223 @@
+//! Messages of MQTT clients on their way to the cloud: *records* (ARCHITECTURE.md, "The classes of messages").
+//!
+//! Owns what waits and its rows. Between our own programs each upload is acknowledged, and until then it is kept and sent again under
+//! the same id. A Go cloud acknowledges none: what is handed to the connection is forgotten, what comes while the link is down is kept
+//! and sent in order afterwards. Too much of it drops the oldest, counted.
+
+mod machine;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use common::Tasks;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use proto::bus::Upload;
+use proto::message::now_millis;
+use proto::{MAX_MESSAGE, MsgId, Operation};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, sleep_until};
+use tracing::{debug, warn};
+
+use super::metrics;
+use crate::metamanager::{RequestError, Tables};
+use crate::uplink::{AskError, Link, Uplink};
+use machine::{Action, Machine, Record};
+
+/// Uploads that wait for the task; it waits for nothing but the database.
+const INBOX: usize = 256;
+/// How long the cloud may take to acknowledge.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The handle. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Uploads(mpsc::Sender<Upload>);
+
+impl Uploads {
+    /// Starts the task; at most `budget` bytes wait, about.
+    pub(super) fn start(budget: u64, tables: Tables, uplink: Uplink, metrics: metrics::Uploads, tasks: &Tasks) -> Self {
+        let (inbox, uploads) = mpsc::channel(INBOX);
+        let task = Task {
+            machine: Machine::new(budget),
+            tables,
+            uplink,
+            metrics,
+            sending: FuturesUnordered::new(),
+        };
+        tasks.spawn("eventbus uploads", task.run(uploads));
+        Self(inbox)
+    }
+
+    /// Takes an upload.
+    pub(super) async fn push(&self, upload: Upload) {
+        let _ = self.0.send(upload).await;
+    }
+}
+
+/// The largest content that is sent: the rest of a message is small.
+const LARGEST: usize = MAX_MESSAGE - 64 * 1024;
+
+/// What became of a send.
+type Outcome = (MsgId, Result<(), AskError>);
+
+struct Task {
+    machine: Machine,
+    tables: Tables,
+    uplink: Uplink,
+    metrics: metrics::Uploads,
+    sending: FuturesUnordered<BoxFuture<'static, Outcome>>,
+}
+
+impl Task {
+    async fn run(mut self, mut uploads: mpsc::Receiver<Upload>) {
+        let mut link = self.uplink.link();
+        self.machine.link(link.borrow_and_update().is_up());
+        loop {
+            let wake = self.work().await;
+            self.tell();
+            let pause = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now: Link = *link.borrow_and_update();
+                    // Answers to what was sent before never come.
+                    self.sending.clear();
+                    self.machine.link(now.is_up());
+                }
+                Some((id, outcome)) = self.sending.next() => self.sent(&id, outcome),
+                upload = uploads.recv() => match upload {
+                    Some(upload) => {
+                        self.metrics.taken.inc();
+                        self.machine.push(Instant::now(), now_millis(), upload);
+                    }
+                    None => return,
+                },
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Does what is to be done; says when to look again.
+    async fn work(&mut self) -> Option<Instant> {
+        loop {
+            let outcome = match self.machine.next(Instant::now()) {
+                Action::Wait(until) => return until,
+                Action::Send(record) => {
+                    self.send(record);
+                    continue;
+                }
+                Action::Open => store::open(&self.tables)
+                    .await
+                    .map(|(amount, last)| self.machine.opened(amount, last)),
+                Action::Store { records, trim } => {
+                    let appended = store::append(&self.tables, records.clone(), trim).await;
+                    appended.map(|trimmed| {
+                        self.metrics
+                            .stored
+                            .inc_by(u64::try_from(records.len()).unwrap_or_default());
+                        self.machine.stored(&records, trimmed);
+                    })
+                }
+                Action::Load { after } => store::load(&self.tables, after)
+                    .await
+                    .map(|records| self.machine.loaded(Instant::now(), records)),
+                Action::Forget(sequences) => store::forget(&self.tables, sequences)
+                    .await
+                    .map(|()| self.machine.forgotten()),
+            };
+            if let Err(error) = outcome {
+                self.failed(&error);
+            }
+        }
+    }
+
+    fn send(&mut self, record: Record) {
+        let features = self.uplink.features();
+        let Record { id, time, upload, .. } = record;
+        let mut message = upload.message(features.has_uploads());
+        message.id = id.clone();
+        message.timestamp = time;
+        if message.content.get().len() > LARGEST {
+            warn!(
+                topic = upload.topic,
+                bytes = upload.payload.len(),
+                "an upload is larger than a message may be, it is dropped"
+            );
+            self.metrics.dropped.inc();
+            self.machine.taken(&id);
+            return;
+        }
+        let uplink = self.uplink.clone();
+        self.metrics.sent.inc();
+        self.sending.push(Box::pin(async move {
+            let outcome = if features.has_uploads() {
+                uplink.ask(message, TIMEOUT).await.map(|answer| {
+                    if answer.operation == Operation::Error {
+                        warn!(topic = upload.topic, "the cloud cannot take an upload, it is dropped");
+                    }
+                })
+            } else {
+                uplink.tell(message).await
+            };
+            (id, outcome)
+        }));
+    }
+
+    fn sent(&mut self, id: &MsgId, outcome: Result<(), AskError>) {
+        match outcome {
+            Ok(()) => {
+                if self.machine.taken(id) {
+                    self.metrics.acknowledged.inc();
+                }
+            }
+            Err(error) => {
+                debug!(%error, "an upload goes again");
+                self.metrics.retried.inc();
+                self.machine.refused(Instant::now(), id);
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &RequestError) {
+        warn!(
+            error = common::chain(error),
+            "uploads of MQTT clients cannot be stored: the newest are kept in memory"
+        );
+        self.machine.store_failed(Instant::now());
+    }
+
+    /// Shows what waits, and says what was lost.
+    fn tell(&mut self) {
+        let dropped = self.machine.dropped();
+        if dropped.count > 0 {
+            self.metrics.dropped.inc_by(dropped.count);
+            self.metrics.dropped_bytes.inc_by(dropped.bytes);
+            warn!(
+                count = dropped.count,
+                bytes = dropped.bytes,
+                "uploads of MQTT clients dropped, the oldest: more wait than modules.eventBus.uploadBytes allows"
+            );
+        }
+        let waiting = self.machine.waiting();
+        self.metrics
+            .waiting
+            .set(i64::try_from(waiting.count).unwrap_or(i64::MAX));
+        self.metrics
+            .waiting_bytes
+            .set(i64::try_from(waiting.bytes).unwrap_or(i64::MAX));
+        let age = self
+            .machine
+            .oldest()
+            .map_or(0, |time| now_millis().saturating_sub(time) / 1000);
+        self.metrics.oldest_age_seconds.set(age.max(0));
+    }
+}
