@@ -4,9 +4,12 @@ use axum::Router;
 use common::Tasks;
 use config::EdgeCore;
 use prometheus_client::registry::Registry;
+use proto::Message;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::devicetwin::DeviceTwin;
+use crate::eventbus;
 use crate::history::History;
 use crate::metamanager::MetaManager;
 use crate::settings;
@@ -18,6 +21,8 @@ pub struct Devices {
     pub twin: Option<DeviceTwin>,
     /// Absent unless it is turned on.
     pub history: Option<History>,
+    /// Where messages of the cloud's rules for MQTT go; absent likewise.
+    pub bus: Option<mpsc::Sender<Message>>,
 }
 
 impl Devices {
@@ -29,24 +34,29 @@ impl Devices {
         registry: &mut Registry,
         tasks: &Tasks,
     ) -> Self {
-        if !config.modules.device_twin.enable {
-            return Self {
-                twin: None,
-                history: None,
-            };
+        let mut twin = None;
+        if config.modules.device_twin.enable {
+            let settings = settings::devicetwin(config);
+            twin = Some(DeviceTwin::start(settings, meta.clone(), uplink.clone(), registry, tasks).await);
+            info!("Module twin registered successfully");
         }
-        let settings = settings::devicetwin(config);
-        let (twin, mut publications) = DeviceTwin::start(settings, meta.clone(), uplink.clone(), registry, tasks).await;
-        info!("Module twin registered successfully");
-        let history = history(config, &twin, registry, tasks);
-        // Until there is an EventBus nobody reads them.
-        tasks.spawn(
-            "publications",
-            async move { while publications.recv().await.is_some() {} },
-        );
+        let handle = twin.as_ref().map(|(handle, _)| handle.clone());
+        let history = handle.as_ref().and_then(|twin| history(config, twin, registry, tasks));
+        let mut bus = None;
+        if let Some(settings) = settings::eventbus(config) {
+            // Without EventBus nobody reads DeviceTwin's publications.
+            let parts = eventbus::Parts {
+                twin,
+                meta: meta.clone(),
+                uplink: uplink.clone(),
+            };
+            bus = Some(eventbus::start(&settings, parts, registry, tasks).await);
+            info!("Module eventbus registered successfully");
+        }
         Self {
-            twin: Some(twin),
+            twin: handle,
             history,
+            bus,
         }
     }
 

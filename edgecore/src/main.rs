@@ -98,7 +98,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         let inboxes = edgehub::Inboxes {
             meta: meta.clone(),
             twin: devices.twin.as_ref().map(DeviceTwin::inbox),
-            bus: None,
+            bus: devices.bus.clone(),
         };
         let joined = move || environment::strike_token(&file, from_bootstrap);
         edgehub::start(

@@ -14,7 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
-use crate::{devicetwin, edgehub, edgestream, history, metamanager, stats};
+use crate::{devicetwin, edgehub, edgestream, eventbus, history, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -100,6 +100,39 @@ pub fn devicetwin(config: &EdgeCore) -> devicetwin::Settings {
         reports_per_device: rate(twin.reports_per_device, 10),
         reports_per_second: rate(twin.reports_per_second, 100),
     }
+}
+
+/// For EventBus; `None` where it is turned off.
+pub fn eventbus(config: &EdgeCore) -> Option<eventbus::Settings> {
+    let bus = &config.modules.event_bus;
+    // An own broker alone with 0, both with 1, an external one alone with 2.
+    let external = (bus.mqtt_mode >= 1).then(|| eventbus::External {
+        node: node_name(config),
+        server: bus.mqtt_server_external.clone(),
+        subscriber: bus.mqtt_sub_client_id.clone(),
+        publisher: bus.mqtt_pub_client_id.clone(),
+        login: (!bus.mqtt_username.is_empty()).then(|| eventbus::Login {
+            name: bus.mqtt_username.clone(),
+            password: bus.mqtt_password.expose().to_owned(),
+        }),
+        tls: bus.tls.enable.then(|| eventbus::TlsFiles {
+            ca: bus.tls.tls_mqtt_ca_file.clone().into(),
+            certificate: bus.tls.tls_mqtt_cert_file.clone().into(),
+            key: bus.tls.tls_mqtt_private_key_file.clone().into(),
+        }),
+    });
+    let internal = (bus.mqtt_mode <= 1).then(|| eventbus::Internal {
+        broker: eventbus::broker::Settings {
+            listen: bus.mqtt_server_internal.clone(),
+        },
+        qos: bus.mqtt_qos,
+        retain: bus.mqtt_retain,
+    });
+    bus.enable.then(|| eventbus::Settings {
+        internal,
+        external,
+        upload_bytes: u64::try_from(bus.upload_bytes).unwrap_or_default(),
+    })
 }
 
 /// For EdgeHub.

@@ -150,6 +150,8 @@ section! {
         "mqttMode" always mqtt_mode: i32 = 2;
         /// TLS to the external broker.
         "eventBusTLS" always tls: EventBusTls = EventBusTls::default();
+        /// Bytes of messages of MQTT clients that may wait for the cloud.
+        "uploadBytes" hidden upload_bytes: i64 = 16 * 1024 * 1024;
     }
 }
 

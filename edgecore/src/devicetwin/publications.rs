@@ -72,6 +72,9 @@ impl Publisher {
     /// Adds them; drops the oldest beyond the limits.
     pub(crate) fn publish(&self, publications: impl IntoIterator<Item = Publication>) {
         let mut queue = self.0.queue.lock();
+        if queue.closed {
+            return;
+        }
         for publication in publications {
             queue.bytes += size(&publication);
             queue.waiting.push_back(publication);
@@ -86,6 +89,17 @@ impl Publisher {
     /// How many were dropped.
     pub(crate) fn dropped(&self) -> Counter {
         self.0.dropped.clone()
+    }
+}
+
+impl Drop for Publications {
+    /// Nothing gathers that nobody will read.
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        *queue = Queue {
+            closed: true,
+            ..Queue::default()
+        };
     }
 }
 
