@@ -18,6 +18,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod uploads;
 mod vouch;
 
 use std::collections::{HashMap, HashSet};
@@ -183,6 +184,7 @@ struct Shared {
     twins: Option<mpsc::Sender<Upstream>>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    uploads: uploads::Uploads,
     sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
     /// Nodes whose last session had an inventory: they need no delivery records while they are away.
     inventoried: Mutex<HashSet<NodeName>>,
@@ -207,6 +209,8 @@ impl CloudHub {
         } = parts;
         let metrics = Arc::new(Metrics::default());
         metrics.register(registry);
+        let uploads = uploads::Uploads::default();
+        uploads.register(registry);
         let shared = Arc::new(Shared {
             authorizer: authorizer::Authorizer::new(&settings, access, cluster.clone()),
             settings,
@@ -217,6 +221,7 @@ impl CloudHub {
             twins,
             tasks,
             metrics,
+            uploads,
             sessions: RwLock::default(),
             inventoried: Mutex::default(),
             revoked: RwLock::default(),

@@ -6,6 +6,7 @@ use tracing::{debug, warn};
 use super::Session;
 use crate::cloudhub::authorizer::{Refused, refusal};
 use crate::cloudhub::outbox::{Delivered, Lane};
+use crate::cloudhub::uploads::is_upload;
 use crate::cloudhub::{Shared, Upstream};
 
 /// Nobody takes messages any more.
@@ -42,6 +43,13 @@ pub(super) async fn dispatch(shared: &Shared, session: &Session, message: Messag
         let pem = shared.cluster.certificate_authority();
         let answer = Message::answer_to(&message, Source::CloudHub, Content::text(&pem));
         session.offer(answer, Lane::Notice, None);
+        return Ok(());
+    }
+    if is_upload(&message) {
+        let ack = shared.uploads.take(node, &message);
+        if session.features.has_uploads() {
+            session.offer(ack, Lane::Notice, None);
+        }
         return Ok(());
     }
     let is_own_business = (message.operation == Operation::Upload && message.group == Group::User)
