@@ -33,7 +33,7 @@ pub use content::{Answer, Content};
 pub use features::{FEATURES_HEADER, Features};
 pub use ids::{MsgId, Namespace, NodeName, ObjectName, Uid};
 pub use lanes::Lane;
-pub use message::{DecodeError, MAX_MESSAGE, Message};
+pub use message::{DecodeError, MAX_MESSAGE, Message, now_millis};
 pub use object::{BadObject, Meta, Object};
 pub use route::{Kind, ObjectPath, Route};
 pub use status::Status;

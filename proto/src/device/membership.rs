@@ -1,11 +1,33 @@
 //! Which devices a node has (spec 03 §2.1, §2.3, §3.4).
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 
 use super::BadPayload;
 use super::fields::Fields;
-use super::twin::{TwinMap, twins};
+use super::twin::{TwinMap, as_type, twins};
+
+/// Attributes by their name; `None` tells of a deletion.
+pub type AttributeMap = BTreeMap<String, Option<Attribute>>;
+
+/// An attribute of a device: no cloud since v1.13 sends any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attribute {
+    /// Its value.
+    pub value: String,
+    /// Whether it may be deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+    /// `metadata.type`.
+    #[serde(
+        rename = "metadata",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "as_type"
+    )]
+    pub kind: Option<String>,
+}
 
 /// One device of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,6 +46,9 @@ pub struct Member {
     /// When it was last seen, in answers of the edge.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub last_online: String,
+    /// What else is known of it, by name.
+    #[serde(skip_serializing_if = "AttributeMap::is_empty")]
+    pub attributes: AttributeMap,
     /// Its twins. For a device that a Go edge knows an absent map makes it publish a spurious error: give an empty one (spec 03 §2.3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub twin: Option<TwinMap>,
@@ -101,6 +126,33 @@ fn member(value: Value) -> Result<Member, BadPayload> {
         description: fields.text("description")?.unwrap_or_default(),
         state: fields.text("state")?.unwrap_or_default(),
         last_online: fields.text("last_online")?.unwrap_or_default(),
+        attributes: fields
+            .object("attributes")?
+            .map(attributes)
+            .transpose()?
+            .unwrap_or_default(),
         twin: fields.object("twin")?.map(twins).transpose()?,
     })
+}
+
+fn attributes(fields: Fields) -> Result<AttributeMap, BadPayload> {
+    let read = |value| {
+        let mut fields = Fields::of("attribute", value)?;
+        let kind = fields
+            .object("metadata")?
+            .map(|mut meta| meta.text("type"))
+            .transpose()?;
+        Ok(Attribute {
+            value: fields.text("value")?.unwrap_or_default(),
+            optional: fields.boolean("optional")?,
+            kind: kind.flatten(),
+        })
+    };
+    fields
+        .entries()
+        .map(|(name, value)| match value {
+            Value::Null => Ok((name, None)),
+            value => Ok((name, Some(read(value)?))),
+        })
+        .collect()
 }

@@ -4,11 +4,15 @@
 //! the same, writers use the forms that Go writes. Names of properties keep their case.
 
 pub mod conversion;
+
+mod answers;
 mod facts;
 mod fields;
 mod history;
 mod id;
 mod membership;
+mod mqtt;
+mod row;
 mod state;
 mod status;
 #[cfg(test)]
@@ -18,10 +22,15 @@ mod twin;
 
 use thiserror::Error;
 
+pub use answers::{
+    AttributeUpdate, GetRequest, MembershipQuestion, Refusal, TwinChange, TwinDelta, TwinDocument, event_id_of,
+};
 pub use facts::DeviceFacts;
 pub use history::{Found, HistoryAnswer, HistoryProperty, HistoryRequest, HistoryValue, Remembered};
 pub use id::DeviceId;
-pub use membership::{Member, MembershipDetail, MembershipUpdate};
+pub use membership::{Attribute, AttributeMap, Member, MembershipDetail, MembershipUpdate};
+pub use mqtt::{DeviceEvent, DeviceRequest, MembershipEvent};
+pub use row::{ROW_METADATA, timestamp_of_row, timestamp_to_row};
 pub use state::StateUpdate;
 pub use status::{DeviceStatus, StatusTwin, StatusValue};
 pub use topic::{DevicePart, DeviceTopic};

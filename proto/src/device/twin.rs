@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::BadPayload;
@@ -27,7 +27,8 @@ pub struct TwinValue {
 }
 
 /// How often a value changed in the cloud and at the edge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TwinVersion {
     /// Changes by the cloud.
     pub cloud: i64,
@@ -157,6 +158,6 @@ fn as_timestamp<S: serde::Serializer>(timestamp: &Option<i64>, serializer: S) ->
     timestamp.map(|timestamp| Timestamp { timestamp }).serialize(serializer)
 }
 
-fn as_type<S: serde::Serializer>(kind: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_type<S: serde::Serializer>(kind: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     kind.as_deref().map(|kind| Type { kind }).serialize(serializer)
 }
