@@ -6,28 +6,36 @@
 //!
 //! Rows come first, then memory, then publications: nothing is told that is not stored. Requests that wait share one transaction.
 
-#![allow(dead_code, reason = "the state machine comes next")]
-
+mod machine;
+mod metrics;
 mod publications;
+mod rows;
+mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use common::Tasks;
 use prometheus_client::registry::Registry;
-use proto::device::{DeviceId, TwinMap};
+use proto::device::{DeviceId, MAX_PAYLOAD, Twin, TwinMap};
 use proto::{Message, NodeName};
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 
 use crate::metamanager::MetaManager;
 use crate::uplink::Uplink;
+use metrics::Metrics;
+use task::{Ends, Task};
 
 pub use publications::{Publication, Publications};
 pub(crate) use publications::{Publisher, queue as publication_queue};
 
 /// Requests that wait for the task; a full queue makes whoever sends them wait.
 const REQUESTS: usize = 1024;
+/// Their bytes: as for [`REQUESTS`].
+const BYTES: usize = 4 * 1024 * 1024;
 /// Messages of the cloud that wait for the task; a full queue makes edgehub stop reading the socket.
 const INBOX: usize = 128;
 /// Accepted values that a slow reader may be behind before it is told that it missed some.
@@ -75,10 +83,18 @@ enum Request {
     State { device: DeviceId, state: String },
 }
 
+/// A request with the room that it takes of [`BYTES`].
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    room: OwnedSemaphorePermit,
+}
+
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DeviceTwin {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
     inbox: mpsc::Sender<Message>,
     values: broadcast::Sender<Arc<Accepted>>,
 }
@@ -93,26 +109,25 @@ impl DeviceTwin {
         registry: &mut Registry,
         tasks: &Tasks,
     ) -> (Self, Publications) {
-        let (requests, mut requested) = mpsc::channel(REQUESTS);
-        let (inbox, mut messages) = mpsc::channel(INBOX);
+        let (requests, requested) = mpsc::channel(REQUESTS);
+        let (inbox, messages) = mpsc::channel(INBOX);
         let (values, _) = broadcast::channel(VALUES);
         let (publisher, publications) = publications::queue();
+        let metrics = Metrics::register(registry, publisher.dropped());
+        let mut task = Task::new(settings, meta, uplink, publisher, values.clone(), metrics);
+        // What cannot be read now is tried again while running.
+        task.load().await;
+        let ends = Ends {
+            requests: requested,
+            messages,
+        };
+        tasks.spawn("devicetwin", task.run(ends));
         let handle = Self {
             requests,
+            room: Arc::new(Semaphore::new(BYTES)),
             inbox,
             values,
         };
-        let _ = (settings, meta, uplink, registry);
-        tasks.spawn("devicetwin", async move {
-            loop {
-                tokio::select! {
-                    Some(request) = requested.recv() => tracing::debug!(?request, "request"),
-                    Some(message) = messages.recv() => tracing::debug!(?message, "message"),
-                    else => break,
-                }
-            }
-            drop(publisher);
-        });
         (handle, publications)
     }
 
@@ -123,24 +138,53 @@ impl DeviceTwin {
 
     /// An MQTT message on `$hw/events/device/…` or `$hw/events/node/…`; waits while many are waiting.
     pub async fn request(&self, topic: &str, payload: Bytes) {
+        // What is too large to be read is refused like what cannot be read.
+        let payload = if payload.len() > MAX_PAYLOAD {
+            Bytes::new()
+        } else {
+            payload
+        };
+        let size = topic.len() + payload.len();
         let topic = topic.to_owned();
-        let _ = self.requests.send(Request::Mqtt { topic, payload }).await;
+        let _ = self.send(Request::Mqtt { topic, payload }, size).await;
     }
 
     /// Values of a mapper: a local write, whose rejection shows on MQTT only.
     pub async fn report(&self, device: DeviceId, twins: TwinMap) -> Result<(), Stopped> {
-        let request = Request::Report { device, twins };
-        self.requests.send(request).await.map_err(|_| Stopped)
+        let given = twins
+            .iter()
+            .map(|(name, twin)| name.len() + size_of_given(twin.as_ref()));
+        let size = given.sum();
+        self.send(Request::Report { device, twins }, size).await
     }
 
     /// A mapper tells whether a device is there.
     pub async fn report_state(&self, device: DeviceId, state: String) -> Result<(), Stopped> {
-        let request = Request::State { device, state };
-        self.requests.send(request).await.map_err(|_| Stopped)
+        let size = state.len();
+        self.send(Request::State { device, state }, size).await
     }
 
     /// Every actual value that was taken and stored, from now on.
     pub fn values(&self) -> broadcast::Receiver<Arc<Accepted>> {
         self.values.subscribe()
     }
+
+    async fn send(&self, request: Request, size: usize) -> Result<(), Stopped> {
+        let size = u32::try_from(size.min(MAX_PAYLOAD)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(size).await;
+        let waiting = Waiting {
+            request,
+            room: room.map_err(|_| Stopped)?,
+        };
+        self.requests.send(waiting).await.map_err(|_| Stopped)
+    }
+}
+
+fn size_of_given(twin: Option<&Twin>) -> usize {
+    let values = twin.into_iter().flat_map(|twin| [&twin.expected, &twin.actual]);
+    values
+        .flatten()
+        .filter_map(|given| given.value.as_ref())
+        .map(String::len)
+        .sum()
 }

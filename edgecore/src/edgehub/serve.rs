@@ -185,6 +185,11 @@ impl Hub {
                 self.metrics.dropped(&message, "late");
                 self.queue(queues, &late_ack(&message));
             }
+            // A confirmation of DeviceTwin's that came too late: its values are told again.
+            Received::Unknown(message) if message.is_answer() => {
+                debug!(route = %message.route, "answer to no question");
+                self.metrics.dropped(&message, "late");
+            }
             Received::Unknown(message) => {
                 warn!(
                     group = %message.group, source = %message.source, operation = %message.operation, route = %message.route,

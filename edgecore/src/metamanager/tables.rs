@@ -27,6 +27,11 @@ impl Tables {
             .map_err(|error| RequestError::Store(error.to_string()))
     }
 
+    /// How often a damaged database was replaced while running: with each time, all rows of before are gone.
+    pub fn replaced(&self) -> u64 {
+        self.0.state().borrow().replaced
+    }
+
     /// Reads on the database's thread.
     pub async fn read<T: Send + 'static>(
         &self,

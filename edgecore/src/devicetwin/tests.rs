@@ -1,0 +1,182 @@
+//! The task with a database and a channel in place of edgehub.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proto::device::{DeviceTopic, TwinUpdate};
+use proto::{Content, Group, Message, Object, ObjectPath, Operation, Source};
+use serde_json::Value;
+
+use super::*;
+use crate::metamanager;
+use crate::uplink::{Link, Outgoing, UplinkEnd};
+
+const T1: &str = "$hw/events/device/default/t1";
+
+struct Edge {
+    twin: DeviceTwin,
+    publications: Publications,
+    meta: MetaManager,
+    cloud: UplinkEnd,
+    tasks: Tasks,
+}
+
+impl Edge {
+    async fn start(database: &Path) -> Self {
+        let (uplink, cloud) = Uplink::channel();
+        let tasks = Tasks::new();
+        let settings = metamanager::Settings {
+            node: "edge-go".into(),
+            database: database.to_owned(),
+            remote_timeout: Duration::from_secs(60),
+        };
+        let meta = MetaManager::start(settings, uplink.clone(), &tasks)
+            .await
+            .expect("started");
+        let settings = Settings {
+            node: "edge-go".into(),
+            reports_per_device: 10,
+            reports_per_second: 100,
+        };
+        let mut registry = Registry::default();
+        let (twin, publications) = DeviceTwin::start(settings, meta.clone(), uplink, &mut registry, &tasks).await;
+        Self {
+            twin,
+            publications,
+            meta,
+            cloud,
+            tasks,
+        }
+    }
+
+    async fn next(&mut self) -> (String, Value) {
+        let next = tokio::time::timeout(Duration::from_secs(30), self.publications.recv()).await;
+        let publication = next.expect("in time").expect("runs");
+        (
+            publication.topic,
+            serde_json::from_slice(&publication.payload).expect("JSON"),
+        )
+    }
+
+    /// The next publication on a topic.
+    async fn on(&mut self, topic: &str) -> Value {
+        loop {
+            let (on, payload) = self.next().await;
+            if on == topic {
+                return payload;
+            }
+        }
+    }
+
+    async fn device(&self, operation: Operation) {
+        let text = r#"{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"Device","metadata":{"name":"t1","namespace":"default","uid":"u","resourceVersion":"7","labels":{"description":"warm"}},"spec":{"nodeName":"edge-go"}}"#;
+        let object = Object::parse(text).expect("object");
+        let path = ObjectPath::new("default", proto::Kind::Device, "t1");
+        let message = Message::new(
+            Source::EdgeController,
+            Group::Resource,
+            operation,
+            path,
+            Content::null(),
+        );
+        self.meta.deliver(&mut Some(message.with_object(&object))).await;
+    }
+
+    async fn update(&self, value: usize) {
+        let payload = format!(r#"{{"event_id":"{value}","twin":{{"temp":{{"actual":{{"value":"{value}"}}}}}}}}"#);
+        self.twin.request(&format!("{T1}/twin/update"), payload.into()).await;
+    }
+
+    /// Confirms until the newest value was told.
+    async fn cloud_until(&mut self, value: &str) -> usize {
+        let mut reports = 0;
+        loop {
+            let outgoing = tokio::time::timeout(Duration::from_secs(30), self.cloud.recv()).await;
+            let Outgoing::Ask { message, answer } = outgoing.expect("in time").expect("runs") else {
+                continue;
+            };
+            let reply = Message::new(
+                Source::DeviceController,
+                Group::Twin,
+                Operation::Response,
+                message.route.clone(),
+                Content::ok(),
+            );
+            answer.send(reply.answering(&message.id)).expect("asker waits");
+            if DeviceTopic::of(&message.route).is_none() {
+                continue;
+            }
+            reports += 1;
+            let update = TwinUpdate::parse(message.content.document().as_bytes()).expect("twins");
+            let twin = update
+                .twin
+                .and_then(|mut twins| twins.remove("temp").flatten())
+                .expect("temp");
+            if twin.actual.and_then(|actual| actual.value).as_deref() == Some(value) {
+                return reports;
+            }
+        }
+    }
+
+    async fn stop(self) {
+        self.tasks.stop(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_comes_with_its_object_is_written_reported_and_goes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.cloud.link.send_replace(Link::Up(1));
+    // Of whatever source: Go's SyncController sends devices in the name of edgecontroller.
+    edge.device(Operation::Update).await;
+    let told = edge.on("$hw/events/node/edge-go/membership/updated").await;
+    assert_eq!(told["added_devices"][0]["description"], "warm");
+    let mut values = edge.twin.values();
+    edge.update(21).await;
+    assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["event_id"], "21");
+    let accepted = values.recv().await.expect("value");
+    assert_eq!((accepted.property.as_str(), accepted.value.as_str()), ("temp", "21"));
+    edge.cloud_until("21").await;
+    edge.device(Operation::Delete).await;
+    let told = edge.on("$hw/events/node/edge-go/membership/updated").await;
+    assert_eq!(told["removed_devices"][0]["id"], "default/t1");
+    edge.update(22).await;
+    assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["code"], 404);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn two_thousand_updates_are_all_answered_and_the_newest_survives() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    let twin = edge.twin.clone();
+    for value in 0..2000 {
+        let payload = format!(r#"{{"event_id":"{value}","twin":{{"temp":{{"actual":{{"value":"{value}"}}}}}}}}"#);
+        twin.request(&format!("{T1}/twin/update"), payload.into()).await;
+    }
+    for value in 0..2000 {
+        let told = edge.on(&format!("{T1}/twin/update/result")).await;
+        assert_eq!(told["event_id"], value.to_string());
+    }
+    edge.stop().await;
+    // Another process, and the link at last: the newest only.
+    let mut edge = Edge::start(&database).await;
+    edge.cloud.link.send_replace(Link::Up(1));
+    assert_eq!(edge.cloud_until("1999").await, 1);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_payload_over_the_limit_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut edge = Edge::start(&folder.path().join("edgecore.db")).await;
+    let payload = vec![b' '; MAX_PAYLOAD + 1];
+    edge.twin.request(&format!("{T1}/twin/update"), payload.into()).await;
+    assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["code"], 400);
+    edge.stop().await;
+}
