@@ -21,6 +21,7 @@ pub mod hosts;
 pub mod hub;
 pub mod known;
 pub mod link;
+pub mod mqtt;
 pub mod oracle;
 pub mod process;
 pub mod run;
