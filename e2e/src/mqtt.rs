@@ -79,10 +79,12 @@ impl Client {
             filters: filters.iter().map(|&filter| filter.to_owned()).collect(),
         };
         // A thread of its own, because entering a namespace is for a thread's whole life.
-        thread::spawn(move || match nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET) {
-            Ok(()) => driver.run(connection),
-            Err(errno) => eprintln!("e2e: the network namespace of an MQTT client: {errno}"),
-        });
+        thread::spawn(
+            move || match nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET) {
+                Ok(()) => driver.run(connection),
+                Err(errno) => eprintln!("e2e: the network namespace of an MQTT client: {errno}"),
+            },
+        );
         let all = filters.len();
         wait::quietly("an MQTT connection with its subscriptions", seconds(30), || {
             Ok((shared.subscribed.load(Ordering::Acquire) >= all).then_some(()))
@@ -119,17 +121,16 @@ impl Client {
     #[must_use]
     pub fn count(&self, mark: usize, wanted: impl Fn(&Heard) -> bool) -> usize {
         let heard = self.lock();
-        heard.get(mark..).unwrap_or_default().iter().filter(|one| wanted(one)).count()
+        heard
+            .get(mark..)
+            .unwrap_or_default()
+            .iter()
+            .filter(|one| wanted(one))
+            .count()
     }
 
     /// Waits for a message from a mark on that gives a value.
-    pub fn expect<T>(
-        &self,
-        what: &str,
-        mark: usize,
-        limit: Duration,
-        look: impl Fn(&Heard) -> Option<T>,
-    ) -> Result<T> {
+    pub fn expect<T>(&self, what: &str, mark: usize, limit: Duration, look: impl Fn(&Heard) -> Option<T>) -> Result<T> {
         wait::until(what, limit, || Ok(self.find(mark, &look)))
             .with_context(|| format!("heard meanwhile: {}", self.excerpt(mark)))
     }
@@ -153,7 +154,11 @@ impl Client {
         let heard = self.since(mark);
         let text = |one: &Heard| format!("\n  {} {}", one.topic, String::from_utf8_lossy(&one.payload));
         let last = heard.iter().rev().take(10).map(text).collect::<String>();
-        format!("{} messages, the last first:{}", heard.len(), last.chars().take(4000).collect::<String>())
+        format!(
+            "{} messages, the last first:{}",
+            heard.len(),
+            last.chars().take(4000).collect::<String>()
+        )
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Heard>> {
@@ -210,7 +215,11 @@ impl Driver {
                     topic: String::from_utf8_lossy(&message.topic).into_owned(),
                     payload: message.payload.to_vec(),
                 };
-                self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+                self.shared
+                    .heard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(one);
             }
             _ => {}
         }

@@ -35,6 +35,8 @@ pub(super) fn edgecore(
         keys if keys.is_empty() => keys,
         keys => format!("  deviceTwin:\n{keys}"),
     };
+    let internal = ["mqttMode: 0".to_owned()];
+    let bus = lines(if keys.bus.is_empty() { &internal } else { &keys.bus }, "    ");
     format!(
         r#"apiVersion: edgecore.config.kubeedge.io/v1alpha2
 kind: EdgeCore
@@ -81,8 +83,7 @@ modules:
       maxOpenFiles: 4096
       oomScoreAdj: 0
 {kubelet}{twin}  eventBus:
-    mqttMode: 0
-"#
+{bus}"#
     )
 }
 

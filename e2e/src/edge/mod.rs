@@ -57,6 +57,8 @@ pub struct Keys {
     pub kubelet: Vec<String>,
     /// Of the section `deviceTwin`.
     pub twin: Vec<String>,
+    /// Of the section `eventBus`; edgecore's own broker alone, without.
+    pub bus: Vec<String>,
 }
 
 impl Uplink {

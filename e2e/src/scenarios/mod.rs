@@ -5,6 +5,7 @@ mod account;
 mod authorizer;
 mod channels;
 mod device_versions;
+pub(crate) mod devices;
 mod diagnosis;
 mod events;
 mod faults;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Scenario> {
         pods::LIST,
         streams::LIST,
         replicas::LIST,
+        devices::LIST,
         channels::LIST,
         diagnosis::LIST,
         stream_ends::LIST,

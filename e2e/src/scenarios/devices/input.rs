@@ -1,0 +1,269 @@
+//! What a broken mapper publishes, and a fast one: each bad payload has its answer, memory stays, and the API server is not flooded.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use rumqttc::QoS;
+use serde_json::json;
+
+use super::kit::{Plant, owned, update};
+use crate::api::{number, text};
+use crate::process;
+use crate::system::Context;
+use crate::wait::{self, pause, seconds};
+
+/// Names of devices that do not exist.
+const TOPICS: usize = 10_000;
+/// What they may cost edgecore, in MB.
+const MEMORY: f64 = 8.0;
+/// Updates of one device, ...
+const UPDATES: usize = 2_000;
+/// ... how many writes a second they may cause, ...
+const WRITES: f64 = 10.0;
+/// ... and how many at once.
+const BURST: f64 = 10.0;
+
+/// A payload that is refused.
+struct Bad {
+    what: &'static str,
+    device: &'static str,
+    payload: Vec<u8>,
+    code: i64,
+    /// What the reason begins with.
+    reason: &'static str,
+}
+
+fn bad(what: &'static str, device: &'static str, payload: impl Into<Vec<u8>>, code: i64, reason: &'static str) -> Bad {
+    Bad {
+        what,
+        device,
+        payload: payload.into(),
+        code,
+        reason,
+    }
+}
+
+/// What every edgecore answers so.
+fn refused() -> Vec<Bad> {
+    const UNREADABLE: &str = "Unmarshal update request body failed";
+    const NO_TWIN: &str = "Update twin error";
+    let with = |twin: serde_json::Value| json!({"event_id": "bad", "timestamp": 1, "twin": twin}).to_string();
+    vec![
+        bad("not JSON", "t1", "not json", 400, UNREADABLE),
+        bad("a list", "t1", "[]", 400, UNREADABLE),
+        bad("no twin", "t1", r#"{"event_id":"bad","twin":null}"#, 400, NO_TWIN),
+        bad(
+            "a wrong type",
+            "t1",
+            with(json!({"count": {"actual": {"value": "abc"}}})),
+            400,
+            "the value is not int or integer",
+        ),
+        bad(
+            "a key that is too long",
+            "t1",
+            with(json!({"k".repeat(129): {"actual": {"value": "1"}}})),
+            400,
+            "The key of twin must only include",
+        ),
+        bad(
+            "an unknown device",
+            "nobody",
+            with(json!({"count": {"actual": {"value": "1"}}})),
+            404,
+            "update rejected due to the device is not existed",
+        ),
+    ]
+}
+
+/// What ends a worker of Go's edgecore, or is accepted there.
+fn refused_by_ours() -> Vec<Bad> {
+    let megabyte = format!(
+        r#"{{"twin":{{"count":{{"actual":{{"value":"{}"}}}}}}}}"#,
+        "1".repeat(1024 * 1024)
+    );
+    vec![
+        bad(
+            "an actual value without a value",
+            "t1",
+            r#"{"twin":{"count":{"actual":{}}}}"#,
+            400,
+            "",
+        ),
+        bad(
+            "a value that is no string",
+            "t1",
+            r#"{"twin":{"count":{"expected":{"value":1}}}}"#,
+            400,
+            "",
+        ),
+        bad("null", "t1", "null", 400, ""),
+        bad("not UTF-8", "t1", b"{\"twin\":{\"\xff\":null}}".to_vec(), 400, ""),
+        bad("more than 1 MiB", "t1", megabyte, 400, ""),
+    ]
+}
+
+/// Each bad payload is answered, ours on the topic of the device that was addressed; after all of it, and after 10,000 topics of
+/// devices that do not exist, the device works as before and edgecore has not grown.
+pub(super) fn bad_input(context: &mut Context) -> Result<()> {
+    let plant = Plant::new(context, "bad", &["count", "a/b#c"])?;
+    plant.create("t1", &[("count", "1"), ("a/b#c", "1")])?;
+    plant.until_known("t1")?;
+    let typed =
+        json!({"event_id": "typed", "twin": {"count": {"actual": {"value": "1"}, "metadata": {"type": "int"}}}});
+    let (mark, topic) = (plant.mqtt.mark(), plant.topic("t1", "twin/update"));
+    plant.mqtt.publish(&topic, typed.to_string(), QoS::AtLeastOnce)?;
+    plant.mqtt.expect("a good update answered", mark, seconds(10), |one| {
+        (one.topic == format!("{topic}/result") && one.json().get("twin").is_some()).then_some(())
+    })?;
+    let mut cases = refused();
+    if plant.sides.edge {
+        cases.extend(refused_by_ours());
+    }
+    for case in &cases {
+        answered(&plant, case)?;
+    }
+    // A name that MQTT would read as levels or a wildcard is one to the twin.
+    plant.report("t1", "levels", &[("a/b#c", "x/y")], seconds(10))?;
+    many_topics(&plant)?;
+    plant.report("t1", "last", &[("count", "2")], seconds(10))?;
+    let twin = plant.twin("t1", "after")?;
+    ensure!(
+        twin == owned(&[("count", "2"), ("a/b#c", "x/y")]),
+        "the twin is {twin:?}"
+    );
+    plant.clean()
+}
+
+fn answered(plant: &Plant<'_>, case: &Bad) -> Result<()> {
+    let (mark, topic) = (plant.mqtt.mark(), plant.topic(case.device, "twin/update"));
+    plant.mqtt.publish(&topic, case.payload.clone(), QoS::AtLeastOnce)?;
+    let answer = plant
+        .mqtt
+        .expect_quietly("an answer", mark, seconds(10), |one| {
+            one.topic.ends_with("twin/update/result").then(|| one.clone())
+        })
+        .with_context(|| case.what)?;
+    let content = answer.json();
+    let (code, reason) = (number(&content, "/code"), text(&content, "/reason"));
+    ensure!(
+        code == case.code && reason.starts_with(case.reason),
+        "{} is answered by {content}",
+        case.what
+    );
+    if plant.sides.edge {
+        ensure!(
+            answer.topic == format!("{topic}/result"),
+            "{} is answered on {}",
+            case.what,
+            answer.topic
+        );
+    }
+    Ok(())
+}
+
+fn many_topics(plant: &Plant<'_>) -> Result<()> {
+    let pid = process_of(plant)?;
+    let (before, taken, start) = (process::resident_mb(pid)?, plant.mqtt.taken(), Instant::now());
+    for number in 0..TOPICS {
+        let topic = plant.topic(&format!("nobody-{number}"), "twin/update");
+        plant
+            .mqtt
+            .publish(&topic, update("many", &[("count", "1")]), QoS::AtLeastOnce)?;
+    }
+    wait::quietly("the broker took all", seconds(60), || {
+        Ok((plant.mqtt.taken() - taken >= TOPICS).then_some(()))
+    })?;
+    let took = start.elapsed().as_secs_f64();
+    plant.report("t1", "between", &[("count", "3")], seconds(30))?;
+    let grown = process::resident_mb(pid)? - before;
+    println!("    {TOPICS} topics of unknown devices: {took:.1} s, edgecore {grown:+.1} MB of {before:.1}");
+    if plant.sides.edge {
+        ensure!(grown <= MEMORY, "edgecore grew by {grown:.1} MB");
+    }
+    Ok(())
+}
+
+fn process_of(plant: &Plant<'_>) -> Result<nix::unistd::Pid> {
+    let text = std::fs::read_to_string(plant.system.edge.folder().join("edgecore.pid"))?;
+    Ok(nix::unistd::Pid::from_raw(text.trim().parse()?))
+}
+
+/// A mapper publishes 2,000 values as fast as it can: all are answered, the last one is in the API, and the API server had at most 10
+/// writes a second for it.
+pub(super) fn rate(context: &mut Context) -> Result<()> {
+    let plant = Plant::new(context, "rate", &["n"])?;
+    plant.create("t1", &[("n", "0")])?;
+    plant.until_known("t1")?;
+    plant.prime("t1", &[("n", "first")])?;
+    let writes = Writes::watch(&plant)?;
+    let (mark, start) = (plant.mqtt.mark(), Instant::now());
+    for number in 1..=UPDATES {
+        plant.publish("t1", &format!("n-{number}"), &[("n", &number.to_string())])?;
+    }
+    let result = plant.topic("t1", "twin/update/result");
+    wait::until("2,000 updates answered", seconds(120), || {
+        let answered = plant.mqtt.count(mark, |one| one.topic == result);
+        ensure!(answered == UPDATES, "{answered} of {UPDATES} are answered");
+        Ok(Some(()))
+    })?;
+    let newest = owned(&[("n", &UPDATES.to_string())]);
+    plant.until_reported("the last value in the API", "t1", &newest, seconds(120))?;
+    // What comes late counts as well.
+    pause(seconds(1));
+    let (count, took) = (writes.count(), start.elapsed().as_secs_f64());
+    println!("    {count} API writes in {took:.1} s");
+    let allowed = WRITES.mul_add(took, BURST);
+    ensure!(
+        f64::from(u32::try_from(count)?) <= allowed,
+        "{count} writes in {took:.1} s, at most {allowed:.0} are good"
+    );
+    ensure!(count > 0, "no write was seen: the watch does not work");
+    plant.clean()
+}
+
+/// Counts the changes of a DeviceStatus, as the API server tells them.
+pub(crate) struct Writes {
+    count: Arc<AtomicUsize>,
+    kubectl: std::process::Child,
+}
+
+impl Writes {
+    /// Watches all DeviceStatus of the scenario's namespace.
+    pub(crate) fn watch(plant: &Plant<'_>) -> Result<Self> {
+        let mut command = plant.system.cluster.kubectl_command();
+        command.args(["get", "devicestatuses", "-n", &plant.namespace, "--watch", "-o", "name"]);
+        let mut kubectl = command.stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(kubectl.stdout.take().context("standard output")?);
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        std::thread::spawn(move || {
+            for _ in output.lines().map_while(Result::ok) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // The first lines tell what is there already.
+        wait::quietly("the watch of DeviceStatus", seconds(30), || {
+            Ok((count.load(Ordering::Relaxed) > 0).then_some(()))
+        })?;
+        pause(seconds(1));
+        count.store(0, Ordering::Relaxed);
+        Ok(Self { count, kubectl })
+    }
+
+    /// How many so far.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
+}

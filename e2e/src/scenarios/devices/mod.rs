@@ -1,0 +1,167 @@
+//! Devices end to end: models and devices in the cloud, mappers on MQTT at the edge, and what lies between.
+
+mod faults;
+mod input;
+pub(crate) mod kit;
+mod offline;
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use rumqttc::QoS;
+use serde_json::json;
+
+use self::kit::{MODEL, Plant, owned, rows, update};
+use super::Entry;
+use crate::api::{self, text};
+use crate::edge::EdgeHost;
+use crate::mqtt;
+use crate::process;
+use crate::system::Context;
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("device_life", false, life),
+    ("device_bad_input", false, input::bad_input),
+    ("device_rate", false, input::rate),
+    ("device_offline", false, offline::offline),
+    ("device_created_offline", false, offline::created_offline),
+    ("device_restarts", false, faults::restarts),
+    ("device_replicas", false, faults::replicas),
+];
+
+/// A device from its creation to its deletion: membership, model and device at the edge, a value up, a desired value down, its
+/// state, and nothing left of it on either side.
+fn life(context: &mut Context) -> Result<()> {
+    let plant = Plant::new(context, "life", &["temperature"])?;
+    let (edge, limit) = (&plant.system.edge, plant.sides.limit());
+    let id = format!("{}/t1", plant.namespace);
+    let mark = plant.mqtt.mark();
+    plant.create("t1", &[("temperature", "30")])?;
+    plant
+        .mqtt
+        .expect("device created: membership on MQTT", mark, limit, |one| {
+            let content = one.json();
+            let added = api::elements(&content, "/added_devices").any(|device| text(device, "/id") == id);
+            (one.topic.ends_with("/membership/updated") && added).then_some(())
+        })?;
+    wait::until("device and model in edgecore's database", limit, || {
+        let model = plant.stored("devicemodel", MODEL)?;
+        let desired = plant.stored_desired("t1", "temperature")?;
+        Ok(model.and(desired.filter(|value| value == "30")))
+    })?;
+    plant.until_known("t1")?;
+
+    plant.prime("t1", &[("temperature", "20")])?;
+    published(
+        edge,
+        &plant.topic("t1", "twin/update"),
+        &update("up", &[("temperature", "21")]),
+    )?;
+    let wanted = owned(&[("temperature", "21")]);
+    plant.until_reported("value published: in the API", "t1", &wanted, limit)?;
+    ensure!(
+        plant.twin("t1", "get")? == wanted,
+        "twin/get: {:?}",
+        plant.twin("t1", "get")?
+    );
+    state(&plant)?;
+
+    plant.desire("t1", &[("temperature", "35")])?;
+    wait::until("desired value changed: in edgecore's database", limit, || {
+        let desired = plant.stored_desired("t1", "temperature")?;
+        Ok(desired.filter(|value| value == "35"))
+    })?;
+    let version = |device: &serde_json::Value| text(device, "/metadata/resourceVersion").to_owned();
+    let device = plant.system.api().must(&plant.path("devices", "t1"))?;
+    let stored = plant.stored("device", "t1")?.context("the stored device")?;
+    ensure!(version(&device) == version(&stored), "the edge stores another version");
+    gone(&plant)?;
+    plant.clean()
+}
+
+/// A device's state reaches the API, with the time of it.
+fn state(plant: &Plant<'_>) -> Result<()> {
+    let (mark, result) = (plant.mqtt.mark(), plant.topic("t1", "state/update/result"));
+    let question = json!({"event_id": "s", "timestamp": 1, "state": "online"}).to_string();
+    plant
+        .mqtt
+        .publish(&plant.topic("t1", "state/update"), question, QoS::AtLeastOnce)?;
+    let limit = plant.sides.limit();
+    plant.mqtt.expect("state published: answered", mark, limit, |one| {
+        (one.topic == result && text(&one.json(), "/device/state") == "online").then_some(())
+    })?;
+    let path = plant.path("devicestatuses", "t1");
+    wait::until("state published: in the API", limit, || {
+        let status = plant.system.api().must(&path)?;
+        let time = text(&status, "/status/lastOnlineTime");
+        ensure!(text(&status, "/status/state") == "online", "{}", status["status"]);
+        ensure!(time.parse::<jiff::Timestamp>().is_ok(), "lastOnlineTime is {time:?}");
+        Ok(Some(()))
+    })
+}
+
+/// The device is deleted, then its model.
+fn gone(plant: &Plant<'_>) -> Result<()> {
+    let (api, limit, mark) = (plant.system.api(), plant.sides.limit(), plant.mqtt.mark());
+    let id = format!("{}/t1", plant.namespace);
+    api.delete(&plant.path("devices", "t1"))?;
+    plant
+        .mqtt
+        .expect("device deleted: membership on MQTT", mark, limit, |one| {
+            let content = one.json();
+            let removed = api::elements(&content, "/removed_devices").any(|device| text(device, "/id") == id);
+            (one.topic.ends_with("/membership/updated") && removed).then_some(())
+        })?;
+    wait::until("device deleted: gone from edgecore's database", limit, || {
+        let query = format!(
+            "SELECT id FROM device WHERE id = '{id}' UNION ALL SELECT name FROM device_twin WHERE deviceid = '{id}' \
+             UNION ALL SELECT key FROM meta WHERE key IN ('{0}/device/t1', '{0}/devicemodel/{MODEL}')",
+            plant.namespace
+        );
+        let left = rows(&plant.system.edge, &query)?;
+        ensure!(left.is_empty(), "left: {left}");
+        Ok(Some(()))
+    })?;
+    // The garbage collector of Kubernetes learns of new kinds every half minute.
+    wait::until("device deleted: no DeviceStatus", seconds(90), || {
+        Ok(api.get(&plant.path("devicestatuses", "t1"))?.is_none().then_some(()))
+    })?;
+    api.delete(&plant.path("devicemodels", MODEL))
+}
+
+/// Publishes as people do by hand, and hears it as they do: with mosquitto's programs.
+fn published(edge: &EdgeHost, topic: &str, payload: &str) -> Result<()> {
+    let port = mqtt::INTERNAL.to_string();
+    let mut listener = edge.command("mosquitto_sub");
+    listener.args([
+        "-p",
+        &port,
+        "-q",
+        "1",
+        "-C",
+        "1",
+        "-W",
+        "20",
+        "-t",
+        &format!("{topic}/result"),
+    ]);
+    // A line on standard error tells that the subscription was taken.
+    let mut listener = listener
+        .arg("-d")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut output = std::io::BufReader::new(listener.stdout.take().context("standard output")?);
+    let mut said = String::new();
+    while !said.contains("SUBACK") {
+        let read = std::io::BufRead::read_line(&mut output, &mut said)?;
+        ensure!(read > 0, "mosquitto_sub ended: {said}");
+    }
+    let mut publisher: Command = edge.command("mosquitto_pub");
+    process::run(publisher.args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]))?;
+    std::io::Read::read_to_string(&mut output, &mut said)?;
+    ensure!(listener.wait()?.success(), "mosquitto_sub heard no answer: {said}");
+    ensure!(said.contains("\"21\""), "mosquitto_sub heard {said}");
+    Ok(())
+}
