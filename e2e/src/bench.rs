@@ -4,6 +4,7 @@
 //! Memory is VmRSS in units of 10^6 bytes, 60 s after the last change. Times are those of a client of the API.
 
 mod channels;
+mod devices;
 mod runtime;
 
 use std::path::Path;
@@ -51,6 +52,9 @@ pub const NAMES: &[&str] = &[
     "logs",
     "exec-in",
     "exec-out",
+    "twin-answer",
+    "twin-api",
+    "twin-load",
     "recover",
     "cloudcore-rss",
     "accept-cpu",
@@ -169,6 +173,9 @@ impl Bench {
         }
         if channels::NAMES.into_iter().any(wanted) {
             self.channels(run, wanted)?;
+        }
+        if devices::NAMES.into_iter().any(wanted) {
+            self.devices(settings, wanted)?;
         }
         if wanted("recover") {
             self.recover()?;

@@ -97,7 +97,7 @@ fn one_seed(plant: &mut Plant<'_>, seed: u64, broker: &mut Daemon) -> Result<()>
 /// back to an older one.
 pub(super) fn replicas(context: &mut Context) -> Result<()> {
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
-    let sides = Sides::of(context)?;
+    let sides = Sides::of(&settings)?;
     let mut plant = Plant::new(context, "twocores", &["n"])?;
     plant.create("t1", &[("n", "0")])?;
     plant.until_known("t1")?;

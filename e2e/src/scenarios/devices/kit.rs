@@ -13,7 +13,7 @@ use crate::api::{self, text};
 use crate::edge::{EdgeHost, Keys};
 use crate::mqtt::{self, Client};
 use crate::process;
-use crate::settings::{is_ours, program};
+use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
@@ -42,10 +42,10 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
-    pub(crate) fn of(context: &Context) -> Result<Self> {
+    pub(crate) fn of(settings: &Settings) -> Result<Self> {
         Ok(Self {
-            cloud: is_ours(&program(&context.settings.cloud, "cloudcore")?),
-            edge: is_ours(&program(&context.settings.edge, "edgecore")?),
+            cloud: is_ours(&program(&settings.cloud, "cloudcore")?),
+            edge: is_ours(&program(&settings.edge, "edgecore")?),
         })
     }
 
@@ -63,8 +63,12 @@ impl<'a> Plant<'a> {
 
     /// The same with the broker of a port.
     pub(crate) fn at(context: &'a mut Context, name: &str, properties: &[&str], port: u16) -> Result<Self> {
-        let sides = Sides::of(context)?;
-        let system = context.system()?;
+        let sides = Sides::of(&context.settings)?;
+        Self::on(context.system()?, sides, name, properties, port)
+    }
+
+    /// The same on any system.
+    pub(crate) fn on(system: &'a mut System, sides: Sides, name: &str, properties: &[&str], port: u16) -> Result<Self> {
         let namespace = system.namespace(name)?;
         let own = format!("$hw/events/device/{namespace}/#");
         // Go answers what it cannot read on the topic of a device without a name.
@@ -271,7 +275,7 @@ impl<'a> Plant<'a> {
     pub(crate) fn clean(self) -> Result<()> {
         self.system
             .api()
-            .delete(&self.path("devices", "").trim_end_matches('/').to_owned())?;
+            .delete(self.path("devices", "").trim_end_matches('/'))?;
         // Go's cloudcore sends nothing of a device whose node left meanwhile, and waits 10 s for a model that is gone.
         wait::quietly("no devices of the scenario at the edge", seconds(60), || {
             Ok(self.members("clean")?.is_empty().then_some(()))
