@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use crate::api::{self, text};
 use crate::cluster::{Cluster, ControlPlane};
 use crate::edge::Wire;
+use crate::mqtt::INTERNAL;
+use crate::process;
 use crate::run::{self, Run};
 use crate::scenarios::web;
 use crate::settings::Settings;
@@ -18,6 +20,11 @@ const NODE: &str = "edge-1";
 const NAMESPACE: &str = "default";
 /// What the demo makes in a cluster that is not its own, to be removed with it.
 const WORKLOAD: &str = "hello-edge";
+/// Its device, and the device's model.
+const DEVICE: &str = "thermometer-1";
+const MODEL: &str = "thermometer";
+/// What the device reports.
+const VALUE: &str = "21.5";
 
 /// Starts the demo, or says that it runs.
 pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
@@ -67,6 +74,7 @@ pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
             .trim_end()
     );
     println!("\nThe pod's page, {url}, says: {}", page.trim_end());
+    show_device(&system)?;
     let netns = system.edge.number().netns();
     system.edge.keep();
     system.cloud.keep();
@@ -74,10 +82,79 @@ pub fn up(settings: &Settings, kubeconfig: Option<&Path>) -> Result<()> {
     hints(settings, &config);
     println!("  nsenter --net=/run/netns/{netns} curl -s {url}");
     println!(
+        "  nsenter --net=/run/netns/{netns} mosquitto_pub -p {INTERNAL} -t '{}' -m '{}'",
+        topic(),
+        payload("25")
+    );
+    println!(
         "  tail -f {0}/edges/{NODE}/edgecore.log {0}/cloud/cloudcore.log",
         folder.display()
     );
     Ok(())
+}
+
+/// Makes a device, reports a value as a mapper on the edge does, and prints what the API says of it.
+fn show_device(system: &System) -> Result<()> {
+    system.cluster.apply(NAMESPACE, &device())?;
+    let path = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{NAMESPACE}/devicestatuses/{DEVICE}");
+    let shown = || {
+        let status = system.api().get(&path)?.unwrap_or_default();
+        let shown = api::elements(&status, "/status/twins").any(|twin| text(twin, "/reported/value") == VALUE);
+        Ok(shown.then_some(()))
+    };
+    wait::until(
+        "a value that a program on the edge published is in the API",
+        seconds(60),
+        || {
+            // Until the edge knows the device, nobody takes it.
+            let mut publish = system.edge.command("mosquitto_pub");
+            let port = INTERNAL.to_string();
+            process::run(publish.args(["-p", &port, "-q", "1", "-t", &topic(), "-m", &payload(VALUE)]))?;
+            wait::quietly("the value", seconds(2), shown).map(Some)
+        },
+    )?;
+    let columns = "custom-columns=DEVICE:.metadata.name,PROPERTY:.status.twins[*].propertyName,\
+                   REPORTED:.status.twins[*].reported.value,TYPE:.status.twins[*].reported.metadata.type";
+    let table = system
+        .cluster
+        .kubectl(&["get", "devicestatus", "-n", NAMESPACE, "-o", columns])?;
+    println!("\n{}", table.trim_end());
+    Ok(())
+}
+
+/// A model and a device of it on the edge.
+fn device() -> String {
+    format!(
+        r#"apiVersion: devices.kubeedge.io/v1beta1
+kind: DeviceModel
+metadata: {{name: {MODEL}}}
+spec:
+  protocol: virtual
+  properties:
+  - {{name: temperature, type: FLOAT, accessMode: ReadWrite, unit: degree celsius}}
+---
+apiVersion: devices.kubeedge.io/v1beta1
+kind: Device
+metadata: {{name: {DEVICE}}}
+spec:
+  deviceModelRef: {{name: {MODEL}}}
+  nodeName: {NODE}
+  protocol: {{protocolName: virtual, configData: {{}}}}
+  properties:
+  - name: temperature
+    desired: {{value: "20"}}
+    reportToCloud: true
+    visitors: {{protocolName: virtual, configData: {{}}}}
+"#
+    )
+}
+
+fn topic() -> String {
+    format!("$hw/events/device/{NAMESPACE}/{DEVICE}/twin/update")
+}
+
+fn payload(value: &str) -> String {
+    format!(r#"{{"twin":{{"temperature":{{"actual":{{"value":"{value}"}},"metadata":{{"type":"float"}}}}}}}}"#)
 }
 
 /// Stops it and removes everything.
@@ -97,6 +174,8 @@ pub fn down(settings: &Settings) -> Result<()> {
             println!("The pods of {WORKLOAD} are not gone, Kubernetes removes them with their node: {error:#}");
         }
         cluster.kubectl(&[&delete[..], &["configmap,secret", WORKLOAD]].concat())?;
+        cluster.kubectl(&[&delete[..], &["device", DEVICE]].concat())?;
+        cluster.kubectl(&[&delete[..], &["devicemodel", MODEL]].concat())?;
         cluster.kubectl(&["delete", "--ignore-not-found", "node", NODE])?;
         println!("Left in the cluster, as others may need them: the namespace kubeedge and KubeEdge's CRDs.");
     }
@@ -111,6 +190,8 @@ fn hints(settings: &Settings, kubeconfig: &str) {
     println!("export KUBECONFIG={kubeconfig}");
     println!("  {kubectl} get node -o wide");
     println!("  {kubectl} get pod -A -o wide");
+    println!("  {kubectl} get device,devicemodel");
+    println!("  {kubectl} get devicestatus {DEVICE} -o yaml");
     println!("  {kubectl} scale deployment/{WORKLOAD} --replicas=3");
     println!("  e2e/demo --down        stops it and removes everything");
 }
