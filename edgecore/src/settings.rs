@@ -14,6 +14,7 @@ use crate::edged::context::{CgroupDriver, ImageGc, Reserved};
 use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
+use crate::eventbus::broker;
 use crate::{devicetwin, edgehub, edgestream, eventbus, history, metamanager, stats};
 
 /// A value that the program cannot work with.
@@ -122,9 +123,7 @@ pub fn eventbus(config: &EdgeCore) -> Option<eventbus::Settings> {
         }),
     });
     let internal = (bus.mqtt_mode <= 1).then(|| eventbus::Internal {
-        broker: eventbus::broker::Settings {
-            listen: bus.mqtt_server_internal.clone(),
-        },
+        broker: own_broker(config),
         qos: bus.mqtt_qos,
         retain: bus.mqtt_retain,
     });
@@ -350,6 +349,42 @@ pub fn node_facts(node: &node::Settings, facts: &dyn node::NodeFacts) -> edged::
         allocatable_memory_bytes: machine.memory,
         allocatable_disk_bytes: usage.disk_total,
         cgroups: CgroupFacts::detect(),
+    }
+}
+
+/// The own MQTT broker. Its database lies beside the edge's.
+fn own_broker(config: &EdgeCore) -> broker::Settings {
+    let bus = &config.modules.event_bus;
+    let (own, limits) = (&bus.broker, &bus.broker.limits);
+    let count = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+    let path = |name: &str| (!name.is_empty()).then(|| PathBuf::from(name));
+    broker::Settings {
+        listen: bus.mqtt_server_internal.clone(),
+        database: PathBuf::from(&config.database.data_source).with_file_name("mqtt.db"),
+        users: own.users.clone(),
+        password_file: path(&own.password_file),
+        tls: broker::TlsSettings {
+            certificate: own.tls.cert_file.clone().into(),
+            key: own.tls.key_file.clone().into(),
+            client_ca: path(&own.tls.client_ca_file),
+        },
+        connections: count(limits.connections),
+        packet: count(limits.packet_bytes),
+        connect_deadline: Duration::from_secs(limits.connect_seconds.into()),
+        limits: broker::Limits {
+            inflight: count(limits.inflight),
+            // One packet at least, whatever its size.
+            inflight_bytes: count(limits.packet_bytes),
+            queue: usize::try_from(bus.mqtt_session_queue_size).unwrap_or(0),
+            queue_bytes: count(limits.queue_bytes),
+            store_bytes: count(limits.store_bytes),
+            subscriptions: count(limits.subscriptions),
+            topic_levels: count(limits.topic_levels),
+            topic_bytes: count(limits.topic_bytes),
+            client_bytes: count(limits.client_id_bytes),
+            sessions: count(limits.sessions),
+            retained: count(limits.retained),
+        },
     }
 }
 

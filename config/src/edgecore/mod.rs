@@ -20,7 +20,7 @@ pub use kubelet::{
 };
 pub use modules::{
     DbTest, DeviceHistory, DeviceTwin, EdgeHub, EdgeHubQuic, EdgeHubWebSocket, EdgeStream, Edged, EventBus,
-    EventBusTls, MetaManager, MetaServer, ServiceBus, TaskManager,
+    EventBusTls, MetaManager, MetaServer, MqttBroker, MqttBrokerLimits, MqttBrokerTls, ServiceBus, TaskManager,
 };
 
 use crate::checks::Checks;

@@ -152,6 +152,8 @@ section! {
         "eventBusTLS" always tls: EventBusTls = EventBusTls::default();
         /// Bytes of messages of MQTT clients that may wait for the cloud.
         "uploadBytes" hidden upload_bytes: i64 = 16 * 1024 * 1024;
+        /// The own broker's users, TLS and limits. Only ours.
+        "broker" hidden broker: MqttBroker = MqttBroker::default();
     }
 }
 
@@ -166,6 +168,62 @@ section! {
         "tlsMqttCertFile" omit tls_mqtt_cert_file: String = CERT.into();
         /// Its key.
         "tlsMqttPrivateKeyFile" omit tls_mqtt_private_key_file: String = KEY.into();
+    }
+}
+
+section! {
+    /// `modules.eventBus.broker`: the own broker (`mqttMode` 0 and 1). All of it is only ours.
+    pub struct MqttBroker {
+        /// Passwords by user; with none, here and in the file, everybody is let in.
+        "users" hidden users: BTreeMap<String, Secret> = BTreeMap::new();
+        /// A file with a line `name:password` for each user, which nobody but its owner may read.
+        "passwordFile" hidden password_file: String = String::new();
+        /// For `tls://` and `mqtts://`.
+        "tls" hidden tls: MqttBrokerTls = MqttBrokerTls::default();
+        /// What clients may have.
+        "limits" hidden limits: MqttBrokerLimits = MqttBrokerLimits::default();
+    }
+}
+
+section! {
+    /// `modules.eventBus.broker.tls`.
+    pub struct MqttBrokerTls {
+        /// Certificate of the broker; read again when it changes.
+        "certFile" hidden cert_file: String = String::new();
+        /// Its key.
+        "keyFile" hidden key_file: String = String::new();
+        /// CA of the clients' certificates, which are required then; the common name is the user.
+        "clientCAFile" hidden client_ca_file: String = String::new();
+    }
+}
+
+section! {
+    /// `modules.eventBus.broker.limits`.
+    pub struct MqttBrokerLimits {
+        /// Clients at a time.
+        "connections" hidden connections: u32 = 1000;
+        /// Bytes of a packet, 268435455 at most.
+        "packetBytes" hidden packet_bytes: u32 = 1024 * 1024;
+        /// Seconds a client may take to say who it is.
+        "connectSeconds" hidden connect_seconds: u32 = 10;
+        /// Messages of QoS 1 and 2 that a client may leave unanswered before it gets more.
+        "inflight" hidden inflight: u32 = 20;
+        /// Bytes of messages that wait for one client, beside `mqttSessionQueueSize`.
+        "queueBytes" hidden queue_bytes: u32 = 4 * 1024 * 1024;
+        /// Bytes of messages that wait for all clients, and of all that are retained.
+        "storeBytes" hidden store_bytes: u32 = 32 * 1024 * 1024;
+        /// Subscriptions of one client.
+        "subscriptions" hidden subscriptions: u32 = 1000;
+        /// Levels of a topic, 200 at most.
+        "topicLevels" hidden topic_levels: u32 = 64;
+        /// Bytes of a topic.
+        "topicBytes" hidden topic_bytes: u32 = 1024;
+        /// Bytes of a client's name.
+        "clientIDBytes" hidden client_id_bytes: u32 = 256;
+        /// Sessions that outlive their connection.
+        "sessions" hidden sessions: u32 = 1000;
+        /// Retained messages.
+        "retained" hidden retained: u32 = 10_000;
     }
 }
 

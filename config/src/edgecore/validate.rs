@@ -259,6 +259,21 @@ fn event_bus(bus: &EventBus, to: &mut Checks<'_>) {
         let path = "modules.eventBus.mqttQOS";
         to.invalid(path, path, bus.mqtt_qos.to_string(), "must be 0, 1 or 2");
     }
+    let limits = &bus.broker.limits;
+    for (key, value, most) in [
+        ("packetBytes", limits.packet_bytes, 268_435_455),
+        ("topicLevels", limits.topic_levels, 200),
+        ("topicBytes", limits.topic_bytes, 65_535),
+        ("clientIDBytes", limits.client_id_bytes, 65_535),
+        ("inflight", limits.inflight, 65_535),
+        ("connections", limits.connections, u32::MAX),
+        ("connectSeconds", limits.connect_seconds, 3600),
+    ] {
+        if value == 0 || value > most {
+            let path = format!("modules.eventBus.broker.limits.{key}");
+            to.invalid(&path, &path, value.to_string(), format!("must be between 1 and {most}"));
+        }
+    }
 }
 
 fn history(history: &DeviceHistory, to: &mut Checks<'_>) {

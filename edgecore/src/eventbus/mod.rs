@@ -5,7 +5,6 @@
 //! the brokers. Must not know twins, nor what is in a payload, and must not stop anything else when a broker is away: what comes from
 //! the edge for MQTT is dropped, oldest first and counted, what comes from MQTT waits in the broker. Behaviour: spec 03 §4.
 
-#[allow(dead_code)]
 pub mod broker;
 mod error;
 mod external;

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::core::Tree;
 use super::metrics::Metrics;
+use crate::devicetwin::Publication;
 
 /// The process's publications that wait for the broker; the oldest goes when they are more.
 const QUEUE: usize = 4096;
@@ -23,15 +24,6 @@ const CREDIT: u32 = 8 << 20;
 const LEAST: u32 = 4096;
 /// The deepest filter.
 const LEVELS: usize = 64;
-
-/// A message of a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
-    /// Where to.
-    pub topic: String,
-    /// What.
-    pub payload: Bytes,
-}
 
 /// What clients published on topics that the process subscribed; never its own publications.
 #[derive(Debug)]
@@ -157,6 +149,11 @@ impl Link {
         let publish = outgoing.queue.pop_front()?;
         outgoing.bytes -= publish.payload.len();
         Some(publish)
+    }
+
+    /// Makes [`Link::ready`] resolve once more: who took some did not take all.
+    pub(super) fn again(&self) {
+        self.ready.notify_one();
     }
 
     /// Resolves when there may be one.

@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::core::{Core, Counters};
+
 /// Why a message came to nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Dropped {
@@ -21,8 +23,6 @@ pub(super) struct Metrics {
     pub(super) connected: Gauge<i64, AtomicI64>,
     /// Sessions, of clients that are away too.
     pub(super) sessions: Gauge<i64, AtomicI64>,
-    /// The most clients at a time.
-    pub(super) maximum: Gauge<i64, AtomicI64>,
     /// Subscriptions of all sessions.
     pub(super) subscriptions: Gauge<i64, AtomicI64>,
     /// Messages kept for later subscribers.
@@ -93,11 +93,38 @@ impl Metrics {
         self.dropped.get_or_create(&Dropped { reason }).inc();
     }
 
-    /// All that were dropped.
-    pub(super) fn dropped_total(&self) -> u64 {
-        ["slow", "queue", "retained", "denied", "own", "link"]
-            .into_iter()
-            .filter_map(|reason| self.dropped.get(&Dropped { reason }).map(|counter| counter.get()))
-            .sum()
+    /// What the core counted comes here, and what only its driver knows goes there. `before` is what came the last time.
+    pub(super) fn exchange(&self, core: &mut Core, before: &mut Counters) {
+        let present = core.present();
+        self.connected.set(wide(present.connected));
+        self.sessions.set(wide(present.sessions));
+        self.subscriptions.set(wide(present.subscriptions));
+        self.retained.set(wide(present.retained));
+        let now = core.counters();
+        now.bytes_received = self.bytes_received.get();
+        now.bytes_sent = self.bytes_sent.get();
+        now.dropped_slow = self.count("slow");
+        self.queued.set(wide(now.queued));
+        self.queued_bytes.set(wide(now.queued_bytes));
+        self.received.inc_by(now.received - before.received);
+        self.sent.inc_by(now.sent - before.sent);
+        for (reason, now, before) in [
+            ("queue", now.dropped_queue, before.dropped_queue),
+            ("retained", now.dropped_retained, before.dropped_retained),
+            ("denied", now.denied, before.denied),
+        ] {
+            if now > before {
+                self.dropped.get_or_create(&Dropped { reason }).inc_by(now - before);
+            }
+        }
+        *before = *now;
     }
+
+    fn count(&self, reason: &'static str) -> u64 {
+        self.dropped.get(&Dropped { reason }).map_or(0, |counter| counter.get())
+    }
+}
+
+fn wide(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
