@@ -5,5 +5,11 @@
 pub mod devices;
 pub mod files;
 pub mod join;
+pub mod mqtt;
 pub mod tunnel;
 pub mod wire;
+
+/// The state of edgecore's broker, without edgecore around it.
+#[path = "../../edgecore/src/eventbus/broker/core/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod state;

@@ -15,6 +15,7 @@ mod install;
 mod machine;
 mod manifests;
 mod mappers;
+mod mqtt;
 mod pods;
 mod reach;
 mod redirect;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Scenario> {
         redirect::LIST,
         reach::LIST,
         machine::LIST,
+        mqtt::LIST,
         ways_in::LIST,
         transport::LIST,
         faults::LIST,

@@ -51,7 +51,14 @@ pub(crate) async fn run(options: &Join) -> anyhow::Result<()> {
     let address = preflight::address(&options.cloudcore_ipport)?;
     cloud::check(&address, options.certport, node, &options.token).await?;
     let runtime = runtime::find(options).await?;
-    let config = settings::build(options, &host, &address, &runtime)?;
+    let other_broker = tokio::net::TcpStream::connect(settings::MQTT).await.is_ok();
+    if other_broker {
+        Steps::warn(
+            "something listens on 127.0.0.1:1883: edgecore will use it as its MQTT broker (mqttMode: 2). \
+             Stop it and set modules.eventBus.mqttMode to 0 for edgecore's own",
+        );
+    }
+    let config = settings::build(options, &host, &address, &runtime, other_broker)?;
     let edgecore = binary::find(options.tarballpath.as_deref())?;
 
     let manager = Manager::of_host(&paths);

@@ -14,6 +14,7 @@ pub(super) fn build(
     host: &HostFacts,
     address: &CloudAddress,
     runtime: &Runtime,
+    other_broker: bool,
 ) -> anyhow::Result<EdgeCore> {
     let mut all = EdgeCore::defaults(host);
     all.edgecore_version = config::version::KUBEEDGE_VERSION.to_owned();
@@ -46,8 +47,10 @@ pub(super) fn build(
     all.modules.edge_stream.server = address.with(TUNNEL);
 
     let bus = &mut all.modules.event_bus;
-    bus.mqtt_mode = 0;
-    bus.mqtt_server_internal = MQTT.to_owned();
+    // One broker on a port: who has one already keeps it.
+    bus.mqtt_mode = if other_broker { 2 } else { 0 };
+    bus.mqtt_server_internal = format!("tcp://{MQTT}");
+    bus.mqtt_server_external = format!("tcp://{MQTT}");
 
     for assignments in &options.set {
         for assignment in assignments.split(',') {
@@ -83,7 +86,8 @@ fn set(config: EdgeCore, host: &HostFacts, assignment: &str) -> anyhow::Result<E
 const WEBSOCKET: u16 = 10000;
 const QUIC: u16 = 10001;
 const TUNNEL: u16 = 10004;
-const MQTT: &str = "tcp://127.0.0.1:1883";
+/// Where MQTT clients of a board look for a broker.
+pub(super) const MQTT: &str = "127.0.0.1:1883";
 
 #[cfg(test)]
 mod tests {
@@ -108,7 +112,14 @@ mod tests {
             endpoint: "unix:///run/x.sock".into(),
             cgroup_driver: "systemd".into(),
         };
-        build(&options, &host, &address(&options.cloudcore_ipport)?, &runtime)
+        let other_broker = options.with_mqtt == Some(true);
+        build(
+            &options,
+            &host,
+            &address(&options.cloudcore_ipport)?,
+            &runtime,
+            other_broker,
+        )
     }
 
     #[test]
@@ -125,7 +136,12 @@ mod tests {
         assert_eq!(edged.hostname_override, "edge-1");
         assert_eq!(edged.node_labels.get("c").map(String::as_str), Some(""));
         assert_eq!(edged.tailored_kubelet_config.cgroup_driver, "systemd");
-        assert_eq!(config.modules.event_bus.mqtt_mode, 0);
+        let bus = &config.modules.event_bus;
+        assert_eq!(
+            (bus.mqtt_mode, bus.mqtt_server_internal.as_str()),
+            (0, "tcp://127.0.0.1:1883")
+        );
+        assert_eq!(build_from("--with-mqtt")?.modules.event_bus.mqtt_mode, 2);
         assert!(!config.to_yaml().contains("SECRET"));
         Ok(())
     }

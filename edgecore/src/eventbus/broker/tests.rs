@@ -1,5 +1,10 @@
 //! The whole broker over sockets, with the client crate as the peer.
 
+#[path = "../../../../fuzz/src/mqtt.rs"]
+mod mqtt;
+#[path = "../../../../fuzz/src/replay.rs"]
+mod replay;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +14,7 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, PublishOptions
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use super::core as state;
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -221,4 +227,9 @@ async fn what_is_open_to_the_network_is_refused() {
         settings.users = [("u".to_owned(), "p".into())].into();
     });
     assert!(with_users.await.is_ok());
+}
+
+#[test]
+fn the_corpus_of_packets() {
+    replay::replay("mqtt_packets", mqtt::packets);
 }

@@ -80,7 +80,7 @@ impl Writer {
 
     /// The next batch, if there is one to be written now. After a loss the caller gives all there is.
     pub(super) fn next(&mut self, now: Instant, snapshot: impl FnOnce() -> Vec<Op>) -> Option<Batch> {
-        let is_due = self.due.is_some_and(|due| due <= now);
+        let is_due = self.due.is_some_and(|due| due <= now) || self.bytes > WAITING / 2;
         if self.writing.is_some() || !(self.urgent || is_due) {
             return None;
         }

@@ -1,0 +1,228 @@
+//! The edge's own MQTT broker, by clients that others wrote: paho-mqtt and mosquitto's. No cloud is needed.
+
+use std::process::{Child, Command};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+
+use super::Entry;
+use crate::edge::{EdgeHost, Wire};
+use crate::process::{Daemon, run};
+use crate::settings::{is_ours, program};
+use crate::system::{Context, Skip};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[
+    ("mqtt_conformance", false, conformance),
+    ("mqtt_conformance_mosquitto", false, mosquitto),
+    ("mqtt_who_may_come_in", false, who_may_come_in),
+];
+
+/// Where the broker listens.
+const PORT: &str = "1883";
+
+/// All of `e2e/mqtt/conformance.py`; edgecore is killed and started again in the middle of it.
+fn conformance(context: &mut Context) -> Result<()> {
+    let mut edge = start(context, "mqtt-1")?;
+    begin(&mut edge, "    mqttServerInternal: tcp://127.0.0.1:1883\n")?;
+    let mark = edge.folder().join("restart");
+    let mut command = script(context, &edge);
+    let mut checks = command.arg("--restart").arg(&mark).spawn().context("python")?;
+    let ended = wait::until("the checks ask for a restart", seconds(120), || {
+        Ok((mark.exists() || checks.try_wait()?.is_some()).then_some(()))
+    });
+    if ended.is_ok() && mark.exists() {
+        edge.kill_edgecore();
+        edge.start_edgecore()?;
+        listening(&edge)?;
+        std::fs::remove_file(&mark)?;
+    }
+    finish(&mut checks)?;
+    let restarted = edge.log().matches("the MQTT broker listens").count();
+    ensure!(restarted == 2, "the broker listened {restarted} times\n{}", edge.log());
+    Ok(())
+}
+
+/// The same checks against mosquitto: one that fails here is a wrong check.
+fn mosquitto(context: &mut Context) -> Result<()> {
+    let edge = EdgeHost::start(&context.settings, &context.folder().to_owned(), "mqtt-2", Wire::Veth)?;
+    let configuration = edge.folder().join("mosquitto.conf");
+    std::fs::write(
+        &configuration,
+        "listener 1883 127.0.0.1\nallow_anonymous true\nsys_interval 2\n",
+    )?;
+    let mut command = edge.command("mosquitto");
+    let daemon = Daemon::start(edge.folder(), "mosquitto", command.arg("-c").arg(&configuration));
+    let Ok(mut daemon) = daemon else {
+        return Err(Skip("there is no mosquitto here".to_owned()).into());
+    };
+    listening(&edge)?;
+    let checks = script(context, &edge).arg("--lenient").spawn();
+    let outcome = checks.context("python").and_then(|mut checks| finish(&mut checks));
+    daemon.stop(seconds(5))?;
+    outcome
+}
+
+/// Passwords, TLS, client certificates; and nothing is open to the network by accident.
+fn who_may_come_in(context: &mut Context) -> Result<()> {
+    let mut edge = start(context, "mqtt-3")?;
+    let keys = edge.folder().join("etc/mqtt");
+    certificates(&keys)?;
+
+    begin(
+        &mut edge,
+        "    mqttServerInternal: tcp://0.0.0.0:1883\n    broker:\n      users: {mapper: secret}\n",
+    )?;
+    let with = |user: &str, password: &str| publish(&edge, &["-u", user, "-P", password]);
+    ensure!(
+        with("mapper", "secret"),
+        "the right password is refused\n{}",
+        edge.log()
+    );
+    ensure!(!with("mapper", "wrong"), "a wrong password is taken");
+    ensure!(!with("other", "secret"), "an unknown user is taken");
+    ensure!(!publish(&edge, &[]), "a client without a name is taken");
+
+    edge.stop_edgecore()?;
+    let tls = "    mqttServerInternal: mqtts://0.0.0.0:1883\n    broker:\n      tls:\n        certFile: /etc/kubeedge/mqtt/server.crt\n        \
+               keyFile: /etc/kubeedge/mqtt/server.key\n        clientCAFile: /etc/kubeedge/mqtt/ca.crt\n";
+    begin(&mut edge, tls)?;
+    let file = |name: &str| keys.join(name).display().to_string();
+    let (ca, stranger) = (file("ca.crt"), file("stranger.crt"));
+    let client = [file("client.crt"), file("client.key")];
+    let [certificate, key] = &client;
+    let both = ["--cafile", &ca, "--cert", certificate, "--key", key];
+    ensure!(publish(&edge, &both), "mutual TLS does not work\n{}", edge.log());
+    ensure!(
+        !publish(&edge, &["--cafile", &ca]),
+        "a client without a certificate is taken"
+    );
+    ensure!(
+        !publish(&edge, &["--cafile", &stranger, "--cert", certificate, "--key", key]),
+        "a broker of another CA is believed"
+    );
+    let (other, other_key) = (file("stranger-client.crt"), file("stranger-client.key"));
+    ensure!(
+        !publish(&edge, &["--cafile", &ca, "--cert", &other, "--key", &other_key]),
+        "a client of another CA is taken"
+    );
+    ensure!(!publish(&edge, &[]), "a client without TLS is taken");
+
+    edge.stop_edgecore()?;
+    write(&edge, "    mqttServerInternal: tcp://0.0.0.0:1883\n")?;
+    edge.start_edgecore()?;
+    let named = "modules.eventBus.broker.users";
+    wait::until("the refusal to be open to the network", seconds(20), || {
+        Ok(edge.log().contains(named).then_some(()))
+    })?;
+    ensure!(!publish(&edge, &[]), "it listens all the same");
+    ensure!(edge.edgecore()?.alive(), "edgecore ended for it");
+    Ok(())
+}
+
+fn start(context: &Context, name: &str) -> Result<EdgeHost> {
+    if !is_ours(&program(&context.settings.edge, "edgecore")?) {
+        return Err(Skip("only ours has this broker".to_owned()).into());
+    }
+    EdgeHost::start(&context.settings, context.folder(), name, Wire::Veth)
+}
+
+/// edgecore with MQTT alone.
+fn write(edge: &EdgeHost, bus: &str) -> Result<()> {
+    let name = edge.name();
+    let text = format!(
+        "apiVersion: edgecore.config.kubeedge.io/v1alpha2
+kind: EdgeCore
+database: {{dataSource: /var/lib/kubeedge/edgecore.db}}
+modules:
+  edgeHub: {{enable: false}}
+  edgeStream: {{enable: false}}
+  metaManager: {{metaServer: {{enable: false}}}}
+  edged: {{enable: false, hostnameOverride: {name}}}
+  eventBus:
+    mqttMode: 0
+{bus}"
+    );
+    Ok(std::fs::write(edge.folder().join("etc/config/edgecore.yaml"), text)?)
+}
+
+fn begin(edge: &mut EdgeHost, bus: &str) -> Result<()> {
+    write(edge, bus)?;
+    edge.start_edgecore()?;
+    listening(edge)
+}
+
+fn listening(edge: &EdgeHost) -> Result<()> {
+    wait::until("the broker listens", seconds(20), || {
+        let probe = format!("exec 3<>/dev/tcp/127.0.0.1/{PORT}");
+        Ok(run(edge.command("bash").args(["-c", &probe])).ok())
+    })
+    .map(drop)
+    .with_context(|| edge.log())
+}
+
+fn script(context: &Context, edge: &EdgeHost) -> Command {
+    let mut command = edge.command(&context.settings.python);
+    let path = context.settings.root.join("e2e/mqtt/conformance.py");
+    command.arg(path).args(["127.0.0.1", PORT]);
+    command
+}
+
+fn finish(checks: &mut Child) -> Result<()> {
+    let begin = Instant::now();
+    let status = wait::until("the checks end", seconds(180), || Ok(checks.try_wait()?));
+    if status.is_err() {
+        checks.kill()?;
+    }
+    ensure!(status?.success(), "checks failed: see their lines above");
+    println!("the checks took {:.1} s more", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Whether mosquitto's client gets a message of QoS 1 acknowledged.
+fn publish(edge: &EdgeHost, options: &[&str]) -> bool {
+    let fixed = [
+        "10",
+        "mosquitto_pub",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        PORT,
+        "-q",
+        "1",
+        "-t",
+        "door/x",
+        "-m",
+        "x",
+    ];
+    run(edge.command("timeout").args(fixed).args(options)).is_ok()
+}
+
+/// A CA with a server and a client, and a stranger's CA with a client.
+fn certificates(folder: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for (ca, names) in [
+        ("ca", ["server", "client"]),
+        ("stranger", ["stranger-server", "stranger-client"]),
+    ] {
+        let key = KeyPair::generate()?;
+        let mut parameters = CertificateParams::new(Vec::new())?;
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(DnType::CommonName, ca);
+        std::fs::write(folder.join(format!("{ca}.crt")), parameters.self_signed(&key)?.pem())?;
+        let issuer = Issuer::new(parameters, key);
+        for name in names {
+            let key = KeyPair::generate()?;
+            let mut parameters = CertificateParams::new(Vec::new())?;
+            parameters.distinguished_name.push(DnType::CommonName, name);
+            parameters.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+            parameters.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            let certificate = parameters.signed_by(&key, &issuer)?;
+            std::fs::write(folder.join(format!("{name}.crt")), certificate.pem())?;
+            std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+        }
+    }
+    Ok(())
+}
