@@ -4,6 +4,7 @@
 //! Nothing here knows what is in KubeEdge's messages: what is on the wire is `proto`'s.
 #![warn(missing_docs)]
 
+pub mod authority;
 pub mod backoff;
 pub mod error;
 pub mod fs;
