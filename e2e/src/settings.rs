@@ -21,6 +21,8 @@ pub struct Settings {
     pub metrics_server: PathBuf,
     /// A Python with the packages of `e2e/python.txt`.
     pub python: PathBuf,
+    /// Folder with the builds of the Go mapper: `go` and `go-1.56`.
+    pub dmi: PathBuf,
     /// Folder with the cloud's programs.
     pub cloud: PathBuf,
     /// Folder with the edge's programs.
@@ -39,7 +41,7 @@ impl Settings {
             .parent()
             .context("the repository")?
             .to_owned();
-        let [kubernetes, images, metrics_server, python] = from_setup(&root)?;
+        let [kubernetes, images, metrics_server, python, dmi] = from_setup(&root)?;
         let named = |name: &str| {
             std::env::var_os(name)
                 .map(|folder| std::fs::canonicalize(&folder).with_context(|| format!("{name}={}", folder.display())))
@@ -55,6 +57,7 @@ impl Settings {
             images,
             metrics_server,
             python,
+            dmi,
         })
     }
 
@@ -103,19 +106,21 @@ pub fn is_ours(program: &Path) -> bool {
 }
 
 /// What `e2e/setup` made: named by the environment, else by the last line that it says.
-fn from_setup(root: &Path) -> Result<[PathBuf; 4]> {
-    const NAMES: [&str; 4] = [
+fn from_setup(root: &Path) -> Result<[PathBuf; 5]> {
+    const NAMES: [&str; 5] = [
         "KUBERNETES_TESTCLUSTER",
         "KUBEEDGE_IMAGES",
         "KUBEEDGE_METRICS_SERVER",
         "KUBEEDGE_PYTHON",
+        "KUBEEDGE_DMI",
     ];
-    if let [Some(kubernetes), Some(images), metrics_server, Some(python)] = NAMES.map(std::env::var_os) {
+    if let [Some(kubernetes), Some(images), metrics_server, Some(python), Some(dmi)] = NAMES.map(std::env::var_os) {
         return Ok([
             kubernetes.into(),
             images.into(),
             metrics_server.unwrap_or_default().into(),
             python.into(),
+            dmi.into(),
         ]);
     }
     let text = process::run(Command::new(root.join("e2e/setup")).env("CI", "1"))?;
@@ -125,7 +130,13 @@ fn from_setup(root: &Path) -> Result<[PathBuf; 4]> {
             .map(PathBuf::from)
             .with_context(|| format!("e2e/setup did not say {name}"))
     };
-    Ok([value(NAMES[0])?, value(NAMES[1])?, value(NAMES[2])?, value(NAMES[3])?])
+    Ok([
+        value(NAMES[0])?,
+        value(NAMES[1])?,
+        value(NAMES[2])?,
+        value(NAMES[3])?,
+        value(NAMES[4])?,
+    ])
 }
 
 /// Our programs: the most recently built of the release that `e2e/build` makes and cargo's own folders.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::devicetwin::DeviceTwin;
+use crate::dmi;
 use crate::eventbus;
 use crate::history::History;
 use crate::metamanager::MetaManager;
@@ -42,6 +43,10 @@ impl Devices {
         }
         let handle = twin.as_ref().map(|(handle, _)| handle.clone());
         let history = handle.as_ref().and_then(|twin| history(config, twin, registry, tasks));
+        if let Some(twin) = &handle {
+            dmi::start(settings::dmi(config), meta.clone(), twin.clone(), tasks);
+            info!("Module dmi registered successfully");
+        }
         let mut bus = None;
         if let Some(settings) = settings::eventbus(config) {
             // Without EventBus nobody reads DeviceTwin's publications.

@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod devicetwin;
+pub mod dmi;
 pub mod edged;
 pub mod edgehub;
 pub mod edgestream;

@@ -15,7 +15,7 @@ use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
 use crate::eventbus::broker;
-use crate::{devicetwin, edgehub, edgestream, eventbus, history, metamanager, stats};
+use crate::{devicetwin, dmi, edgehub, edgestream, eventbus, history, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -173,6 +173,13 @@ pub fn history(config: &EdgeCore) -> Option<history::Settings> {
             age: Some(wanted.max_age.to_std()).filter(|age| !age.is_zero()),
         },
     })
+}
+
+/// For mappers.
+pub fn dmi(config: &EdgeCore) -> dmi::Settings {
+    dmi::Settings {
+        folder: config.modules.device_twin.dmi_folder().to_owned(),
+    }
 }
 
 /// For EdgeStream; `None` where it is turned off.

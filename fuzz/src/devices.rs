@@ -1,7 +1,8 @@
 //! Devices and their models in both versions: what comes back is what was there.
 
 use proto::device::conversion::{ANNOTATION, Version, convert};
-use proto::reviews;
+use proto::dmi::{self, Digest};
+use proto::{Object, reviews};
 use serde_json::{Map, Value, json};
 
 /// The body of an object; its first byte says of which kind and version. Reviews get the same bytes.
@@ -45,4 +46,41 @@ pub fn device_conversion(data: &[u8]) {
 fn is_metadata(value: &Value) -> bool {
     let annotations = value.get("annotations");
     value.is_object() && annotations.is_none_or(|all| all.as_object().is_some_and(|all| !all.is_empty()))
+}
+
+/// A device and its model, a line each: whatever is in them, a mapper finds what it reads without asking.
+pub fn dmi_conversion(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (device, model) = text.split_once('\n').unwrap_or((text, "{}"));
+    let (Ok(device), Ok(model)) = (Object::parse(device), Object::parse(model)) else {
+        return;
+    };
+    let _ = (dmi::device_reference(&device), dmi::model_protocol(&model));
+    if let Ok(model) = dmi::model(&model) {
+        let digest = Digest::of_model(&model);
+        assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
+    }
+    let Ok(converted) = dmi::device(&device, &model) else {
+        return;
+    };
+    converted.warnings.iter().for_each(|warning| {
+        let _ = warning.to_string();
+    });
+    let device = converted.device;
+    assert!(!device.name.is_empty() && device.status.is_some());
+    let mut other = device.clone();
+    let spec = device.spec.expect("a spec");
+    assert!(spec.protocol.is_some_and(|protocol| protocol.config_data.is_some()));
+    for property in spec.properties {
+        assert!(property.desired.is_some());
+        assert!(property.visitors.is_some_and(|visitors| visitors.config_data.is_some()));
+    }
+    let before = Digest::of_device(&other);
+    let properties = other.spec.as_mut().map(|spec| &mut spec.properties).expect("a spec");
+    let names: std::collections::BTreeSet<&str> = properties.iter().map(|one| one.name.as_str()).collect();
+    // Of two properties of one name the last counts for a mapper: their order is content.
+    if names.len() == properties.len() {
+        properties.reverse();
+        assert_eq!(Digest::of_device(&other), before);
+    }
 }

@@ -7,6 +7,7 @@ mod channels;
 mod device_versions;
 pub(crate) mod devices;
 mod diagnosis;
+mod dmi;
 mod events;
 mod faults;
 mod harness;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
         streams::LIST,
         replicas::LIST,
         devices::LIST,
+        dmi::LIST,
         channels::LIST,
         diagnosis::LIST,
         stream_ends::LIST,

@@ -72,3 +72,8 @@ fn tunnel_operations() {
 fn device_conversion() {
     replay("device_conversion", devices::device_conversion);
 }
+
+#[test]
+fn dmi_conversion() {
+    replay("dmi_conversion", devices::dmi_conversion);
+}

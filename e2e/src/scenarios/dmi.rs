@@ -1,0 +1,235 @@
+//! Mappers in Go over the device mapper interface, with both forms of `:authority` that grpc-go has had.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::Entry;
+use crate::api::{self, text};
+use crate::settings::{Settings, is_ours, program};
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[("dmi_grpc_1_56", false, old), ("dmi_grpc_1_67", false, new)];
+
+/// edgecore's socket as its host sees it.
+const SOCKET: &str = "/etc/kubeedge/dmi.sock";
+
+fn old(context: &mut Context) -> Result<()> {
+    mapper(context, "go-1.56")
+}
+
+fn new(context: &mut Context) -> Result<()> {
+    mapper(context, "go")
+}
+
+/// A mapper from its registration to the deletion of its device, over restarts of edgecore and of itself.
+fn mapper(context: &mut Context, build: &str) -> Result<()> {
+    let settings = context.settings.clone();
+    let ours = is_ours(&program(&settings.edge, "edgecore")?);
+    let limit = seconds(if ours { 10 } else { 60 });
+    let system = context.system()?;
+    let plant = Plant::new(system, &build.replace('.', "-"))?;
+    plant.create(system, "d1", "1")?;
+
+    let mut mapper = Mapper::start(system, &settings, build, &plant.protocol, "one")?;
+    mapper.register("d1", limit)?;
+    mapper.say("serve")?;
+    mapper.expect("mapper serves", limit, |line| {
+        (text(line, "/done") == "serve").then_some(())
+    })?;
+    plant.reported(system, &mut mapper, "21", limit)?;
+    if ours {
+        plant.reported(system, &mut mapper, "hello world {\"a\":1} ü", limit)?;
+    }
+    plant.desire(system, "d1", "2")?;
+    mapper.called("desired value changed: the mapper is told", "UpdateDevice", "2", limit)?;
+
+    // It does not register again.
+    system.edge.stop_edgecore()?;
+    system.join()?;
+    plant.desire(system, "d1", "3")?;
+    mapper.called("edgecore restarted: the mapper is told", "UpdateDevice", "3", limit)?;
+    // Go keeps the first address of a mapper for ever.
+    if ours {
+        drop(mapper);
+        mapper = Mapper::start(system, &settings, build, &plant.protocol, "two")?;
+        mapper.register("d1", limit)?;
+        mapper.say("serve")?;
+        system.edge.stop_edgecore()?;
+        system.join()?;
+        plant.create(system, "d2", "9")?;
+        mapper.called(
+            "another socket, edgecore restarted: told of a new device",
+            "RegisterDevice",
+            "9",
+            limit,
+        )?;
+    }
+    system.api().delete(&plant.path("devices", "d1"))?;
+    mapper.called("device deleted: the mapper is told", "RemoveDevice", "d1", limit)?;
+    drop(mapper);
+    for kind in ["devices", "devicemodels"] {
+        system.api().delete(plant.path(kind, "").trim_end_matches('/'))?;
+    }
+    system.api().delete(&format!("/api/v1/namespaces/{}", plant.namespace))
+}
+
+/// A namespace with a model, and a protocol that only its devices speak.
+struct Plant {
+    namespace: String,
+    protocol: String,
+}
+
+impl Plant {
+    fn new(system: &System, name: &str) -> Result<Self> {
+        let namespace = system.namespace(&format!("dmi-{name}"))?;
+        let protocol = format!("of-{namespace}");
+        let plant = Self { namespace, protocol };
+        let model = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel", "metadata": {"name": "m"},
+            "spec": {"protocol": plant.protocol, "properties": [{"name": "temp", "type": "STRING", "accessMode": "ReadWrite"}]}});
+        system.api().create(&plant.path("devicemodels", ""), &model)?;
+        Ok(plant)
+    }
+
+    fn path(&self, kind: &str, name: &str) -> String {
+        format!(
+            "/apis/devices.kubeedge.io/v1beta1/namespaces/{}/{kind}/{name}",
+            self.namespace
+        )
+    }
+
+    fn create(&self, system: &System, name: &str, desired: &str) -> Result<()> {
+        let device = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device", "metadata": {"name": name},
+            "spec": {"nodeName": system.edge.name(), "deviceModelRef": {"name": "m"},
+                "protocol": {"protocolName": self.protocol, "configData": {"bus": 7}}, "properties": properties(desired)}});
+        system.api().create(&self.path("devices", ""), &device).map(drop)
+    }
+
+    fn desire(&self, system: &System, name: &str, desired: &str) -> Result<()> {
+        let patch = json!({"spec": {"properties": properties(desired)}});
+        system.api().patch(&self.path("devices", name), &patch).map(drop)
+    }
+
+    /// The mapper reports a value, and the API shows it. It reports until then, as mappers do.
+    fn reported(&self, system: &System, mapper: &mut Mapper, value: &str, limit: Duration) -> Result<()> {
+        wait::until(&format!("reported {value}: in the API"), limit, || {
+            mapper.say(&format!("report {}/d1 temp {value}", self.namespace))?;
+            mapper.answer("ReportDeviceStatus")?;
+            let status = system
+                .api()
+                .get(&self.path("devicestatuses", "d1"))?
+                .unwrap_or_default();
+            let shown = text(&status, "/status/twins/0/reported/value");
+            ensure!(shown == value, "the API shows {shown:?}");
+            Ok(Some(()))
+        })
+    }
+}
+
+fn properties(desired: &str) -> Value {
+    json!([{"name": "temp", "desired": {"value": desired}, "reportToCloud": true,
+        "visitors": {"protocolName": "virtual", "configData": {"register": 2}}}])
+}
+
+/// A mapper that runs on the edge's host; it ends with this value.
+struct Mapper {
+    child: Child,
+    commands: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Mapper {
+    fn start(system: &System, settings: &Settings, build: &str, protocol: &str, name: &str) -> Result<Self> {
+        let mut command = system.edge.command(settings.dmi.join(build));
+        command.arg("-proto").arg(settings.root.join("proto/proto/dmi.proto"));
+        command.args([
+            "-edge",
+            SOCKET,
+            "-protocol",
+            protocol,
+            "-name",
+            &format!("mapper-of-{protocol}"),
+        ]);
+        command.args(["-socket", &format!("/etc/kubeedge/{name}.sock")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let commands = child.stdin.take().context("standard input")?;
+        let output = BufReader::new(child.stdout.take().context("standard output")?);
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, commands, lines })
+    }
+
+    fn say(&mut self, command: &str) -> Result<()> {
+        writeln!(self.commands, "{command}").context("the mapper ended")
+    }
+
+    /// The first line that `look` takes; lines before it are gone.
+    fn expect<T>(&mut self, what: &str, limit: Duration, mut look: impl FnMut(&Value) -> Option<T>) -> Result<T> {
+        let (start, mut seen) = (Instant::now(), Vec::new());
+        while let Some(left) = limit.checked_sub(start.elapsed()) {
+            let Ok(line) = self.lines.recv_timeout(left) else { break };
+            let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            if let Some(found) = look(&value) {
+                println!("    {what}: {:.1} s", start.elapsed().as_secs_f64());
+                return Ok(found);
+            }
+            seen.push(line);
+        }
+        bail!("{what}: not within {limit:?}; the mapper said {seen:#?}")
+    }
+
+    /// What edgecore answers to a call that was just asked for.
+    fn answer(&mut self, method: &str) -> Result<Value> {
+        loop {
+            let line = self
+                .lines
+                .recv_timeout(seconds(10))
+                .context("the mapper says nothing")?;
+            let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            ensure!(value.get("failed").is_none() && value.get("fatal").is_none(), "{line}");
+            if text(&value, "/answered") == method {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Registers again until edgecore gives it this device.
+    fn register(&mut self, device: &str, limit: Duration) -> Result<()> {
+        let answer = wait::until("mapper registered, with its device", limit, || {
+            self.say("register")?;
+            let answer = self.answer("MapperRegister")?;
+            let found = api::elements(&answer, "/response/deviceList").any(|one| text(one, "/name") == device);
+            ensure!(found, "{answer}");
+            Ok(Some(answer))
+        })?;
+        ensure!(api::elements(&answer, "/response/modelList").count() == 1, "{answer}");
+        Ok(())
+    }
+
+    /// Waits for a call whose request names this.
+    fn called(&mut self, what: &str, method: &str, named: &str, limit: Duration) -> Result<()> {
+        let named = format!("\"{named}\"");
+        self.expect(what, limit, |line| {
+            let is_it = text(line, "/call") == method && line.get("request")?.to_string().contains(&named);
+            is_it.then_some(())
+        })
+    }
+}
+
+impl Drop for Mapper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

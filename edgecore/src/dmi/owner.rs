@@ -1,0 +1,364 @@
+//! The task that owns the catalog and the mappers: follows what is stored, and registers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use common::Tasks;
+use parking_lot::Mutex;
+use proto::device::DeviceId;
+use proto::dmi::{self, Digest, pb};
+use proto::{Kind, Namespace, Object, ObjectName, ObjectPath};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+use tracing::{info, warn};
+
+use super::catalog::{Catalog, Device, Model};
+use super::knowledge::{Knowledge, Thing, Wanted};
+use super::mapper::Mapper;
+use super::rows::{self, Stored};
+use crate::metamanager::{MetaManager, RequestError};
+
+/// Registrations that wait for the task; a full queue makes mappers wait.
+const REGISTRATIONS: usize = 16;
+
+/// The namespaces of the devices of a name, for mappers that know no namespaces.
+pub(super) type Names = Arc<Mutex<HashMap<ObjectName, BTreeSet<Namespace>>>>;
+
+/// A mapper that wants to register.
+pub(super) struct Registration {
+    pub(super) mapper: pb::MapperInfo,
+    /// Whether it wants its devices in the answer.
+    pub(super) with_data: bool,
+    pub(super) answer: oneshot::Sender<Result<pb::MapperRegisterResponse, Status>>,
+}
+
+/// Starts the task. Returns where mappers register, and the names of devices.
+pub(super) fn start(meta: MetaManager, tasks: &Tasks) -> (mpsc::Sender<Registration>, Names) {
+    let (registrar, registrations) = mpsc::channel(REGISTRATIONS);
+    let names = Names::default();
+    let owner = Owner {
+        meta,
+        tasks: tasks.clone(),
+        names: names.clone(),
+        catalog: Catalog::default(),
+        mappers: BTreeMap::new(),
+    };
+    tasks.spawn("dmi", owner.run(registrations));
+    (registrar, names)
+}
+
+/// A mapper that runs, or ran when edgecore was last up.
+struct Running {
+    name: String,
+    wanted: watch::Sender<Arc<Wanted>>,
+    tasks: Tasks,
+}
+
+struct Owner {
+    meta: MetaManager,
+    tasks: Tasks,
+    names: Names,
+    catalog: Catalog,
+    /// By protocol: who registered last has it.
+    mappers: BTreeMap<String, Running>,
+}
+
+impl Owner {
+    async fn run(mut self, mut registrations: mpsc::Receiver<Registration>) {
+        let mut changes = self.meta.changes();
+        self.reload().await;
+        self.resume().await;
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(path) => self.changed(&path).await,
+                    Err(RecvError::Lagged(_)) => self.reload().await,
+                    Err(RecvError::Closed) => return,
+                },
+                Some(registration) = registrations.recv() => {
+                    let answer = self.register(registration.mapper, registration.with_data).await;
+                    let _ = registration.answer.send(answer);
+                }
+            }
+        }
+    }
+
+    /// The mappers of an earlier run: each is told what changed since.
+    async fn resume(&mut self) {
+        match self.meta.tables().read(rows::load).await {
+            Ok(stored) => stored.into_iter().for_each(|mapper| self.run_mapper(mapper)),
+            Err(error) => warn!(
+                error = common::chain(&error),
+                "the mappers of the last run cannot be read: each has to register again"
+            ),
+        }
+    }
+
+    /// Reads all devices and models anew.
+    async fn reload(&mut self) {
+        let (models, devices) = match self.stored().await {
+            Ok(stored) => stored,
+            Err(error) => {
+                warn!(
+                    error = common::chain(&error),
+                    "devices cannot be read: mappers keep what they have"
+                );
+                return;
+            }
+        };
+        let gone = |id: &&DeviceId| !devices.contains_key(*id);
+        for id in self.catalog.devices().filter(gone).cloned().collect::<Vec<_>>() {
+            self.set_device(&id, None);
+        }
+        let gone = |id: &&DeviceId| !models.contains_key(*id);
+        for id in self.catalog.models().filter(gone).cloned().collect::<Vec<_>>() {
+            self.catalog.set_model(&id, None);
+        }
+        for (id, model) in &models {
+            self.catalog.set_model(id, Some(read_model(id, model)));
+        }
+        for (id, device) in &devices {
+            let model = |id: &DeviceId| models.get(id).cloned();
+            let device = read_device(id, device, model);
+            self.set_device(id, Some(device));
+        }
+        let protocols = self.mappers.keys().cloned().collect();
+        self.tell(protocols);
+    }
+
+    async fn stored(&self) -> Result<(BTreeMap<DeviceId, Object>, BTreeMap<DeviceId, Object>), RequestError> {
+        let by_id =
+            |rows: Vec<(ObjectPath, Object)>| rows.into_iter().filter_map(|(path, object)| Some((id(&path)?, object)));
+        let models = by_id(self.meta.local_all(Kind::DeviceModel).await?).collect();
+        let devices = by_id(self.meta.local_all(Kind::Device).await?).collect();
+        Ok((models, devices))
+    }
+
+    async fn changed(&mut self, path: &ObjectPath) {
+        let Some(id) = id(path) else { return };
+        let protocols = match path.kind {
+            Kind::Device => self.device_changed(&id).await,
+            Kind::DeviceModel => self.model_changed(&id).await,
+            _ => return,
+        };
+        match protocols {
+            Ok(protocols) => self.tell(protocols),
+            Err(error) => warn!(
+                object = %path,
+                error = common::chain(&error),
+                "cannot be read: its mapper keeps what it has until the next change"
+            ),
+        }
+    }
+
+    async fn device_changed(&mut self, id: &DeviceId) -> Result<BTreeSet<String>, RequestError> {
+        let Some(object) = self.local(Kind::Device, id).await? else {
+            return Ok(self.set_device(id, None));
+        };
+        let reference = dmi::device_reference(&object)
+            .ok()
+            .and_then(|reference| reference.model);
+        let model = match &reference {
+            Some(model) => self.local(Kind::DeviceModel, model).await?,
+            None => None,
+        };
+        let device = read_device(id, &object, |_| model.clone());
+        Ok(self.set_device(id, Some(device)))
+    }
+
+    async fn model_changed(&mut self, id: &DeviceId) -> Result<BTreeSet<String>, RequestError> {
+        let object = self.local(Kind::DeviceModel, id).await?;
+        let mut protocols = self
+            .catalog
+            .set_model(id, object.as_ref().map(|model| read_model(id, model)));
+        for device in self.catalog.devices_of(id) {
+            if let Some(stored) = self.local(Kind::Device, &device).await? {
+                let read = read_device(&device, &stored, |_| object.clone());
+                protocols.extend(self.set_device(&device, Some(read)));
+            }
+        }
+        Ok(protocols)
+    }
+
+    async fn local(&self, kind: Kind, id: &DeviceId) -> Result<Option<Object>, RequestError> {
+        let path = ObjectPath::new(id.namespace.clone(), kind, id.name.clone());
+        self.meta.local(&path).await
+    }
+
+    fn set_device(&mut self, id: &DeviceId, device: Option<Device>) -> BTreeSet<String> {
+        let mut names = self.names.lock();
+        if device.is_some() {
+            names.entry(id.name.clone()).or_default().insert(id.namespace.clone());
+        } else if let Some(namespaces) = names.get_mut(&id.name) {
+            namespaces.remove(&id.namespace);
+            if namespaces.is_empty() {
+                names.remove(&id.name);
+            }
+        }
+        drop(names);
+        self.catalog.set_device(id, device)
+    }
+
+    /// Lets the mappers of these protocols know what they are to know.
+    fn tell(&self, protocols: BTreeSet<String>) {
+        for protocol in protocols {
+            if let Some(mapper) = self.mappers.get(&protocol) {
+                mapper.wanted.send_replace(Arc::new(self.catalog.wanted(&protocol)));
+            }
+        }
+    }
+
+    /// The mapper is not dialled before it has its answer: its server starts later (spec 03 §5.2).
+    async fn register(&mut self, info: pb::MapperInfo, with_data: bool) -> Result<pb::MapperRegisterResponse, Status> {
+        let mut response = pb::MapperRegisterResponse::default();
+        let mut told = BTreeMap::new();
+        if with_data {
+            (response, told) = self.answer(&info.protocol).await.map_err(|error| {
+                Status::unavailable(format!("edgecore cannot read its devices: {}", common::chain(&error)))
+            })?;
+        }
+        // The framework takes nothing of an answer in which one list is empty.
+        if response.device_list.is_empty() || response.model_list.is_empty() {
+            told.clear();
+        }
+        info!(
+            mapper = %info.name,
+            protocol = %info.protocol,
+            socket = %String::from_utf8_lossy(&info.address),
+            devices = response.device_list.len(),
+            "mapper registered"
+        );
+        let stored = Stored { info, told };
+        let row = stored.clone();
+        let written = self
+            .meta
+            .tables()
+            .transact(move |connection| rows::store(connection, &row))
+            .await;
+        if let Err(error) = written {
+            let error = common::chain(&error);
+            warn!(mapper = %stored.info.name, error, "the mapper is not stored: after a restart of edgecore it has to register again");
+        }
+        self.run_mapper(stored);
+        Ok(response)
+    }
+
+    /// The devices of a protocol with their models, and what a mapper knows by them.
+    async fn answer(
+        &self,
+        protocol: &str,
+    ) -> Result<(pb::MapperRegisterResponse, BTreeMap<Thing, Digest>), RequestError> {
+        let (models, devices) = self.stored().await?;
+        let mut response = pb::MapperRegisterResponse::default();
+        let mut told = BTreeMap::new();
+        for (id, device) in &devices {
+            let Ok(reference) = dmi::device_reference(device) else {
+                continue;
+            };
+            let Some((model_id, model)) = reference.model.and_then(|id| models.get_key_value(&id)) else {
+                continue;
+            };
+            let (Ok(converted), Ok(model)) = (dmi::device(device, model), dmi::model(model)) else {
+                continue;
+            };
+            if reference.protocol != protocol {
+                continue;
+            }
+            if told
+                .insert(Thing::Model(model_id.clone()), Digest::of_model(&model))
+                .is_none()
+            {
+                response.model_list.push(model);
+            }
+            told.insert(Thing::Device(id.clone()), Digest::of_device(&converted.device));
+            response.device_list.push(converted.device);
+        }
+        Ok((response, told))
+    }
+
+    /// Starts the task of a mapper, in the place of whoever had its protocol or its name.
+    fn run_mapper(&mut self, mapper: Stored) {
+        let protocol = mapper.info.protocol.clone();
+        let replaced = |(other, running): &(&String, &Running)| **other == protocol || running.name == mapper.info.name;
+        let replaced: Vec<String> = self
+            .mappers
+            .iter()
+            .filter(replaced)
+            .map(|(other, _)| other.clone())
+            .collect();
+        for other in replaced {
+            if let Some(old) = self.mappers.remove(&other) {
+                old.tasks.token().cancel();
+            }
+        }
+        let (wanted, wanted_by) = watch::channel(Arc::new(self.catalog.wanted(&protocol)));
+        let tasks = self.tasks.child();
+        let name = mapper.info.name.clone();
+        Mapper::new(&mapper.info, self.meta.clone()).start(Knowledge::new(mapper.told), wanted_by, &tasks);
+        self.mappers.insert(protocol, Running { name, wanted, tasks });
+    }
+}
+
+fn id(path: &ObjectPath) -> Option<DeviceId> {
+    Some(DeviceId::new(path.namespace.clone(), path.name.clone()?))
+}
+
+fn read_model(id: &DeviceId, object: &Object) -> Model {
+    let digest = match dmi::model(object) {
+        Ok(model) => Some(Digest::of_model(&model)),
+        Err(error) => {
+            warn!(model = %id, error = common::chain(&error), "no mapper is told of the model");
+            None
+        }
+    };
+    let protocol = dmi::model_protocol(object).unwrap_or_default();
+    Model { protocol, digest }
+}
+
+fn read_device(id: &DeviceId, object: &Object, model: impl FnOnce(&DeviceId) -> Option<Object>) -> Device {
+    let told =
+        |error: &dmi::BadDevice| warn!(device = %id, error = common::chain(error), "no mapper is told of the device");
+    let reference = match dmi::device_reference(object) {
+        Ok(reference) => reference,
+        Err(error) => {
+            told(&error);
+            return Device {
+                protocol: String::new(),
+                model: None,
+                digest: None,
+            };
+        }
+    };
+    let model = reference.model.as_ref().map(|id| (id, model(id)));
+    let converted = match &model {
+        Some((_, Some(model))) => dmi::device(object, model),
+        Some((model, None)) => {
+            info!(device = %id, %model, "the device waits for its model");
+            return with_digest(reference, None);
+        }
+        None => Err(dmi::BadDevice::NoModel),
+    };
+    let digest = match converted {
+        Ok(converted) => {
+            converted
+                .warnings
+                .iter()
+                .for_each(|warning| warn!(device = %id, "{warning}"));
+            Some(Digest::of_device(&converted.device))
+        }
+        Err(error) => {
+            told(&error);
+            None
+        }
+    };
+    with_digest(reference, digest)
+}
+
+fn with_digest(reference: dmi::DeviceReference, digest: Option<Digest>) -> Device {
+    Device {
+        protocol: reference.protocol,
+        model: reference.model,
+        digest,
+    }
+}

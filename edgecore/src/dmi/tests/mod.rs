@@ -1,0 +1,3 @@
+mod knowledge;
+mod parts;
+mod socket;

@@ -1,0 +1,523 @@
+//! The whole of it with a mapper in this process, over real sockets.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::Tasks;
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use proto::device::{DeviceId, TwinMap};
+use proto::dmi::pb;
+use proto::dmi::pb::device_manager_service_client::DeviceManagerServiceClient;
+use proto::dmi::pb::device_mapper_service_server::{DeviceMapperService, DeviceMapperServiceServer};
+use proto::{Content, Group, Kind, Message, ObjectPath, Operation, Source};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::super::owner;
+use super::super::server::{self, Reports};
+use crate::devicetwin::Stopped;
+use crate::metamanager::{self, MetaManager};
+use crate::uplink::{Link, Uplink};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What came instead of to DeviceTwin.
+#[derive(Debug, PartialEq)]
+enum Reported {
+    Values(DeviceId, TwinMap),
+    State(DeviceId, String),
+}
+
+#[derive(Clone)]
+struct Reporter(mpsc::Sender<Reported>);
+
+impl Reports for Reporter {
+    fn report(&self, device: DeviceId, twins: TwinMap) -> BoxFuture<'_, Result<(), Stopped>> {
+        Box::pin(async move { self.0.send(Reported::Values(device, twins)).await.map_err(|_| Stopped) })
+    }
+
+    fn report_state(&self, device: DeviceId, state: String) -> BoxFuture<'_, Result<(), Stopped>> {
+        Box::pin(async move { self.0.send(Reported::State(device, state)).await.map_err(|_| Stopped) })
+    }
+}
+
+struct Edge {
+    folder: tempfile::TempDir,
+    meta: MetaManager,
+    reported: mpsc::Receiver<Reported>,
+    tasks: Tasks,
+}
+
+impl Edge {
+    async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder")).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir) -> Self {
+        let (uplink, mut cloud) = Uplink::channel();
+        let tasks = Tasks::new();
+        let settings = metamanager::Settings {
+            node: "edge-1".into(),
+            database: folder.path().join("edgecore.db"),
+            remote_timeout: Duration::from_secs(60),
+        };
+        let meta = MetaManager::start(settings, uplink, &tasks).await.expect("started");
+        cloud.link.send_replace(Link::Up(1));
+        // Acknowledgements go nowhere.
+        tasks.spawn("the cloud", async move { while cloud.recv().await.is_some() {} });
+        let (registrar, names) = owner::start(meta.clone(), &tasks);
+        let (reports, reported) = mpsc::channel(16);
+        let service = server::Service::new(registrar, names, Reporter(reports));
+        server::start(folder.path().join("etc"), service, &tasks);
+        Self {
+            folder,
+            meta,
+            reported,
+            tasks,
+        }
+    }
+
+    /// Stops edgecore and starts it again.
+    async fn restart(self) -> Self {
+        assert!(self.tasks.stop(LIMIT).await);
+        let Self { folder, meta, .. } = self;
+        drop(meta);
+        Self::start_in(folder).await
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("etc/dmi.sock")
+    }
+
+    fn mapper_socket(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn send(&self, operation: Operation, kind: Kind, name: &str, object: &Value) {
+        let path = ObjectPath::new("default", kind, name);
+        let message = Message::new(
+            Source::DeviceController,
+            Group::Resource,
+            operation,
+            path,
+            Content::json(object),
+        );
+        self.meta.deliver(&mut Some(message)).await;
+    }
+
+    async fn model(&self) {
+        let object = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+            "metadata": {"name": "m", "namespace": "default", "uid": "um", "resourceVersion": "1"},
+            "spec": {"protocol": "modbus", "properties": [{"name": "temp", "type": "INT", "accessMode": "ReadWrite"}]}});
+        self.send(Operation::Insert, Kind::DeviceModel, "m", &object).await;
+    }
+
+    async fn device(&self, name: &str, version: u32, desired: &str) {
+        self.send(Operation::Update, Kind::Device, name, &device(name, version, desired))
+            .await;
+    }
+
+    /// Rows of devices, as if they had come one by one.
+    async fn stored_at_once(&self, count: u32) {
+        let rows = move |connection: &rusqlite::Connection| {
+            for number in 0..count {
+                let (name, object) = (format!("d{number}"), device(&format!("d{number}"), number + 2, "1"));
+                connection.execute(
+                    "INSERT INTO meta (key, type, value) VALUES (?1, 'device', ?2)",
+                    [format!("default/device/{name}"), object.to_string()],
+                )?;
+            }
+            Ok(())
+        };
+        self.meta.tables().transact(rows).await.expect("stored");
+    }
+
+    /// Waits until so many devices are stored.
+    async fn stored(&self, count: usize) {
+        let end = Instant::now() + LIMIT;
+        while self.meta.local_all(Kind::Device).await.expect("reads").len() != count {
+            assert!(Instant::now() < end, "never {count} devices");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn client(&self) -> DeviceManagerServiceClient<Channel> {
+        let socket = self.socket();
+        let end = Instant::now() + LIMIT;
+        while !socket.exists() {
+            assert!(Instant::now() < end, "no socket");
+            tokio::task::yield_now().await;
+        }
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            }));
+        DeviceManagerServiceClient::new(channel)
+    }
+
+    async fn register(&self, socket: &Path) -> pb::MapperRegisterResponse {
+        let request = pb::MapperRegisterRequest {
+            with_data: true,
+            mapper: Some(pb::MapperInfo {
+                name: "mapper".into(),
+                protocol: "modbus".into(),
+                address: socket.to_str().expect("text").as_bytes().to_vec(),
+                ..Default::default()
+            }),
+        };
+        let answer = self.client().await.mapper_register(request).await;
+        answer.expect("registered").into_inner()
+    }
+}
+
+fn device(name: &str, version: u32, desired: &str) -> Value {
+    json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "Device",
+        "metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": version.to_string()},
+        "spec": {"deviceModelRef": {"name": "m"}, "nodeName": "edge-1", "protocol": {"protocolName": "modbus"},
+                 "properties": [{"name": "temp", "desired": {"value": desired}}]}})
+}
+
+/// A mapper that tells what it is called with: method and name, for devices with the desired value.
+#[derive(Clone)]
+struct Mapper(mpsc::Sender<String>);
+
+impl Mapper {
+    fn serve(socket: &Path, tasks: &Tasks) -> mpsc::Receiver<String> {
+        let _ = std::fs::remove_file(socket);
+        let listener = UnixListener::bind(socket).expect("binds");
+        let (calls, called) = mpsc::channel(64);
+        let mapper = Self(calls);
+        let connections = tasks.clone();
+        tasks.spawn("a mapper", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(DeviceMapperServiceServer::new(mapper.clone()));
+                connections.spawn("a mapper's connection", async move {
+                    let serving = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    let _ = serving.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        called
+    }
+
+    async fn told(&self, text: String) {
+        let _ = self.0.send(text).await;
+    }
+}
+
+fn described(device: Option<pb::Device>) -> String {
+    let device = device.expect("a device");
+    let spec = device.spec.expect("a spec");
+    let desired = spec.properties.first().and_then(|property| property.desired.clone());
+    format!("{} {}", device.name, desired.expect("desired").value)
+}
+
+#[tonic::async_trait]
+impl DeviceMapperService for Mapper {
+    async fn register_device(
+        &self,
+        request: Request<pb::RegisterDeviceRequest>,
+    ) -> Result<Response<pb::RegisterDeviceResponse>, Status> {
+        self.told(format!("register {}", described(request.into_inner().device)))
+            .await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn remove_device(
+        &self,
+        request: Request<pb::RemoveDeviceRequest>,
+    ) -> Result<Response<pb::RemoveDeviceResponse>, Status> {
+        self.told(format!("remove {}", request.into_inner().device_name)).await;
+        Err(Status::unknown("can not find device from device muxs"))
+    }
+
+    async fn update_device(
+        &self,
+        request: Request<pb::UpdateDeviceRequest>,
+    ) -> Result<Response<pb::UpdateDeviceResponse>, Status> {
+        self.told(format!("update {}", described(request.into_inner().device)))
+            .await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn create_device_model(
+        &self,
+        request: Request<pb::CreateDeviceModelRequest>,
+    ) -> Result<Response<pb::CreateDeviceModelResponse>, Status> {
+        let model = request.into_inner().model.expect("a model");
+        self.told(format!("model {}", model.name)).await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn remove_device_model(
+        &self,
+        _: Request<pb::RemoveDeviceModelRequest>,
+    ) -> Result<Response<pb::RemoveDeviceModelResponse>, Status> {
+        self.told("remove model".into()).await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn update_device_model(
+        &self,
+        _: Request<pb::UpdateDeviceModelRequest>,
+    ) -> Result<Response<pb::UpdateDeviceModelResponse>, Status> {
+        self.told("update model".into()).await;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn get_device(&self, _: Request<pb::GetDeviceRequest>) -> Result<Response<pb::GetDeviceResponse>, Status> {
+        Err(Status::unimplemented("never called"))
+    }
+}
+
+async fn next(called: &mut mpsc::Receiver<String>) -> String {
+    let call = tokio::time::timeout(LIMIT, called.recv()).await;
+    call.expect("a call in time").expect("a call")
+}
+
+#[tokio::test]
+async fn a_mapper_gets_its_devices_and_then_what_changes() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    let socket = edge.mapper_socket("m.sock");
+    let answer = edge.register(&socket).await;
+    assert_eq!((answer.device_list.len(), answer.model_list.len()), (1, 1));
+    // Its server starts after the answer.
+    let mut called = Mapper::serve(&socket, &edge.tasks);
+    edge.device("d", 3, "2").await;
+    assert_eq!(next(&mut called).await, "update d 2");
+    // The same again is no call.
+    edge.device("d", 4, "2").await;
+    edge.device("e", 5, "1").await;
+    assert_eq!(next(&mut called).await, "register e 1");
+    edge.send(
+        Operation::Delete,
+        Kind::Device,
+        "d",
+        &json!({"metadata": {"name": "d", "namespace": "default"}}),
+    )
+    .await;
+    assert_eq!(next(&mut called).await, "remove d");
+}
+
+#[tokio::test]
+async fn a_mapper_need_not_register_again_when_edgecore_restarts() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    let socket = edge.mapper_socket("m.sock");
+    edge.register(&socket).await;
+    let mappers = Tasks::new();
+    let mut called = Mapper::serve(&socket, &mappers);
+    let edge = edge.restart().await;
+    edge.device("d", 3, "2").await;
+    assert_eq!(next(&mut called).await, "update d 2", "it is told of the change alone");
+    // With another socket.
+    let second = edge.mapper_socket("m2.sock");
+    edge.register(&second).await;
+    let mut called = Mapper::serve(&second, &mappers);
+    let edge = edge.restart().await;
+    edge.device("e", 4, "1").await;
+    assert_eq!(next(&mut called).await, "register e 1");
+    drop(edge);
+}
+
+/// The framework takes nothing of an answer with an empty list, and serves its socket some time later.
+#[tokio::test]
+async fn a_mapper_that_registers_before_its_devices_gets_them_by_calls() {
+    let edge = Edge::start().await;
+    let socket = edge.mapper_socket("m.sock");
+    let answer = edge.register(&socket).await;
+    assert_eq!(answer, pb::MapperRegisterResponse::default());
+    edge.device("d", 2, "1").await;
+    edge.model().await;
+    let mut called = Mapper::serve(&socket, &edge.tasks);
+    assert_eq!(next(&mut called).await, "model m");
+    assert_eq!(next(&mut called).await, "register d 1");
+}
+
+/// 10 s would be the time of one call.
+#[tokio::test]
+async fn a_mapper_that_never_answers_delays_no_other() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    let (dead, alive) = (edge.mapper_socket("dead.sock"), edge.mapper_socket("alive.sock"));
+    // Accepts and never answers.
+    let _dead = UnixListener::bind(&dead).expect("binds");
+    let mut client = edge.client().await;
+    for (name, protocol, socket) in [("dead", "other", &dead), ("alive", "modbus", &alive)] {
+        let mapper = pb::MapperInfo {
+            name: name.into(),
+            protocol: protocol.into(),
+            address: socket.to_str().expect("text").as_bytes().to_vec(),
+            ..Default::default()
+        };
+        let request = pb::MapperRegisterRequest {
+            with_data: true,
+            mapper: Some(mapper),
+        };
+        client.mapper_register(request).await.expect("registered");
+    }
+    let mut called = Mapper::serve(&alive, &edge.tasks);
+    let of_dead = json!({"metadata": {"name": "x", "namespace": "default", "uid": "x", "resourceVersion": "5"},
+        "spec": {"deviceModelRef": {"name": "m"}, "protocol": {"protocolName": "other"}}});
+    edge.send(Operation::Insert, Kind::Device, "x", &of_dead).await;
+    let begin = Instant::now();
+    edge.device("d", 6, "1").await;
+    assert_eq!(next(&mut called).await, "model m");
+    assert_eq!(next(&mut called).await, "register d 1");
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn reports_reach_the_twin() {
+    let mut edge = Edge::start().await;
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    let mut client = edge.client().await;
+    let report = |namespace: &str| pb::ReportDeviceStatusRequest {
+        device_name: "d".into(),
+        device_namespace: namespace.into(),
+        reported_device: Some(pb::DeviceStatus {
+            twins: vec![pb::Twin {
+                property_name: "temp".into(),
+                reported: Some(pb::TwinProperty {
+                    value: "21".into(),
+                    ..Default::default()
+                }),
+                observed_desired: None,
+            }],
+            ..Default::default()
+        }),
+    };
+    let id = DeviceId::new("default", "d");
+    client.report_device_status(report("default")).await.expect("taken");
+    let Some(Reported::Values(device, twins)) = edge.reported.recv().await else {
+        panic!("values")
+    };
+    assert_eq!((device, twins.len()), (id.clone(), 1));
+    // A mapper without namespaces.
+    let end = Instant::now() + LIMIT;
+    while client.report_device_status(report("")).await.is_err() {
+        assert!(Instant::now() < end, "the name is never known");
+    }
+    let Some(Reported::Values(device, _)) = edge.reported.recv().await else {
+        panic!("values")
+    };
+    assert_eq!(device, id);
+    let state = pb::ReportDeviceStatesRequest {
+        device_name: "d".into(),
+        device_namespace: "default".into(),
+        state: "ok".into(),
+    };
+    client.report_device_states(state).await.expect("taken");
+    assert_eq!(edge.reported.recv().await, Some(Reported::State(id, "ok".into())));
+}
+
+/// Spec 03, "must work" 33.
+#[tokio::test]
+async fn bad_calls_get_a_clear_error_and_harm_nothing() {
+    let edge = Edge::start().await;
+    let mut client = edge.client().await;
+    let code = |status: Status| {
+        assert!(!status.message().is_empty());
+        status.code()
+    };
+    let nobody = client.mapper_register(pb::MapperRegisterRequest::default()).await;
+    assert_eq!(code(nobody.expect_err("refused")), Code::InvalidArgument);
+    let empty = client
+        .report_device_status(pb::ReportDeviceStatusRequest::default())
+        .await;
+    assert_eq!(code(empty.expect_err("refused")), Code::InvalidArgument);
+    let unknown = pb::ReportDeviceStatesRequest {
+        device_name: "nobody".into(),
+        state: "ok".into(),
+        ..Default::default()
+    };
+    let unknown = client.report_device_states(unknown).await;
+    assert_eq!(code(unknown.expect_err("refused")), Code::NotFound);
+    let large = pb::ReportDeviceStatesRequest {
+        device_name: "d".into(),
+        state: "x".repeat(5 * 1024 * 1024),
+        ..Default::default()
+    };
+    let large = client.report_device_states(large).await;
+    assert_eq!(code(large.expect_err("refused")), Code::OutOfRange);
+    let mut stream = UnixStream::connect(edge.socket()).await.expect("connects");
+    stream.write_all(&[0xff; 100]).await.expect("writes");
+    let mut answer = Vec::new();
+    // The end comes, with or without a last word.
+    let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer))
+        .await
+        .expect("an end");
+    edge.register(&edge.mapper_socket("m.sock")).await;
+}
+
+/// Both ages of grpc-go, byte for byte but for what does not matter: a call that a stock server resets.
+#[tokio::test]
+async fn the_path_of_a_socket_is_taken_for_an_authority() {
+    let edge = Edge::start().await;
+    edge.client().await;
+    for authority in ["%2Fetc%2Fkubeedge%2Fdmi.sock", "/etc/kubeedge/dmi.sock"] {
+        let mut block = vec![0x83, 0x86];
+        let mut literal = |name: &[u8], value: &str| {
+            block.extend_from_slice(name);
+            block.push(u8::try_from(value.len()).expect("short"));
+            block.extend_from_slice(value.as_bytes());
+        };
+        literal(&[0x44], "/v1beta1.DeviceManagerService/ReportDeviceStates");
+        literal(&[0x41], authority);
+        literal(&[0x5f], "application/grpc");
+        literal(b"\x40\x02te", "trailers");
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).expect("short");
+            [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+        };
+        let request = [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            &frame(4, 0, 0, &[]),
+            &frame(1, 4, 1, &block),
+            &frame(0, 1, 1, &[0; 5]),
+        ]
+        .concat();
+        let mut stream = UnixStream::connect(edge.socket()).await.expect("connects");
+        stream.write_all(&request).await.expect("writes");
+        let mut head = [0; 9];
+        loop {
+            stream.read_exact(&mut head).await.expect("a frame");
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            assert_ne!(head[3], 3, "the stream is reset");
+            if head[3] == 1 {
+                // `:status: 200`, and the refusal of an empty name as gRPC tells it.
+                assert_eq!(payload.first(), Some(&0x88));
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_thousand_devices_are_answered_at_once() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    edge.device("first", 2, "1").await;
+    edge.stored(1).await;
+    edge.stored_at_once(2000).await;
+    let begin = Instant::now();
+    let answer = edge.register(&edge.mapper_socket("m.sock")).await;
+    println!("2,000 devices answered in {:?}", begin.elapsed());
+    assert_eq!((answer.device_list.len(), answer.model_list.len()), (2001, 1));
+}
