@@ -1,15 +1,16 @@
-//! The port: HTTPS, POST of JSON. Nobody is asked who they are: the answer depends on the question alone, and costs what it is long.
+//! The port: HTTPS, POST of JSON. Nobody is asked who they are: the answer depends on the question alone. What questions cost is their
+//! length, so that is what is rationed: they are read when there is room for as much as they say they are.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use common::Tasks;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use proto::reviews::{BadReview, MAX_ADMISSION, MAX_CONVERSION, admit, convert};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -41,8 +42,8 @@ pub(super) struct Server {
 
 #[derive(Clone)]
 struct Answers {
-    /// Questions that are worked on: a large list takes a few times its size.
-    places: Arc<Semaphore>,
+    /// KiB of questions that are read or worked on. An answer takes as much again.
+    room: Arc<Semaphore>,
     reviews: Family<Review, Counter>,
 }
 
@@ -55,7 +56,7 @@ struct Review {
 impl Server {
     pub(super) fn new(tls: TlsAcceptor, registry: &mut Registry, tasks: Tasks) -> Self {
         let answers = Answers {
-            places: Arc::new(Semaphore::new(AT_A_TIME)),
+            room: Arc::new(Semaphore::new(MAX_CONVERSION / KIB)),
             reviews: Family::default(),
         };
         registry.sub_registry_with_prefix("cloudcore_webhook").register(
@@ -63,12 +64,10 @@ impl Server {
             "Questions of the API server about devices, by whether they were answered or made no sense",
             answers.reviews.clone(),
         );
-        let convert = post(conversion).layer(DefaultBodyLimit::max(MAX_CONVERSION));
-        let admit = post(admission).layer(DefaultBodyLimit::max(MAX_ADMISSION));
         let router = Router::new()
-            .route(CONVERT, convert)
-            .route(DEVICES, admit.clone())
-            .route(MODELS, admit)
+            .route(CONVERT, post(conversion))
+            .route(DEVICES, post(admission))
+            .route(MODELS, post(admission))
             .route("/healthz", get(|| async { "ok" }))
             .with_state(answers);
         Self { tls, router, tasks }
@@ -119,12 +118,12 @@ async fn serve(tls: TlsAcceptor, router: Router, stream: TcpStream, place: Owned
     drop(place);
 }
 
-async fn conversion(State(answers): State<Answers>, headers: HeaderMap, body: Bytes) -> Response {
-    answers.answer("conversion", convert, &headers, body).await
+async fn conversion(State(answers): State<Answers>, request: Request) -> Response {
+    answers.answer("conversion", convert, MAX_CONVERSION, request).await
 }
 
-async fn admission(State(answers): State<Answers>, headers: HeaderMap, body: Bytes) -> Response {
-    answers.answer("admission", admit, &headers, body).await
+async fn admission(State(answers): State<Answers>, request: Request) -> Response {
+    answers.answer("admission", admit, MAX_ADMISSION, request).await
 }
 
 impl Answers {
@@ -132,39 +131,65 @@ impl Answers {
         &self,
         review: &'static str,
         reader: fn(&[u8]) -> Result<Vec<u8>, BadReview>,
-        headers: &HeaderMap,
-        body: Bytes,
+        limit: usize,
+        request: Request,
     ) -> Response {
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(|kind| kind.starts_with(JSON)) {
-            return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json is read here").into_response();
-        }
-        let Ok(_place) = self.places.acquire().await else {
-            return StatusCode::SERVICE_UNAVAILABLE.into_response();
-        };
-        // A list of many devices takes longer than a worker may be kept.
-        let answer = tokio::task::spawn_blocking(move || reader(&body)).await;
-        let (outcome, response) = match answer {
-            Ok(Ok(answer)) => ("answered", ([(CONTENT_TYPE, JSON)], answer).into_response()),
-            Ok(Err(error)) => {
-                debug!(error = common::chain(&error), review, "a review that cannot be read");
-                (
-                    "unreadable",
-                    (StatusCode::BAD_REQUEST, common::chain(&error)).into_response(),
-                )
-            }
-            Err(_) => ("failed", StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+        let (outcome, response) = match self.read(limit, request).await {
+            Err(refusal) => ("refused", refusal.into_response()),
+            // A list of many devices takes longer than a worker may be kept.
+            Ok((body, _room)) => match tokio::task::spawn_blocking(move || reader(&body)).await {
+                Ok(Ok(answer)) => ("answered", ([(CONTENT_TYPE, JSON)], answer).into_response()),
+                Ok(Err(error)) => {
+                    let error = common::chain(&error);
+                    debug!(error, review, "a review that cannot be read");
+                    ("unreadable", (StatusCode::BAD_REQUEST, error).into_response())
+                }
+                Err(_) => ("failed", StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+            },
         };
         self.reviews.get_or_create(&Review { review, outcome }).inc();
         response
+    }
+
+    /// The body, and the room that it takes.
+    async fn read(&self, limit: usize, request: Request) -> Result<(Bytes, SemaphorePermit<'_>), Refusal> {
+        let length = announced(request.headers(), limit)?;
+        let needed = u32::try_from(length / KIB + 1).unwrap_or(u32::MAX);
+        let needed = needed.min(u32::try_from(MAX_CONVERSION / KIB).unwrap_or(u32::MAX));
+        let late = (StatusCode::SERVICE_UNAVAILABLE, "too many other questions");
+        let room = timeout(ROOM, self.room.acquire_many(needed)).await;
+        let room = room.map_err(|_| late)?.map_err(|_| late)?;
+        let body = timeout(BODY, axum::body::to_bytes(request.into_body(), length)).await;
+        let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "too slow"))?;
+        let body = body.map_err(|_| (StatusCode::BAD_REQUEST, "another length than was said"))?;
+        Ok((body, room))
+    }
+}
+
+type Refusal = (StatusCode, &'static str);
+
+/// How long the question is.
+fn announced(headers: &HeaderMap, limit: usize) -> Result<usize, Refusal> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if !header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with(JSON)) {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json is read here"));
+    }
+    let length = header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    match length {
+        None => Err((StatusCode::LENGTH_REQUIRED, "how long?")),
+        Some(length) if length > limit => Err((StatusCode::PAYLOAD_TOO_LARGE, "too long")),
+        Some(length) => Ok(length),
     }
 }
 
 const JSON: &str = "application/json";
 /// Connections at once; API servers keep theirs.
 const CONNECTIONS: usize = 64;
-/// Questions at once.
-const AT_A_TIME: usize = 4;
+const KIB: usize = 1024;
+/// How long a question waits for others; the API server waits half a minute in all.
+const ROOM: Duration = Duration::from_secs(10);
+/// How long a question may take to come, so that none keeps the room for itself.
+const BODY: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next question, or take for the last one.
 const IDLE: Duration = Duration::from_secs(60);

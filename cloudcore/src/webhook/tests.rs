@@ -142,27 +142,26 @@ async fn without_crds_or_rights_it_goes_on() {
     assert!(api.get(HOOKS).is_some());
 }
 
+/// A question of JSON, as long as it says.
 async fn ask(address: SocketAddr, identity: &Identity, head: &str, body: &str) -> (u16, String) {
+    let length = format!("Content-Length: {}", body.len());
+    send(address, identity, head, &length, body).await
+}
+
+async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str, body: &str) -> (u16, String) {
     let tls = client_config(&[identity.ca().clone()], None).expect("a client");
     let stream = TcpStream::connect(address).await.expect("connected");
     let name = "cloudcore.kubeedge.svc".try_into().expect("a name");
-    let mut tls = TlsConnector::from(Arc::new(tls))
-        .connect(name, stream)
-        .await
-        .expect("TLS");
-    let length = body.len();
-    let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n");
-    let request = format!("{request}Content-Type: application/json\r\n\r\n{body}");
+    let connecting = TlsConnector::from(Arc::new(tls)).connect(name, stream);
+    let mut tls = connecting.await.expect("TLS");
+    let headers = "Host: x\r\nConnection: close\r\nContent-Type: application/json";
+    let request = format!("{head} HTTP/1.1\r\n{headers}\r\n{length}\r\n\r\n{body}");
     tls.write_all(request.as_bytes()).await.expect("written");
     let mut answer = String::new();
     tls.read_to_string(&mut answer).await.expect("read");
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-    let code = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .expect("a status");
-    (code, body.to_owned())
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (code.expect("a status"), body.to_owned())
 }
 
 #[tokio::test]
@@ -193,8 +192,9 @@ async fn questions_are_answered_over_tls() {
         ask(address, &identity, "GET /healthz", "").await,
         (200, "ok".to_owned())
     );
-    let large = " ".repeat(proto::reviews::MAX_ADMISSION + 1);
-    assert_eq!(ask(address, &identity, "POST /devices", &large).await.0, 413);
+    let announced = |length: &'static str| send(address, &identity, "POST /devices", length, "");
+    assert_eq!(announced("Content-Length: 8388609").await.0, 413, "without reading it");
+    assert_eq!(announced("Transfer-Encoding: chunked").await.0, 411);
 }
 
 #[test]
