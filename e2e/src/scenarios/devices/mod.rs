@@ -146,7 +146,7 @@ fn published(edge: &EdgeHost, topic: &str, payload: &str) -> Result<()> {
         "-t",
         &format!("{topic}/result"),
     ]);
-    // A line on standard error tells that the subscription was taken.
+    // With -d a line tells that the subscription was taken; into a pipe it would come at the end, without stdbuf.
     let mut listener = listener
         .arg("-d")
         .stdout(Stdio::piped())
