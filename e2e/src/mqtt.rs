@@ -226,8 +226,24 @@ impl Driver {
     }
 }
 
+/// A mosquitto on an edge's host, killed when it is dropped.
+pub struct Mosquitto(Daemon);
+
+impl Mosquitto {
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.0.kill();
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Starts a mosquitto on an edge's host and waits until it takes connections.
-pub fn start_mosquitto(edge: &EdgeHost) -> Result<Daemon> {
+pub fn start_mosquitto(edge: &EdgeHost) -> Result<Mosquitto> {
     let file = edge.folder().join("mosquitto.conf");
     std::fs::write(
         &file,
@@ -242,5 +258,5 @@ pub fn start_mosquitto(edge: &EdgeHost) -> Result<Daemon> {
         crate::process::run(knock.args(["-p", &port, "-t", "e2e", "-n"])).map(Some)
     });
     ready.with_context(|| daemon.tail())?;
-    Ok(daemon)
+    Ok(Mosquitto(daemon))
 }

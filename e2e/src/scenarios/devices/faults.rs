@@ -7,8 +7,7 @@ use crate::balancer::{Balancer, Turn};
 use crate::cloud::CloudHost;
 use crate::edge::Uplink;
 use crate::link::Random;
-use crate::mqtt::{self, start_mosquitto};
-use crate::process::Daemon;
+use crate::mqtt::{self, Mosquitto, start_mosquitto};
 use crate::system::Context;
 use crate::wait::{self, pause, seconds};
 
@@ -25,12 +24,12 @@ pub(super) fn restarts(context: &mut Context) -> Result<()> {
     let mut broker = start_mosquitto(&context.system()?.edge)?;
     set_external(context.system()?, true)?;
     let result = all_seeds(context, seeds, &mut broker);
-    broker.kill();
+    drop(broker);
     set_external(context.system()?, false)?;
     result
 }
 
-fn all_seeds(context: &mut Context, seeds: u64, broker: &mut Daemon) -> Result<()> {
+fn all_seeds(context: &mut Context, seeds: u64, broker: &mut Mosquitto) -> Result<()> {
     let mut plant = Plant::at(context, "restarts", &PROPERTIES, mqtt::EXTERNAL)?;
     plant.create("t1", &PROPERTIES.map(|property| (property, "0")))?;
     plant.until_known("t1")?;
@@ -41,7 +40,7 @@ fn all_seeds(context: &mut Context, seeds: u64, broker: &mut Daemon) -> Result<(
     plant.clean()
 }
 
-fn one_seed(plant: &mut Plant<'_>, seed: u64, broker: &mut Daemon) -> Result<()> {
+fn one_seed(plant: &mut Plant<'_>, seed: u64, broker: &mut Mosquitto) -> Result<()> {
     let mut random = Random(seed);
     let mut draw = |below: usize| usize::try_from(random.draw() % 1000).unwrap_or(0) % below;
     let start = PROPERTIES.map(|property| (property, "start"));

@@ -16,7 +16,7 @@ use crate::process;
 use crate::system::Context;
 use crate::wait::{self, pause, seconds};
 
-/// Names of devices that do not exist, and how many of them others than ours are sent: their broker takes a minute for all.
+/// Names of devices that do not exist, and how many of them others than ours are sent: they take a minute for all.
 const TOPICS: usize = 10_000;
 const TOPICS_OF_OTHERS: usize = 500;
 /// What they may cost edgecore, in MB.

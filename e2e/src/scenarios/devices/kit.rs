@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, text};
 use crate::edge::{EdgeHost, Keys};
-use crate::mqtt::{self, Client};
+use crate::mqtt::{self, Client, Mosquitto};
 use crate::process;
 use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
@@ -30,6 +30,9 @@ pub(crate) struct Plant<'a> {
     pub(crate) system: &'a mut System,
     pub(crate) namespace: String,
     pub(crate) mqtt: Client,
+    /// Where the broker listens.
+    pub(crate) port: u16,
+    broker: Option<Mosquitto>,
     /// Whose programs run.
     pub(crate) sides: Sides,
 }
@@ -56,9 +59,18 @@ impl Sides {
 }
 
 impl<'a> Plant<'a> {
-    /// Makes the namespace and its model, and connects to edgecore's own broker.
+    /// Makes the namespace and its model, and connects to edgecore's own broker. Go's takes a tenth of a second for a message: such an
+    /// edge gets a mosquitto.
     pub(crate) fn new(context: &'a mut Context, name: &str, properties: &[&str]) -> Result<Self> {
-        Self::at(context, name, properties, mqtt::INTERNAL)
+        if Sides::of(&context.settings)?.edge {
+            return Self::at(context, name, properties, mqtt::INTERNAL);
+        }
+        let system = context.system()?;
+        let broker = mqtt::start_mosquitto(&system.edge)?;
+        set_external(system, true)?;
+        let mut plant = Self::at(context, name, properties, mqtt::EXTERNAL)?;
+        plant.broker = Some(broker);
+        Ok(plant)
     }
 
     /// The same with the broker of a port.
@@ -78,6 +90,8 @@ impl<'a> Plant<'a> {
             system,
             namespace,
             mqtt,
+            port,
+            broker: None,
             sides,
         };
         plant.create_model(properties)?;
