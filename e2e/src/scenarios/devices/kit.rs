@@ -67,7 +67,10 @@ impl<'a> Plant<'a> {
         }
         let system = context.system()?;
         let broker = mqtt::start_mosquitto(&system.edge)?;
-        set_external(system, true)?;
+        let config = std::fs::read_to_string(system.edge.folder().join("etc/config/edgecore.yaml"))?;
+        if !config.contains(EXTERNAL[0]) {
+            set_external(system, true)?;
+        }
         let mut plant = Self::at(context, name, properties, mqtt::EXTERNAL)?;
         plant.broker = Some(broker);
         Ok(plant)
@@ -302,7 +305,16 @@ impl<'a> Plant<'a> {
 
 /// Moves the shared edge to a broker outside edgecore (true), or back to edgecore's own.
 pub(crate) fn set_external(system: &mut System, external: bool) -> Result<()> {
+    let path = format!(
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
+        system.edge.name()
+    );
+    let renewed = |system: &System| -> Result<String> {
+        let lease = system.api().get(&path)?.unwrap_or_default();
+        Ok(text(&lease, "/spec/renewTime").to_owned())
+    };
     system.edge.stop_edgecore()?;
+    let before = renewed(system)?;
     system.edge.set_keys(Keys {
         bus: if external {
             EXTERNAL.map(str::to_owned).to_vec()
@@ -311,7 +323,11 @@ pub(crate) fn set_external(system: &mut System, external: bool) -> Result<()> {
         },
         ..Keys::default()
     });
-    system.join()
+    system.join()?;
+    // The node still looks Ready from before; Go's cloudcore tells of a device once, and not to a node that is away.
+    wait::quietly("a sign of life of the restarted edge", seconds(60), || {
+        Ok((renewed(system)? != before).then_some(()))
+    })
 }
 
 /// The payload of `twin/update` with a mapper's values.
