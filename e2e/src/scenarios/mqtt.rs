@@ -46,7 +46,7 @@ fn conformance(context: &mut Context) -> Result<()> {
 
 /// The same checks against mosquitto: one that fails here is a wrong check.
 fn mosquitto(context: &mut Context) -> Result<()> {
-    let edge = EdgeHost::start(&context.settings, &context.folder().to_owned(), "mqtt-2", Wire::Veth)?;
+    let edge = EdgeHost::start(&context.settings, context.folder(), "mqtt-2", Wire::Veth)?;
     let configuration = edge.folder().join("mosquitto.conf");
     std::fs::write(
         &configuration,
