@@ -8,6 +8,7 @@ mod device_versions;
 pub(crate) mod devices;
 mod diagnosis;
 mod dmi;
+mod eventbus;
 mod events;
 mod faults;
 mod harness;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Scenario> {
         usage::LIST,
         mappers::LIST,
         events::LIST,
+        eventbus::LIST,
         device_versions::LIST,
         account::LIST,
         install::LIST,
