@@ -34,7 +34,7 @@ fn bytes(portion: usize, data: &[u8]) {
                     Err(error) => return (seen, Some(error)),
                 }
             }
-            assert!(input.len() <= LIMIT + portion);
+            assert!(input.len() <= LIMIT.saturating_add(portion));
         }
         (seen, None)
     };

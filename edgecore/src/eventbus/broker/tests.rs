@@ -1,5 +1,6 @@
 //! The whole broker over sockets, with the client crate as the peer.
 
+#[allow(unreachable_pub)]
 #[path = "../../../../fuzz/src/mqtt.rs"]
 mod mqtt;
 #[path = "../../../../fuzz/src/replay.rs"]
