@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use common::Tasks;
+use common::authority::Tolerant;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use proto::dmi::pb;
@@ -41,10 +42,13 @@ pub(crate) fn start<P: Protocol, R: Reports>(socket: &Path, devices: Devices<P, 
     Ok(())
 }
 
+/// A Go edgecore names the path of the socket as its authority, which the HTTP/2 library refuses: hence [`Tolerant`].
 async fn serve<P: Protocol, R: Reports>(stream: UnixStream, service: Service<P, R>, tasks: Tasks) {
     let service = TowerToHyperService::new(DeviceMapperServiceServer::new(service));
     let connection = hyper::server::conn::http2::Builder::new(OnTasks(tasks));
-    let served = connection.serve_connection(TokioIo::new(stream), service).await;
+    let served = connection
+        .serve_connection(TokioIo::new(Tolerant::new(stream)), service)
+        .await;
     if let Err(error) = served {
         debug!(%error, "a connection of edgecore ended");
     }
