@@ -51,14 +51,14 @@ impl Machine {
     }
 
     pub(super) fn state(&mut self, address: &DeviceId, state: &str, now: Now) {
-        let is = |known: &&str| known.eq_ignore_ascii_case(state);
-        let Some(id) = self.resolve(address).filter(|_| STATES.iter().any(|known| is(known))) else {
+        let is = |known: &&'static str| known.eq_ignore_ascii_case(state);
+        let Some(id) = self.resolve(address).filter(|_| STATES.iter().any(&is)) else {
             return;
         };
         let stage = self.stage(&id);
         let Some(device) = stage.device.as_mut() else { return };
         state.clone_into(&mut device.state);
-        device.last_online = match PRESENT.iter().any(|known| is(known)) {
+        device.last_online = match PRESENT.iter().any(is) {
             true => rfc3339(now.millis),
             false => String::new(),
         };
