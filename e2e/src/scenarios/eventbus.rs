@@ -35,7 +35,7 @@ fn external(context: &mut Context) -> Result<()> {
     with_mode(
         context,
         &[
-            format!("mqttMode: 2"),
+            "mqttMode: 2".to_owned(),
             format!("mqttServerExternal: tcp://127.0.0.1:{EXTERNAL}"),
         ],
         |system| {
