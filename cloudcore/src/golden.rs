@@ -3,7 +3,8 @@
 //!
 //! Compared is the order of the messages about one object. Their order among each other is not: Go lets a message that nobody
 //! acknowledges hold up the others, ours does not (spec 01 §5). How often and how long a message is repeated is tested with virtual
-//! time in `cloudhub::outbox`; what device controllers say is for those.
+//! time in `cloudhub::outbox`. Of devices, also
+//! what the edge reports is played, and the DeviceStatus after it compared.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use std::time::Duration;
 use common::Tasks;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
-use proto::golden::{Capture, Differences, Direction, object_syncs};
+use proto::golden::{Capture, Differences, Direction, Entry, object_syncs};
 use proto::{Content, Group, Kind, Message, NodeName, ObjectPath, Operation, Route, Source, Status};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -115,15 +116,94 @@ async fn acknowledgements_deletions_and_connections_are_as_captured() {
 }
 
 #[tokio::test]
-async fn what_device_nodes_hear_of_themselves_is_as_captured() {
+async fn devices_their_models_and_reports_are_as_captured() {
     let mut play = Play::start(Capture::HubDevice, "sim-4").await;
-    let node = "null/node/sim-4";
-    // What the device controller sends, and what is sent again of its objects, is not for now.
-    play.captured.retain(|message| resource_of(message) == node);
+    let (node, membership) = ("null/node/sim-4", "membership");
+    let (device, model) = (
+        |name| format!("sim-ns4/device/{name}"),
+        |name| format!("sim-ns4/devicemodel/{name}"),
+    );
+    let (d1, d2, d3, d4, m1, m2) = (
+        device("d1"),
+        device("d2"),
+        device("d3"),
+        device("d4"),
+        model("m1"),
+        model("m2"),
+    );
+    // Of a Device that goes with its model Go sends the deletion twice: by its reconciliation before that of its controller.
+    let twice = |message: &Value| resource_of(message) == d3 && message["route"]["source"] == "edgecontroller";
+    play.captured.retain(|message| !twice(message));
     play.happens(node);
     let mut edge = play.connect().await;
     play.hears_of(&mut edge, &[node]).await;
-    for _ in 0..4 {
+    play.change(&mut edge, node).await;
+
+    play.happens(&m1);
+    play.knows(&ObjectPath::new("sim-ns4", Kind::DeviceModel, "m1")).await;
+    play.happens(&d1);
+    play.hears_of(&mut edge, &[membership, &m1, &d1]).await;
+    let mut reports = reports().into_iter();
+    // Go stores the first value of a property as an empty text (spec 03 §2.5).
+    play.reports(&mut edge, reports.next()).await;
+    let first = json!([{"propertyName": "temp", "observedDesired": {"value": ""},
+        "reported": {"value": "21", "metadata": {"timestamp": "1795217791350", "type": "string"}}}]);
+    assert_eq!(play.device_status("d1")["status"], json!({ "twins": first }));
+    let mut statuses = device_statuses().into_iter();
+    let (owners, _) = statuses.next().expect("captured");
+    assert_eq!(
+        Some(play.device_status("d1")["metadata"]["ownerReferences"].clone()),
+        owners
+    );
+    for (_, status) in statuses {
+        play.reports(&mut edge, reports.next()).await;
+        assert_eq!(play.device_status("d1")["status"], status);
+    }
+    let before = play.device_status("d1");
+    // Of a property that the Device has not; of no Device, which Go leaves unanswered, as it does the question for all.
+    for _ in 0..3 {
+        play.reports(&mut edge, reports.next()).await;
+    }
+    assert!(reports.next().is_none() && play.device_status("d1") == before);
+    let detail = play
+        .early
+        .iter()
+        .find(|message| message.route == Route::MembershipDetail);
+    let detail = detail.expect("the answer to the question for all devices");
+    let devices: Value = detail.content.parse().expect("JSON");
+    assert_eq!(
+        devices["devices"],
+        json!([{"id": "sim-ns4/d1", "name": "d1", "twin": {}}])
+    );
+    assert!(!detail.is_answer());
+
+    // The desired value, a label, a second Device, the model alone.
+    play.change(&mut edge, &d1).await;
+    play.change(&mut edge, &d1).await;
+    play.happens(&d2);
+    play.hears_of(&mut edge, &[membership, &d2]).await;
+    play.change(&mut edge, &m1).await;
+    play.happens(&d2);
+    play.hears_of(&mut edge, &[&d2, membership]).await;
+    play.happens(&d1);
+    play.hears_of(&mut edge, &[&m1, membership, &d1]).await;
+    play.api.remove(&api_path(&m1), None);
+
+    play.happens(&m2);
+    play.knows(&ObjectPath::new("sim-ns4", Kind::DeviceModel, "m2")).await;
+    play.happens(&d3);
+    play.hears_of(&mut edge, &[membership, &m2, &d3]).await;
+    play.happens(&m2);
+    play.hears_of(&mut edge, &[&m2]).await;
+    play.happens(&d3);
+    play.hears_of(&mut edge, &[membership, &d3]).await;
+
+    // Its model does not exist.
+    play.happens(&d4);
+    play.hears_of(&mut edge, &[membership, &d4]).await;
+    play.api.remove(&api_path(&d4), None);
+    play.hears_of(&mut edge, &[membership]).await;
+    for _ in 0..3 {
         play.change(&mut edge, node).await;
     }
     play.end().await;
@@ -289,6 +369,37 @@ impl Play {
         message
     }
 
+    /// The edge reports and is told that it was heard, as captured where Go does so.
+    async fn reports(&mut self, edge: &mut Edge, report: Option<(Message, Option<Value>)>) {
+        let (report, golden) = report.expect("captured");
+        edge.send(&report).await;
+        let answer = loop {
+            let next = timeout(SOON, edge.receive()).await;
+            let next = next.unwrap_or_else(|_| panic!("{} is not confirmed", report.route));
+            let next = next.expect("the session lasts");
+            if next.parent.as_ref() == Some(&report.id) {
+                break next;
+            }
+            self.early.push(next);
+        };
+        let ours: Value = serde_json::from_str(&answer.encode()).expect("a message is JSON");
+        let found = golden.map(|golden| self.allowed.compare(self.capture, &golden, &ours));
+        assert!(
+            found.is_none_or(|found| found.is_empty()),
+            "{} is confirmed by {ours}",
+            report.route
+        );
+        if report.route == Route::MembershipDetail {
+            let detail = timeout(SOON, edge.receive()).await.expect("the devices");
+            self.early.push(detail.expect("the session lasts"));
+        }
+    }
+
+    fn device_status(&self, name: &str) -> Value {
+        let path = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/sim-ns4/devicestatuses/{name}");
+        self.api.get(&path).expect("a DeviceStatus")
+    }
+
     /// The next messages about some objects come, and are acknowledged.
     async fn hears_of(&mut self, edge: &mut Edge, resources: &[&str]) {
         for resource in resources {
@@ -345,14 +456,46 @@ impl AccessReview for Everything {
     }
 }
 
-/// What Go's edgecontroller and synccontroller sent by themselves; copies of what was not acknowledged are left out.
+/// What the edge said of devices, with Go's answer.
+fn reports() -> Vec<(Message, Option<Value>)> {
+    let sent = Capture::HubDevice.messages(Direction::Up);
+    let reports = sent.filter(|(_, message)| message.source == Source::Twin);
+    let answers = Capture::HubDevice.exchanges();
+    let answered = |message: &Message| {
+        let of_this = |exchange: &&proto::golden::Exchange| exchange.request["header"]["msg_id"] == message.id.as_str();
+        answers.iter().find(of_this).map(|exchange| exchange.answer.clone())
+    };
+    reports
+        .map(|(_, message)| (message.clone(), answered(&message)))
+        .collect()
+}
+
+/// The DeviceStatus of d1 as it was captured after each report, the first with its owners.
+fn device_statuses() -> Vec<(Option<Value>, Value)> {
+    let notes = Capture::HubDevice
+        .entries()
+        .into_iter()
+        .filter_map(|entry| match entry {
+            Entry::Note(note) => note.strip_prefix("kubectl get devicestatus: ").map(str::to_owned),
+            Entry::Frame(_) => None,
+        });
+    let parsed = notes.map(|note| {
+        let values = serde_json::Deserializer::from_str(&note).into_iter::<Value>();
+        let mut values: Vec<Value> = values.collect::<Result<_, _>>().expect("JSON");
+        let status = values.pop().expect("a status");
+        (values.pop(), status)
+    });
+    parsed.collect()
+}
+
+/// What Go's controllers sent by themselves; copies of what was not acknowledged are left out.
 fn about_objects(capture: Capture) -> VecDeque<Value> {
     let mut known = Vec::new();
     let messages = capture.messages(Direction::Down);
     let sent = messages.filter(|(_, message)| {
         let is_new = !known.contains(&message.id);
         known.push(message.id.clone());
-        is_new && !message.is_answer() && message.source == Source::EdgeController
+        is_new && !message.is_answer() && matches!(message.source, Source::EdgeController | Source::DeviceController)
     });
     sent.filter_map(|(frame, _)| frame.value()).collect()
 }
@@ -365,6 +508,9 @@ fn resource_of(message: &Value) -> &str {
 fn api_path(resource: &str) -> String {
     let parts: Vec<&str> = resource.split('/').collect();
     match parts[..] {
+        [namespace, kind @ ("device" | "devicemodel"), name] => {
+            format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{namespace}/{kind}s/{name}")
+        }
         ["null", kind, name] => format!("/api/v1/{kind}s/{name}"),
         [namespace, kind, name] => format!("/api/v1/namespaces/{namespace}/{kind}s/{name}"),
         _ => panic!("{resource} is no object"),

@@ -76,7 +76,10 @@ pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
         }
         DeviceChange::Removed { node, device, model } => {
             let removed = MembershipUpdate {
-                removed_devices: Some(vec![member(&device)]),
+                removed_devices: Some(vec![Member {
+                    twin: None,
+                    ..member(&device)
+                }]),
                 ..new_update()
             };
             let model = model.map(|model| object(Kind::DeviceModel, Delete, &model));

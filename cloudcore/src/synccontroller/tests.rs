@@ -86,3 +86,24 @@ fn both_ways_to_write_a_kind() {
     );
     assert_eq!(path_of(&record("Node", "null", "n", "1")).to_string(), "null/node/n");
 }
+
+#[tokio::test(start_paused = true)]
+async fn devices_a_go_edge_lacks_are_sent_and_those_it_should_not_have_are_deleted() {
+    let device = |name: &str| ObjectPath::new("ns", Kind::Device, name);
+    let model = ObjectPath::new("ns", Kind::DeviceModel, "m");
+    let wanted = vec![(device("new"), known("u1", 9, 9)), (model.clone(), known("u2", 9, 9))];
+    let records: Vec<(Uid, Record)> = vec![
+        ("u2".into(), record("DeviceModel", "ns", "m", "3")),
+        ("u3".into(), record("Device", "ns", "moved", "3")),
+    ];
+    // It lives on, for another node.
+    let find = |path: &ObjectPath| (path.name_str() == "moved").then(|| known("u3", 9, 9));
+    let plan = |has_devices| plan(&wanted, &records, find, has_devices, &mut Sent::new(), Instant::now());
+    let all = plan(true);
+    assert_eq!(
+        all.send,
+        [(device("new"), Operation::Insert), (model, Operation::Update)]
+    );
+    assert_eq!(all.delete, [(device("moved"), "u3".into())]);
+    assert!(plan(false).delete.is_empty(), "absent knowledge removes nothing");
+}

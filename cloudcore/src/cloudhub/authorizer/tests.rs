@@ -246,3 +246,23 @@ async fn debug_and_off_let_everything_pass() {
         assert!(authorizer.authorize(&"edge-1".into(), &forbidden).await.is_ok());
     }
 }
+
+#[tokio::test]
+async fn a_node_reports_about_its_own_devices() {
+    let (authorizer, _) = authorizer(|_| {});
+    for (resource, allowed) in [
+        ("device/default/mine/twin/edge_updated", true),
+        ("device/default/other/twin/edge_updated", false),
+        ("device/default/other/state/update", false),
+        ("membership/detail", true),
+    ] {
+        let mut report = message(Operation::Update, resource, "{}");
+        report.source = Source::Twin;
+        let verdict = authorizer.authorize(&"edge-1".into(), &report).await;
+        assert_eq!(verdict.is_ok(), allowed, "{resource}");
+        if let Err(Refused { reason }) = verdict {
+            let answer = refusal(&report, proto::Features::default(), &"edge-1".into(), &reason).expect("an answer");
+            assert_eq!((answer.parent, answer.content.get()), (Some(report.id), r#""OK""#));
+        }
+    }
+}

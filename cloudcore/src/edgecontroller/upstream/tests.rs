@@ -256,3 +256,34 @@ async fn an_inventory_is_not_answered_before_the_node_is_known() {
     .await
     .expect("in time");
 }
+
+#[tokio::test]
+async fn devices_take_part_in_the_inventory_once_they_are_known() {
+    let world = world().await;
+    let node = json!({"metadata": {"name": "sim-1", "labels": {"node-role.kubernetes.io/edge": ""}}});
+    world.api.put("/api/v1/nodes/sim-1", node);
+    let object = |name: &str, spec: Value| json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec});
+    let base = "/apis/devices.kubeedge.io/v1beta1/namespaces/ns";
+    world.api.put(&format!("{base}/devicemodels/m"), object("m", json!({})));
+    let spec = json!({"nodeName": "sim-1", "deviceModelRef": {"name": "m"}});
+    world.api.put(&format!("{base}/devices/d"), object("d", spec));
+    let listing = Content::json(&json!({"items": [["ns/device/gone", "u", "1"]]}));
+    let told = |messages: Vec<Message>| -> Vec<String> {
+        let line = |message: &Message| format!("{} {} {}", message.source, message.operation, message.route);
+        let lines = messages.iter().map(line);
+        lines.filter(|line| line.starts_with("devicecontroller")).collect()
+    };
+    let ask = || world.ask(Peer::Ours, Operation::Update, "inventory/sync", listing.clone());
+    assert_eq!(told(ask().await), [""; 0], "absent knowledge removes nothing");
+    let mut changes = world.desk.informers.devices().start(&world.api.kube(), &world.tasks);
+    while changes.recv().await.expect("changes") != crate::informers::devices::DeviceChange::Ready {}
+    assert_eq!(
+        told(ask().await),
+        [
+            "devicecontroller delete ns/device/gone",
+            "devicecontroller insert ns/devicemodel/m",
+            "devicecontroller insert ns/device/d",
+        ]
+    );
+    world.end().await;
+}

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use proto::device::{DeviceFacts, DeviceId, Member};
-use proto::{Kind, Namespace, NodeName, Object, ObjectName, ObjectPath, Operation, Uid};
+use proto::{Kind, Namespace, NodeName, Object, ObjectPath, Operation, Uid};
 use tracing::warn;
 
 use super::super::index::{Known, fingerprint, shell};
+use super::entry::DeviceEntry;
 use super::member;
 use crate::kubernetes::Seen;
 
@@ -74,21 +75,6 @@ pub(super) enum Watch {
     Statuses,
 }
 
-/// What is kept of one Device.
-#[derive(Clone, Debug)]
-pub struct DeviceEntry {
-    /// Its version.
-    pub known: Known,
-    /// Where it is.
-    pub node: Option<NodeName>,
-    model: Option<ObjectName>,
-    description: Box<str>,
-    /// Without what stands in its status.
-    print: u64,
-    /// Names of properties, with a zero byte after each: one allocation a device.
-    properties: Box<str>,
-}
-
 #[derive(Default)]
 pub(super) struct Index {
     devices: HashMap<DeviceId, DeviceEntry>,
@@ -106,13 +92,6 @@ pub(super) struct Index {
 struct ModelEntry {
     object: Object,
     print: u64,
-}
-
-impl DeviceEntry {
-    /// Whether the Device has such a property.
-    pub fn has_property(&self, name: &str) -> bool {
-        self.properties.split_terminator('\0').any(|known| known == name)
-    }
 }
 
 impl Index {
@@ -285,16 +264,9 @@ impl Index {
             Some(old) if old.known.version >= entry.known.version => return changes,
             Some(old) if old.print == entry.print => {
                 let told = old.known.told;
-                self.devices.insert(
-                    id.clone(),
-                    DeviceEntry {
-                        known: Known {
-                            told,
-                            ..entry.known.clone()
-                        },
-                        ..entry
-                    },
-                );
+                let mut entry = entry;
+                entry.known.told = told;
+                self.devices.insert(id.clone(), entry);
                 return changes;
             }
             old => old.cloned(),
@@ -449,26 +421,6 @@ impl Index {
             self.users.remove(&model);
         }
         self.models.get(&model).map(|entry| entry.object.clone())
-    }
-}
-
-impl DeviceEntry {
-    fn new(object: &Object, facts: DeviceFacts) -> Self {
-        let properties: String = facts.properties.iter().flat_map(|name| [name.as_str(), "\0"]).collect();
-        Self {
-            known: Known::of(object),
-            node: facts.node,
-            model: facts.model,
-            description: facts.description.into(),
-            print: fingerprint(object, true),
-            properties: properties.into(),
-        }
-    }
-
-    /// Its model is in its own namespace.
-    fn model_id(&self, id: &DeviceId) -> Option<DeviceId> {
-        let model = self.model.clone()?;
-        Some(DeviceId::new(id.namespace.clone(), model))
     }
 }
 

@@ -5,6 +5,7 @@
 //! watches wait. A cluster without the definitions is asked again every half minute; until then nothing is known here, and what an
 //! edge holds of devices is left alone. Spec 03 §2.
 
+mod entry;
 mod index;
 mod task;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use super::Known;
 use crate::kubernetes::Kube;
 use index::Index;
 
-pub use index::{DeviceChange, DeviceEntry, DevicePlace};
+pub use entry::DeviceEntry;
+pub use index::{DeviceChange, DevicePlace};
 
 /// What is known of devices. Cheap to clone; empty until [`Devices::start`].
 #[derive(Clone)]
