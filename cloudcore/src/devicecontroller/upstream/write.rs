@@ -146,7 +146,8 @@ mod tests {
         let written = write(&api.kube(), &"u".into(), &mut late, false)
             .await
             .expect("settled");
-        assert!(!written.merged.changed && written.merged.older == 1 || value(&api, 0) == "3");
+        let Merged { changed, older } = written.merged;
+        assert_eq!((changed, older, value(&api, 0)), (false, 1, "3".into()));
         let mut newer = job("a", "4", AT + 3);
         newer.stored = Some(first.status);
         write(&api.kube(), &"u".into(), &mut newer, false)
