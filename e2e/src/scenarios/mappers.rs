@@ -29,6 +29,8 @@ struct Plant<'a> {
     system: &'a mut System,
     namespace: String,
     mapper: Daemon,
+    /// What an earlier scenario left in the log of the mapper.
+    old_log: usize,
     device: &'static str,
 }
 
@@ -51,11 +53,14 @@ impl<'a> Plant<'a> {
         );
         let system = context.system()?;
         let namespace = system.namespace("mappers")?;
+        let log = system.edge.folder().join(format!("{example}.log"));
+        let old_log = std::fs::read(log).map_or(0, |log| log.len());
         let mapper = Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))?;
         let plant = Self {
             system,
             namespace,
             mapper,
+            old_log,
             device,
         };
         plant.until_logged("the mapper registers", "registered with edgecore")?;
@@ -74,7 +79,8 @@ impl<'a> Plant<'a> {
     fn until_logged(&self, what: &str, line: &str) -> Result<()> {
         wait::until(what, seconds(LIMIT), || {
             let log = std::fs::read_to_string(self.mapper.log())?;
-            Ok(log.contains(line).then_some(()))
+            let new = log.get(self.old_log..).unwrap_or_default();
+            Ok(new.contains(line).then_some(()))
         })
         .with_context(|| self.mapper.tail())
     }
