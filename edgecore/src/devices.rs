@@ -52,6 +52,7 @@ impl Devices {
             // Without EventBus nobody reads DeviceTwin's publications.
             let parts = eventbus::Parts {
                 twin,
+                history: history.clone(),
                 meta: meta.clone(),
                 uplink: uplink.clone(),
             };

@@ -9,6 +9,7 @@ pub mod broker;
 mod error;
 mod external;
 mod filter;
+mod history;
 mod internal;
 mod metrics;
 mod subscriptions;
@@ -32,6 +33,7 @@ pub use external::{Login, Settings as External, TlsFiles};
 pub use internal::Settings as Internal;
 
 use crate::devicetwin::{DeviceTwin, Publication, Publications};
+use crate::history::History;
 use crate::metamanager::MetaManager;
 use crate::uplink::Uplink;
 use filter::To;
@@ -58,6 +60,8 @@ pub struct Settings {
 pub struct Parts {
     /// Where requests about devices go, and what it has to publish.
     pub twin: Option<(DeviceTwin, Publications)>,
+    /// Who answers questions for old values, where they are kept.
+    pub history: Option<History>,
     /// The database.
     pub meta: MetaManager,
     /// The way to the cloud.
@@ -77,8 +81,10 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
         metrics.uploads.clone(),
         tasks,
     );
+    let (questions, asked) = history::questions();
     let inbound = Inbound {
         twin,
+        questions: parts.history.is_some().then_some(questions),
         uploads,
         metrics: metrics.clone(),
     };
@@ -112,6 +118,9 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
         }
     }
     let bus = Arc::new(bus);
+    if let Some(history) = parts.history {
+        history::start(history, asked, bus.clone(), tasks);
+    }
     if let Some(answers) = answers {
         tasks.spawn("eventbus outbound", outbound(answers, bus.clone()));
     }
@@ -125,6 +134,7 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
 #[derive(Clone)]
 struct Inbound {
     twin: Option<DeviceTwin>,
+    questions: Option<history::Questions>,
     uploads: Uploads,
     metrics: Metrics,
 }
@@ -143,6 +153,14 @@ impl Inbound {
     }
 
     async fn take(&self, topic: String, payload: Bytes) {
+        if self
+            .questions
+            .as_ref()
+            .is_some_and(|questions| questions.take(&topic, &payload))
+        {
+            self.metrics.received("history");
+            return;
+        }
         match (To::of(&topic), &self.twin) {
             (To::Twin, Some(twin)) => {
                 self.metrics.received("devicetwin");
