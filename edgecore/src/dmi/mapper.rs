@@ -199,12 +199,12 @@ fn name(thing: &Thing) -> String {
     }
 }
 
-/// Whether nobody answered, in contrast to an answer that is an error.
+/// Whether nobody answered, in contrast to an answer that is an error: what the transport failed with has a source.
 fn is_silence(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
-    )
+    ) || std::error::Error::source(status).is_some()
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<(), Status> {
