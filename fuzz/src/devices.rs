@@ -84,3 +84,32 @@ pub fn dmi_conversion(data: &[u8]) {
         assert_eq!(Digest::of_device(&other), before);
     }
 }
+
+/// Payloads about devices as they come by MQTT and from the cloud: a topic in the first line, then what every reader gets.
+pub fn twin_json(data: &[u8]) {
+    use proto::device::{
+        DeviceRequest, GetRequest, HistoryRequest, MembershipDetail, MembershipUpdate, StateUpdate, TwinUpdate,
+        event_id_of,
+    };
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (topic, payload) = data.split_at(end);
+    let _ = std::str::from_utf8(topic).map(DeviceRequest::parse);
+    let payload = payload.get(1..).unwrap_or_default();
+    // What was read is written, and read again the same.
+    macro_rules! again {
+        ($($format:ty),*) => {$(
+            if let Ok(read) = <$format>::parse(payload) {
+                let text = read.to_json();
+                let again = <$format>::parse(text.as_bytes()).expect("what we write can be read");
+                assert_eq!(again.to_json(), text);
+            }
+        )*};
+    }
+    again!(TwinUpdate, MembershipUpdate, MembershipDetail, StateUpdate);
+    let _ = (
+        StateUpdate::parse_request(payload),
+        GetRequest::parse(payload),
+        HistoryRequest::parse(payload),
+        event_id_of(payload),
+    );
+}

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rumqttc::QoS;
 use serde_json::Value;
 
 use super::Entry;
 use crate::api::{self, number, text};
 use crate::edge::Keys;
+use crate::mqtt::{self, Client};
 use crate::process::{self, Daemon};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -197,7 +199,7 @@ fn registers(context: &mut Context, device: impl Fn(&System, &[&str]) -> Result<
     plant.end()
 }
 
-/// Values are kept at the edge up to the bound, told over HTTP, and still there after a restart.
+/// Values are kept at the edge up to the bound, told over HTTP and MQTT.
 fn history(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     configure(system, &["history: {enable: true, maxValues: 50}"])?;
@@ -254,6 +256,20 @@ fn remembered(context: &mut Context) -> Result<()> {
     ensure!(api::elements(&since, "/values").count() >= 1, "{since}");
     let refused = process::run(&mut curl(&plant, &format!("{base}?limit=0")))?;
     ensure!(refused.ends_with("400"), "{refused}");
+
+    let mqtt = Client::connect(
+        &plant.system.edge,
+        mqtt::INTERNAL,
+        &["$hw/events/device/+/+/history/get/result"],
+    )?;
+    let mark = mqtt.mark();
+    let question = r#"{"event_id":"h1","property":"temperature","limit":3,"newest":true}"#;
+    let topic = format!("$hw/events/device/{}/thermometer-1/history/get", plant.namespace);
+    mqtt.publish(&topic, question, QoS::AtLeastOnce)?;
+    let told = mqtt.expect("the history over MQTT", mark, seconds(LIMIT), |heard| {
+        (text(&heard.json(), "/event_id") == "h1").then(|| heard.json())
+    })?;
+    ensure!(api::elements(&told, "/values").count() == 3, "{told}");
     plant.end()
 }
 

@@ -77,3 +77,8 @@ fn device_conversion() {
 fn dmi_conversion() {
     replay("dmi_conversion", devices::dmi_conversion);
 }
+
+#[test]
+fn twin_json() {
+    replay("twin_json", devices::twin_json);
+}
