@@ -1,6 +1,6 @@
 //! DeviceController: devices and their models down to the edges, reported values and states up to the API.
 //!
-//! Owns what was reported and is not written yet. Reads the changes of [`Devices`], and what the hub hands over of the edges'
+//! Owns what was reported and is not written yet. Reads the changes of `Devices`, and what the hub hands over of the edges'
 //! DeviceTwins; emits messages through the hub, and writes DeviceStatuses. Devices of nodes without a session here are passed over:
 //! what an edge missed is found when it connects, by its inventory or, for a Go edge, by the records of `objectsync`. Must not
 //! keep bodies of Devices, nor let one device wait for another. Spec 03 §2; KubeEdge documents it under "DeviceController".

@@ -1,7 +1,7 @@
 //! What the API server asks about devices: to convert them between v1alpha2 and v1beta1, and whether one may be stored.
 //!
-//! Owns the HTTPS port `modules.webhook` ([`server`]), its certificate of CloudHub's CA, renewed while serving, and the places where
-//! the API server looks for it ([`keeper`], [`registration`]): `spec.conversion` of the two CRDs and the ValidatingWebhookConfiguration
+//! Owns the HTTPS port `modules.webhook` (`server`), its certificate of CloudHub's CA, renewed while serving, and the places where
+//! the API server looks for it (`keeper`, `registration`): `spec.conversion` of the two CRDs and the ValidatingWebhookConfiguration
 //! `kubeedge-cloudcore`. Reads nothing else. The answers are [`proto::reviews`]. Every replica can answer for all; in the cluster the
 //! Service finds one, outside the URL is that of one which answers. Must not: hold up cloudcore. With the port taken, or without
 //! the rights, v1beta1 works as before, and this is tried again. Spec 03 §1.

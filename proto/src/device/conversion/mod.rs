@@ -1,8 +1,8 @@
 //! Device and DeviceModel from v1alpha2 to v1beta1 and back (spec 03 §1), without loss.
 //!
-//! Owns the meaning of fields in both versions; reads and gives whole objects as JSON. [`device`] and [`model`] are the plain
+//! Owns the meaning of fields in both versions; reads and gives whole objects as JSON. `device` and `model` are the plain
 //! conversions: what has its place in the other version. What has none there is written into one annotation, [`ANNOTATION`], as
-//! [`notes`]: how the plain conversion *back* differs from the object at hand. The way back is the plain conversion with the notes
+//! `notes`: how the plain conversion *back* differs from the object at hand. The way back is the plain conversion with the notes
 //! that still hold, so that both round trips give the same object again; a note is void once the field is changed to which it
 //! belongs. Must not: validate, that is the schema's part, or touch anything else of the metadata, which the API server refuses.
 
