@@ -220,19 +220,23 @@ impl<'a> Plant<'a> {
             .collect())
     }
 
-    /// The ids of the devices that `membership/get` tells, of this namespace.
+    /// The ids of the devices that `membership/get` tells, of this namespace. A client that comes back after a restart of the broker may
+    /// ask before it is subscribed again: it asks once more.
     pub(crate) fn members(&self, event: &str) -> Result<Vec<String>> {
         let (mark, node) = (self.mqtt.mark(), self.system.edge.name());
         let topic = format!("$hw/events/node/{node}/membership/get");
         let question = json!({"event_id": event}).to_string();
-        self.mqtt.publish(&topic, question, QoS::AtLeastOnce)?;
-        let answer = self
-            .mqtt
-            .expect_quietly("membership/get/result", mark, seconds(10), |one| {
-                let content = one.json();
-                (one.topic.ends_with("membership/get/result") && text(&content, "/event_id") == event)
-                    .then_some(content)
-            })?;
+        let answer = wait::quietly("membership/get/result", seconds(10), || {
+            self.mqtt.publish(&topic, question.as_str(), QoS::AtLeastOnce)?;
+            let answer = self
+                .mqtt
+                .expect_quietly("an answer to this question", mark, seconds(1), |one| {
+                    let content = one.json();
+                    (one.topic.ends_with("membership/get/result") && text(&content, "/event_id") == event)
+                        .then_some(content)
+                })?;
+            Ok(Some(answer))
+        })?;
         let mut ids: Vec<String> = api::elements(&answer, "/devices")
             .map(|device| text(device, "/id").to_owned())
             .filter(|id| id.starts_with(&format!("{}/", self.namespace)))
