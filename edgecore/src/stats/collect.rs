@@ -1,17 +1,22 @@
 //! One look at everything: the runtime's lists, the cgroups, the networks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::cri;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::cgroup::{Cgroups, Cpu, Memory, Places, Usage};
 use super::machine::{self, Interface};
 use crate::edged::cgroups::CgroupNames;
 use crate::edged::runtime::{
-    LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime, RuntimeError,
+    Call, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID, Runtime, RuntimeError,
 };
+
+/// How long the runtime's answer is waited for. Prometheus and metrics-server wait for 10 s, people for less.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was seen.
 #[derive(Debug)]
@@ -92,12 +97,29 @@ pub(super) async fn look(
     });
     let all = || look.pods.iter().flat_map(|pod| &pod.containers);
     if depth == Depth::All || all().any(|container| container.usage.is_none()) {
-        match runtime.list_container_stats().await {
-            Ok(stats) => add(&mut look, stats),
-            Err(error) => debug!(%error, "the runtime does not tell what containers use"),
-        }
+        let ids = all().map(|container| container.id.clone()).collect();
+        let stats = told(ids, |of| runtime.list_container_stats(of)).await;
+        add(&mut look, stats);
     }
     Ok(look)
+}
+
+/// What the runtime tells of these containers. A container whose shim hangs holds up its answer about all of them, for minutes: then each
+/// one is asked for by itself, and what does not answer is left out.
+async fn told<'a>(
+    ids: Vec<String>,
+    ask: impl Fn(Option<&str>) -> Call<'a, Vec<cri::ContainerStats>>,
+) -> Vec<cri::ContainerStats> {
+    let failed = |error: &RuntimeError| debug!(%error, "the runtime does not tell what containers use");
+    if let Ok(answer) = timeout(PATIENCE, ask(None)).await {
+        return answer.inspect_err(failed).unwrap_or_default();
+    }
+    let each = ids.iter().map(|id| timeout(PATIENCE, ask(Some(id))));
+    let answers = futures::future::join_all(each).await.into_iter();
+    answers
+        .filter_map(|answer| answer.ok()?.inspect_err(failed).ok())
+        .flatten()
+        .collect()
 }
 
 /// Pods with their running containers, sorted by name. Of the sandboxes of one pod those that are ready, or else the newest, as kubelets
@@ -307,5 +329,29 @@ pub(super) fn example() -> Look {
             // Of the second one nothing is known.
             containers: vec![container("main", Some(usage(1000))), container("side", None)],
         }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_hangs_hides_no_other() {
+        let of = |id: &str| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes {
+                id: id.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let ask = |asked: Option<&str>| match asked {
+            Some("well") => futures::future::ready(Ok(vec![of("well")])).boxed(),
+            _ => futures::future::pending().boxed(),
+        };
+        let stats = told(vec!["hangs".to_owned(), "well".to_owned()], ask).await;
+        assert_eq!(stats, [of("well")]);
     }
 }

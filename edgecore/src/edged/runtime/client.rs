@@ -408,9 +408,13 @@ impl Runtime for Client {
         .boxed()
     }
 
-    fn list_container_stats(&self) -> Call<'_, Vec<cri::ContainerStats>> {
+    fn list_container_stats(&self, of: Option<&str>) -> Call<'_, Vec<cri::ContainerStats>> {
+        let filter = of.map(|id| cri::ContainerStatsFilter {
+            id: id.to_owned(),
+            ..Default::default()
+        });
         async move {
-            let request = cri::ListContainerStatsRequest { filter: None };
+            let request = cri::ListContainerStatsRequest { filter };
             let mut client = self.runtime.clone();
             let answer = client.list_container_stats(request);
             Ok(self.call("ListContainerStats", "", self.timeout, answer).await?.stats)

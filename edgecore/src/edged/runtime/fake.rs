@@ -535,7 +535,7 @@ impl Runtime for Fake {
         unimplemented("PortForward")
     }
 
-    fn list_container_stats(&self) -> Call<'_, Vec<cri::ContainerStats>> {
+    fn list_container_stats(&self, _: Option<&str>) -> Call<'_, Vec<cri::ContainerStats>> {
         done(Ok(Vec::new()))
     }
 

@@ -132,8 +132,8 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// The URL at which a sandbox's ports are.
     fn port_forward(&self, request: cri::PortForwardRequest) -> Call<'_, String>;
 
-    /// Usage of all containers.
-    fn list_container_stats(&self) -> Call<'_, Vec<cri::ContainerStats>>;
+    /// Usage of all containers, or of one.
+    fn list_container_stats(&self, of: Option<&str>) -> Call<'_, Vec<cri::ContainerStats>>;
     /// Usage of all sandboxes; some runtimes do not implement it.
     fn list_sandbox_stats(&self) -> Call<'_, Vec<cri::PodSandboxStats>>;
     /// What happens to containers; some runtimes do not implement it.
