@@ -7,27 +7,27 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cloudcore::cloudhub::{CloudHub, Parts, Settings};
 use cloudcore::cluster::HubCluster;
-use cloudcore::devicecontroller::DeviceController;
-use cloudcore::edgecontroller::EdgeController;
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::Kube;
 use cloudcore::monitor::{self, Monitor};
 use cloudcore::objectsync::ObjectSyncs;
 use cloudcore::revocation;
-use cloudcore::synccontroller::SyncController;
 use common::Tasks;
 use config::{CloudCore, HostFacts, Loaded, RealFiles, cli, version};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+mod controllers;
 mod flags;
 mod redirects;
 mod secrets;
 mod streams;
+mod threads;
 mod webhooks;
 
 use flags::Flags;
+use threads::serve;
 
 fn main() -> ExitCode {
     let arguments = cli::without_legacy_flags(std::env::args_os());
@@ -65,28 +65,6 @@ fn main() -> ExitCode {
     serve(run(&loaded, &host))
 }
 
-/// Runs the program to its end on a few threads.
-fn serve(program: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
-    let workers = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .min(MAX_WORKERS);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build();
-    let outcome = runtime
-        .context("cannot start the worker threads")
-        .and_then(|runtime| runtime.block_on(program));
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// Returns whether the process ends well.
 async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<bool> {
     let modules = &loaded.config.modules;
@@ -115,14 +93,12 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         kube: kube.clone(),
         informers: informers.clone(),
     });
-    let access = Arc::new(kube.clone());
-    let records = Arc::new(syncs.clone());
     let parts = Parts {
         settings,
         identity: identity.clone(),
-        access,
+        access: Arc::new(kube.clone()),
         cluster,
-        records,
+        records: Arc::new(syncs.clone()),
         upstream,
         twins: modules.device_controller.enable.then_some(twins),
         tasks: tasks.clone(),
@@ -145,48 +121,28 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         streams::start(below, &mut registry).await?;
     }
     webhooks::start(&loaded.config, host, &identity, &kube, &mut registry, &tasks)?;
-    let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
     let revocations = hub.revocations();
     revocation::start(kube.clone(), hub.clone(), &tasks);
-    if modules.device_controller.enable {
-        let controller = DeviceController {
-            kube: kube.clone(),
-            informers: informers.clone(),
-            hub: hub.clone(),
-            settings: (&modules.device_controller).into(),
-        };
-        controller.start(reports, &mut registry, &tasks);
-        info!("Module devicecontroller registered successfully");
-    }
-    if modules.edge_controller.enable {
-        let controller = EdgeController {
-            kube,
-            informers: informers.clone(),
-            hub,
-            syncs,
-            reconciler: reconciler.clone(),
-            address: host.local_ip.clone(),
-            authorization: modules.cloud_hub.authorization.enable && !modules.cloud_hub.authorization.debug,
-        };
-        controller.start(changes, requests, &mut registry, &tasks);
-        info!("Module edgecontroller registered successfully");
-    }
-    if modules.sync_controller.enable {
-        reconciler.start(&tasks);
-        info!("Module synccontroller registered successfully");
-    }
+    let below = controllers::Below {
+        kube,
+        hub,
+        informers: informers.clone(),
+        syncs,
+        tasks: tasks.clone(),
+    };
+    let inboxes = controllers::Inboxes {
+        changes,
+        requests,
+        reports,
+    };
+    controllers::start(below, inboxes, &loaded.config, host, &mut registry);
     let ready = Box::new(move || informers.is_synced() && *revocations.borrow());
-    monitor::start(
-        &loaded.config.common_config.monitor_server.bind_address,
-        Monitor { registry, ready },
-        &tasks,
-    )
-    .await;
+    let address = &loaded.config.common_config.monitor_server.bind_address;
+    monitor::start(address, Monitor { registry, ready }, &tasks).await;
     info!("cloudcore is up");
     Ok(tasks.run_until_signal(GRACE).await)
 }
 
-const MAX_WORKERS: usize = 8;
 /// Requests of all nodes between the hub and a controller; when full, sessions read no more.
 const UPSTREAM: usize = 1024;
 /// How long the end may take.

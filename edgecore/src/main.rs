@@ -1,10 +1,10 @@
 //! edgecore: what runs on every board.
 
 mod flags;
+mod kubelet;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,10 +15,7 @@ use config::edgecore::BOOTSTRAP_FILE;
 use config::{EdgeCore, HostFacts, LookOnly, RealFiles, cli, version};
 use edgecore::devices::Devices;
 use edgecore::devicetwin::DeviceTwin;
-use edgecore::edged::Edged;
-use edgecore::edged::node::{self, SystemFacts};
 use edgecore::metamanager::MetaManager;
-use edgecore::stats::Stats;
 use edgecore::uplink::Uplink;
 use edgecore::{edgehub, edgestream, environment, server, settings};
 use prometheus_client::registry::Registry;
@@ -112,29 +109,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         );
         info!("Module websocket registered successfully");
     }
-    let mut edged = None;
-    let mut more = devices.router();
-    if config.modules.edged.enable {
-        let node = settings::node(&config, host)?;
-        let facts = Arc::new(SystemFacts {
-            root: config.modules.edged.root_directory.clone().into(),
-        });
-        let pods = Edged::start(
-            settings::edged(&config)?,
-            settings::node_facts(&node, &*facts),
-            meta.clone(),
-            &tasks,
-        );
-        node::start(node, meta.clone(), pods.runtime_state(), facts, &tasks);
-        let stats = Stats::new(
-            pods.runtime().clone(),
-            pods.probe_metrics().clone(),
-            settings::stats(&config)?,
-        );
-        more = more.merge(stats.router());
-        edged = Some(pods);
-        info!("Module edged registered successfully");
-    }
+    let (edged, usage) = kubelet::start(&config, host, &meta, &tasks)?;
     let stream = settings::edgestream(&config)?;
     let tunnels = TunnelMetrics::default();
     if stream.is_some() {
@@ -147,7 +122,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         registry,
         debugging: settings::debugging(&config),
         configuration: settings::configz(&config),
-        more,
+        more: devices.router().merge(usage),
     };
     let router = server::router(parts, &tasks);
     if let Some(address) = settings::server(&config)? {

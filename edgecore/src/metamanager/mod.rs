@@ -11,8 +11,10 @@
 mod adopt;
 mod database;
 mod dispatch;
+mod owner;
 mod readiness;
 mod requests;
+mod rows;
 mod store;
 mod tables;
 mod task;

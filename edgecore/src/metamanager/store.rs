@@ -1,26 +1,21 @@
-//! The thread that owns the database, and the handle to ask it.
+//! The handle to the thread that owns the database (`owner`), and what it can be asked.
 //!
 //! Writes of one call are one transaction, and calls that wait together share one commit: the disk is forced to write once for all.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use proto::inventory::Item;
-use proto::{Group, Namespace, Object, ObjectName, ObjectPath, Route, Uid};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use proto::{Group, Object, ObjectPath, Route, Uid};
+use rusqlite::{Connection, OptionalExtension as _};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
 
-use super::database::{self, Database};
-use crate::sqlite;
+use super::owner::Owner;
 
 /// Calls that wait for the thread; a full queue makes callers wait.
 const QUEUE: usize = 64;
-/// The least time between two tries to open a database that cannot be opened.
-const REOPEN: Duration = Duration::from_secs(5);
 
 /// Why the database did not do what it was asked.
 #[derive(Clone, Debug, Error)]
@@ -94,7 +89,7 @@ pub(super) enum Applied {
 }
 
 /// What the thread is asked.
-enum Call {
+pub(super) enum Call {
     Apply(Write),
     Read(Query),
     /// Reads and writes: a database that could not be written is tried again.
@@ -102,9 +97,9 @@ enum Call {
 }
 
 /// Changes and who waits for them.
-type Write = (Vec<Op>, oneshot::Sender<Result<Vec<Applied>, StoreError>>);
+pub(super) type Write = (Vec<Op>, oneshot::Sender<Result<Vec<Applied>, StoreError>>);
 /// Reads and answers by itself; what it returns tells of damage.
-type Query = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Result<(), rusqlite::Error> + Send>;
+pub(super) type Query = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Result<(), rusqlite::Error> + Send>;
 
 /// The handle.
 #[derive(Clone, Debug)]
@@ -263,282 +258,8 @@ impl Store {
     }
 }
 
-/// The thread's state.
-struct Owner {
-    path: PathBuf,
-    database: Option<Database>,
-    last_try: Instant,
-    failure: StoreError,
-    said_read_only: bool,
-    state: watch::Sender<State>,
-}
-
-impl Owner {
-    fn new(path: PathBuf, state: watch::Sender<State>) -> Self {
-        let mut owner = Self {
-            path,
-            database: None,
-            last_try: Instant::now(),
-            failure: StoreError::Closed,
-            said_read_only: false,
-            state,
-        };
-        owner.open();
-        owner
-    }
-
-    fn run(&mut self, mut calls: mpsc::Receiver<Call>) {
-        while let Some(call) = calls.blocking_recv() {
-            let mut waiting = vec![call];
-            while let Ok(call) = calls.try_recv() {
-                waiting.push(call);
-            }
-            let mut writes = Vec::new();
-            for call in waiting {
-                match call {
-                    Call::Apply(write) => writes.push(write),
-                    Call::Read(query) => {
-                        // What was written before is read after.
-                        self.write(std::mem::take(&mut writes));
-                        self.read(query, false);
-                    }
-                    Call::Change(query) => {
-                        self.write(std::mem::take(&mut writes));
-                        self.read(query, true);
-                    }
-                }
-            }
-            self.write(writes);
-        }
-    }
-
-    fn open(&mut self) {
-        let opened = database::open(&self.path);
-        self.take(opened);
-    }
-
-    fn take(&mut self, opened: Result<Database, rusqlite::Error>) {
-        self.last_try = Instant::now();
-        match opened {
-            Ok(database) => {
-                let filled = database.filled;
-                if database.read_only && !std::mem::replace(&mut self.said_read_only, true) {
-                    warn!(
-                        database = %self.path.display(),
-                        "the disk of the database is read-only or full: stored objects are used, changes are refused"
-                    );
-                }
-                self.database = Some(database);
-                self.state.send_modify(|state| {
-                    state.filled = filled;
-                    state.open = true;
-                });
-            }
-            Err(error) => {
-                let failure = failed(&error);
-                if self.failure.to_string() != failure.to_string() {
-                    warn!(database = %self.path.display(), %error, "the database cannot be opened; tried again while running");
-                }
-                self.failure = failure;
-            }
-        }
-    }
-
-    /// A database that could not be opened, or only for reading, is tried again now and then.
-    fn reopen(&mut self, for_writing: bool) {
-        let wanted = self
-            .database
-            .as_ref()
-            .is_none_or(|database| database.read_only && for_writing);
-        if !wanted || self.last_try.elapsed() < REOPEN {
-            return;
-        }
-        let was_open = self.database.take().is_some();
-        self.open();
-        if was_open && self.database.as_ref().is_some_and(|database| !database.read_only) {
-            self.said_read_only = false;
-            info!(database = %self.path.display(), "the database can be written again");
-        }
-    }
-
-    fn read(&mut self, query: Query, changes: bool) {
-        self.reopen(changes);
-        let outcome = match &self.database {
-            Some(database) => query(Ok(&database.connection)),
-            None => query(Err(self.failure.clone())),
-        };
-        if let Err(error) = outcome {
-            self.handle(&error);
-        }
-    }
-
-    fn write(&mut self, calls: Vec<Write>) {
-        if calls.is_empty() {
-            return;
-        }
-        self.reopen(true);
-        let outcome = match &mut self.database {
-            Some(database) => commit(&mut database.connection, calls.iter().map(|(ops, _)| ops.as_slice())),
-            None => {
-                for (_, answer) in calls {
-                    let _ = answer.send(Err(self.failure.clone()));
-                }
-                return;
-            }
-        };
-        match outcome {
-            Ok(applied) => {
-                for ((_, answer), applied) in calls.into_iter().zip(applied) {
-                    let _ = answer.send(Ok(applied));
-                }
-            }
-            Err(error) => {
-                let failure = failed(&error);
-                for (_, answer) in calls {
-                    let _ = answer.send(Err(failure.clone()));
-                }
-                self.handle(&error);
-            }
-        }
-    }
-
-    /// Damage that shows while running: the file is set aside, and the owner of the objects told to store them again.
-    fn handle(&mut self, error: &rusqlite::Error) {
-        if let Some(database) = &mut self.database
-            && error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
-        {
-            // Opened anew before the next change: the disk may be writable again.
-            database.read_only = true;
-        }
-        if !sqlite::is_damage(error) {
-            return;
-        }
-        self.database = None;
-        let replaced = database::replace(&self.path, error);
-        self.take(replaced);
-        self.state.send_modify(|state| state.replaced += 1);
-    }
-}
-
-fn failed(error: &rusqlite::Error) -> StoreError {
+pub(super) fn failed(error: &rusqlite::Error) -> StoreError {
     StoreError::Failed(error.to_string().into())
-}
-
-fn commit<'a>(
-    connection: &mut Connection,
-    calls: impl Iterator<Item = &'a [Op]>,
-) -> Result<Vec<Vec<Applied>>, rusqlite::Error> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let applied = calls
-        .map(|ops| {
-            ops.iter()
-                .map(|op| perform(&transaction, op))
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let changed = applied.iter().flatten().any(|applied| *applied == Applied::Changed);
-    // Nothing changed: nothing is written to the flash.
-    if changed {
-        transaction.commit()?
-    } else {
-        transaction.rollback()?
-    }
-    Ok(applied)
-}
-
-fn perform(connection: &Connection, op: &Op) -> Result<Applied, rusqlite::Error> {
-    let rows = match op {
-        Op::Put { path, object } => return put(connection, path, object),
-        Op::Remove { path, uid, object } => return remove(connection, path, uid, object.as_ref()),
-        Op::PutText { key, kind, value } => connection
-            .prepare_cached("INSERT OR REPLACE INTO meta (key, type, value) VALUES (?1, ?2, ?3)")?
-            .execute([key, kind, value])?,
-        Op::Refresh { path, object } => {
-            return match stored(connection, &path.to_string())? {
-                Some(stored) if stored.meta().uid == object.meta().uid => put(connection, path, object),
-                _ => Ok(Applied::Unchanged),
-            };
-        }
-        Op::DropPatch { path } => connection
-            .prepare_cached("DELETE FROM meta WHERE key=?1")?
-            .execute([patch_key(path)])?,
-        Op::RemovePatch { path } => connection
-            .prepare_cached("DELETE FROM meta WHERE key=?1 AND NOT EXISTS (SELECT 1 FROM meta WHERE key=?2)")?
-            .execute([patch_key(path), path.to_string()])?,
-        Op::RemoveTokens(uid) if uid.is_empty() => 0,
-        Op::RemoveTokens(uid) => connection.execute(
-            "DELETE FROM meta WHERE type='serviceaccounttoken' AND instr(key, ?1) > 0",
-            [format!("UID:\"{uid}\"")],
-        )?,
-        Op::MarkFilled => {
-            database::mark_filled(connection)?;
-            1
-        }
-    };
-    Ok(if rows > 0 { Applied::Changed } else { Applied::Unchanged })
-}
-
-fn put(connection: &Connection, path: &ObjectPath, object: &Object) -> Result<Applied, rusqlite::Error> {
-    let key = path.to_string();
-    if let Some(stored) = stored(connection, &key)?
-        && !supersedes(object, &stored)
-    {
-        return Ok(Applied::Unchanged);
-    }
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO meta (key, type, value) VALUES (?1, ?2, ?3)")?
-        .execute(params![key, path.kind.as_str(), object.json()])?;
-    if let Some(api) = ApiKey::new(path, object) {
-        connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO meta_v2 (key, group_version_resource, namespace, name, resource_version, value) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![
-                api.key,
-                api.resource,
-                api.namespace,
-                api.name,
-                object.version().and_then(|version| i64::try_from(version).ok()).unwrap_or_default(),
-                object.json()
-            ])?;
-    }
-    Ok(Applied::Changed)
-}
-
-fn remove(
-    connection: &Connection,
-    path: &ObjectPath,
-    uid: &Uid,
-    object: Option<&Object>,
-) -> Result<Applied, rusqlite::Error> {
-    let key = path.to_string();
-    let Some(stored) = stored(connection, &key)? else {
-        return Ok(Applied::Unchanged);
-    };
-    // The row of a successor with the same name stays.
-    if !uid.is_empty() && !stored.meta().uid.is_empty() && stored.uid() != *uid {
-        return Ok(Applied::Unchanged);
-    }
-    connection
-        .prepare_cached("DELETE FROM meta WHERE key=?1")?
-        .execute([&key])?;
-    for object in [Some(&stored), object].into_iter().flatten() {
-        if let Some(api) = ApiKey::new(path, object) {
-            connection
-                .prepare_cached("DELETE FROM meta_v2 WHERE key=?1")?
-                .execute([api.key])?;
-        }
-    }
-    Ok(Applied::Changed)
-}
-
-fn stored(connection: &Connection, key: &str) -> Result<Option<Object>, rusqlite::Error> {
-    let value: Option<String> = connection
-        .prepare_cached("SELECT value FROM meta WHERE key=?1")?
-        .query_row([key], |row| row.get(0))
-        .optional()?;
-    Ok(value.and_then(|value| Object::parse(&value).ok()))
 }
 
 /// Whether an object replaces the stored one: newest wins by version, and a successor replaces whoever had its name before,
@@ -551,61 +272,6 @@ pub(super) fn supersedes(new: &Object, stored: &Object) -> bool {
         new_version > stored_version
     } else {
         new_version > stored_version || !new.is_deleting()
-    }
-}
-
-/// The key of an object in `meta_v2`, as a Go edgecore builds it: the plural is guessed from the kind (spec 05 §2, §4.3).
-struct ApiKey {
-    key: String,
-    resource: String,
-    namespace: String,
-    name: String,
-}
-
-impl ApiKey {
-    fn new(path: &ObjectPath, object: &Object) -> Option<Self> {
-        let meta = object.meta();
-        if meta.kind.is_empty() || meta.api_version.is_empty() {
-            return None;
-        }
-        let name = path.name.as_ref().map(ObjectName::as_str)?;
-        let (group, version) = meta.api_version.split_once('/').unwrap_or(("", &meta.api_version));
-        let plural = plural(&meta.kind);
-        let group_in_key = if group.is_empty() { "core" } else { group };
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let namespace_in_key = if namespace.is_empty() {
-            Namespace::CLUSTER
-        } else {
-            namespace
-        };
-        Some(Self {
-            key: format!("/{group_in_key}/{version}/{plural}/{namespace_in_key}/{name}"),
-            resource: format!(
-                "{}, Resource={plural}",
-                if group.is_empty() {
-                    format!("/{version}")
-                } else {
-                    meta.api_version.clone()
-                }
-            ),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        })
-    }
-}
-
-fn plural(kind: &str) -> String {
-    let lower = kind.to_ascii_lowercase();
-    match lower.as_str() {
-        "endpoints" | "leases" => return lower,
-        _ => {}
-    }
-    if let Some(stem) = lower.strip_suffix('y') {
-        format!("{stem}ies")
-    } else if lower.ends_with('s') {
-        format!("{lower}es")
-    } else {
-        format!("{lower}s")
     }
 }
 

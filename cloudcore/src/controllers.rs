@@ -1,0 +1,73 @@
+//! The controllers, put together from the configuration.
+
+use cloudcore::cloudhub::{CloudHub, Upstream};
+use cloudcore::devicecontroller::DeviceController;
+use cloudcore::edgecontroller::EdgeController;
+use cloudcore::informers::{Change, Informers};
+use cloudcore::kubernetes::Kube;
+use cloudcore::objectsync::ObjectSyncs;
+use cloudcore::synccontroller::SyncController;
+use common::Tasks;
+use config::{CloudCore, HostFacts};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tracing::info;
+
+/// What is there already.
+pub(crate) struct Below {
+    pub(crate) kube: Kube,
+    pub(crate) hub: CloudHub,
+    pub(crate) informers: Informers,
+    pub(crate) syncs: ObjectSyncs,
+    pub(crate) tasks: Tasks,
+}
+
+/// What comes to the controllers.
+pub(crate) struct Inboxes {
+    /// Of the API.
+    pub(crate) changes: mpsc::Receiver<Change>,
+    /// Of edges.
+    pub(crate) requests: mpsc::Receiver<Upstream>,
+    /// Of their devices.
+    pub(crate) reports: mpsc::Receiver<Upstream>,
+}
+
+/// Starts those that the configuration asks for.
+pub(crate) fn start(below: Below, inboxes: Inboxes, config: &CloudCore, host: &HostFacts, registry: &mut Registry) {
+    let Below {
+        kube,
+        hub,
+        informers,
+        syncs,
+        tasks,
+    } = below;
+    let modules = &config.modules;
+    let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
+    if modules.device_controller.enable {
+        let controller = DeviceController {
+            kube: kube.clone(),
+            informers: informers.clone(),
+            hub: hub.clone(),
+            settings: (&modules.device_controller).into(),
+        };
+        controller.start(inboxes.reports, registry, &tasks);
+        info!("Module devicecontroller registered successfully");
+    }
+    if modules.edge_controller.enable {
+        let controller = EdgeController {
+            kube,
+            informers,
+            hub,
+            syncs,
+            reconciler: reconciler.clone(),
+            address: host.local_ip.clone(),
+            authorization: modules.cloud_hub.authorization.enable && !modules.cloud_hub.authorization.debug,
+        };
+        controller.start(inboxes.changes, inboxes.requests, registry, &tasks);
+        info!("Module edgecontroller registered successfully");
+    }
+    if modules.sync_controller.enable {
+        reconciler.start(&tasks);
+        info!("Module synccontroller registered successfully");
+    }
+}
