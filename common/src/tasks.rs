@@ -82,6 +82,20 @@ impl Tasks {
         self.start(guarded.instrument(info_span!(parent: None, "task", name)));
     }
 
+    /// Starts a task that may go on for so long after the stop, to say farewell.
+    pub fn spawn_lingering<F>(&self, name: &'static str, linger: Duration, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn_draining(name, move |stop| async move {
+            tokio::select! {
+                biased;
+                () = task => {}
+                () = async { stop.cancelled().await; tokio::time::sleep(linger).await } => {}
+            }
+        });
+    }
+
     /// Starts a task that is built anew after a panic, 1 s later at first, 30 s at most: for work whose state lives elsewhere.
     pub fn spawn_restarting<F, Fut>(&self, name: &'static str, mut build: F)
     where

@@ -73,6 +73,16 @@ impl Status {
         Self::failure(500, "InternalError", message)
     }
 
+    /// As JSON, whole: what a kubelet sends on the error stream of a command.
+    pub fn to_json(&self) -> Vec<u8> {
+        let whole = Self {
+            kind: Some("Status".into()),
+            api_version: Some("v1".into()),
+            ..self.clone()
+        };
+        serde_json::to_vec(&whole).unwrap_or_default()
+    }
+
     /// Whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code == 404 || self.reason == "NotFound"

@@ -4,8 +4,8 @@
 //! from the informers and the API; writes one field of Nodes, the port at which the API server finds their kubelet (`nodeport`).
 //! A request is passed on as it is, by one way for all routes: its head opens a stream of the tunnel, and all that follows are
 //! bytes that nobody here reads (spec 04 §6). A request for a node whose tunnel is at another cloudcore goes there (`forward`).
-//! Callers are let in as a kubelet would (`access`); what they prove it by never reaches an edge. Must not know SPDY, or how
-//! connections of the API server come to its port.
+//! Callers are let in as a kubelet would (`access`); what they prove it by never reaches an edge. Must not know of SPDY more than where its
+//! frames end, or how connections of the API server come to its port.
 
 mod access;
 pub mod certificates;

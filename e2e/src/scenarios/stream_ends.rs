@@ -1,6 +1,6 @@
 //! How streams end: clients that leave without a word, and a link that is cut under them. Nothing may be left behind.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
+use super::streams::needs_our_cloud;
 use super::{Entry, bare};
 use crate::api;
 use crate::process::resident_mb;
@@ -17,6 +18,7 @@ use crate::wait::{self, seconds};
 pub(super) const LIST: &[Entry] = &[
     ("stream_ends_aborted_execs", false, aborted_execs),
     ("stream_ends_link_cut", false, link_cut),
+    ("stream_ends_with_cloudcore", false, with_cloudcore),
 ];
 
 /// Clients at a time: an API server does not let more of one user wait.
@@ -55,7 +57,8 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// A cut under `logs -f` and `exec`: both end, the log with an error, what they started on the edge ends too, and it all works again.
+/// A cut under `logs -f` and `exec`, by both of kubectl's transports: all end and say so, what they started on the edge ends too, and it
+/// all works again.
 fn link_cut(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = pod(system, "cut")?;
@@ -67,33 +70,17 @@ fn link_cut(context: &mut Context) -> Result<()> {
     })?;
     let edgecore = system.edge.edgecore()?.pid();
     let before = Usage::of(edgecore)?;
-    let mut logs = Running::start(system, &["logs", "-f", "-n", &namespace, "main"])?;
-    let mut exec = Running::start(
-        system,
-        &[
-            "exec",
-            "-i",
-            "-n",
-            &namespace,
-            "main",
-            "--",
-            "sh",
-            "-c",
-            "echo begun; exec cat /dev/stdin",
-        ],
-    )?;
-    ensure!(logs.line()?.starts_with("tick"), "logs -f");
-    ensure!(exec.line()? == "begun\n", "exec");
-    ensure!(shells(system, &namespace)? == 1, "the command runs");
+    let (mut execs, mut logs) = begin(system, &namespace)?;
+    ensure!(shells(system, &namespace)? == 2, "both commands run");
 
     system.edge.set_link(false)?;
     let cut = Instant::now();
     let ours = has_metrics(system);
     // 20 s of silence, then the API server and kubectl have to notice. A Go cloud looks at its streams only when a client speaks.
     let outcome = if ours {
-        ends("exec", &mut exec).and_then(|_| ends("logs -f", &mut logs))
+        ends(&mut execs, &mut logs, "lost its connection")
     } else {
-        Ok("error: ".to_owned())
+        Ok(())
     };
     let local = wait::until("the command on the edge is gone", seconds(120), || {
         Ok((!ours || shells(system, &namespace)? == 0).then_some(()))
@@ -103,10 +90,9 @@ fn link_cut(context: &mut Context) -> Result<()> {
         cut.elapsed().as_secs_f64()
     );
     system.edge.set_link(true)?;
-    let last = outcome?;
-    ensure!(last.starts_with("error: "), "the log says nothing of its end: {last:?}");
+    outcome?;
     local?;
-    drop((logs, exec));
+    drop((logs, execs));
     system.node_ready(seconds(120))?;
     wait::until("exec works again", seconds(120), || {
         let said = system
@@ -121,6 +107,41 @@ fn link_cut(context: &mut Context) -> Result<()> {
         Ok(Some(()))
     })?;
     system.clean(&namespace)
+}
+
+/// cloudcore stops in order under `logs -f` and `exec`: all say so.
+fn with_cloudcore(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "a last word")?;
+    let system = context.system()?;
+    let namespace = pod(system, "farewell")?;
+    wait::until("exec works", seconds(60), || {
+        let said = system
+            .cluster
+            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
+        Ok((said == "ok\n").then_some(()))
+    })?;
+    let (mut execs, mut logs) = begin(system, &namespace)?;
+    system.cloud.stop()?;
+    let outcome = ends(&mut execs, &mut logs, "this cloudcore stops");
+    system.cloud.start()?;
+    outcome?;
+    system.node_ready(seconds(60))?;
+    system.clean(&namespace)
+}
+
+/// A command by each of kubectl's transports and a follower, all under way.
+fn begin(system: &System, namespace: &str) -> Result<(Vec<Running>, Running)> {
+    let mut logs = Running::start(system, &["logs", "-f", "-n", namespace, "main"], Transport::WebSocket)?;
+    ensure!(logs.line()?.starts_with("tick"), "logs -f");
+    let script = "echo begun; exec cat /dev/stdin";
+    let exec = ["exec", "-i", "-n", namespace, "main", "--", "sh", "-c", script];
+    let mut execs = Vec::new();
+    for transport in [Transport::WebSocket, Transport::Spdy] {
+        let mut exec = Running::start(system, &exec, transport)?;
+        ensure!(exec.line()? == "begun\n", "exec");
+        execs.push(exec);
+    }
+    Ok((execs, logs))
 }
 
 /// What a process has in hand.
@@ -237,17 +258,28 @@ fn shells(system: &System, namespace: &str) -> Result<usize> {
         .count())
 }
 
+/// How kubectl talks to the API server during `exec`.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Transport {
+    WebSocket,
+    Spdy,
+}
+
 /// A kubectl that runs until something ends it.
-struct Running {
+pub(super) struct Running {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
 }
 
 impl Running {
-    fn start(system: &System, arguments: &[&str]) -> Result<Self> {
+    pub(super) fn start(system: &System, arguments: &[&str], transport: Transport) -> Result<Self> {
         let mut command = system.cluster.kubectl_command();
         command
             .args(arguments)
+            .env(
+                "KUBECTL_REMOTE_COMMAND_WEBSOCKETS",
+                (transport == Transport::WebSocket).to_string(),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -256,10 +288,19 @@ impl Running {
         Ok(Self { child, output })
     }
 
-    fn line(&mut self) -> Result<String> {
+    pub(super) fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         Ok(line)
+    }
+}
+
+impl Running {
+    /// Writes to its standard input.
+    pub(super) fn say(&mut self, text: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("stdin")?;
+        input.write_all(text.as_bytes())?;
+        Ok(input.flush()?)
     }
 }
 
@@ -270,21 +311,31 @@ impl Drop for Running {
     }
 }
 
-/// A log cannot fail once it has begun: an API server ends it as if all were well, so its last line tells. Of an exec kubectl takes the
-/// end of the error stream for success, and nothing below SPDY can tell it otherwise.
-fn ends(name: &str, running: &mut Running) -> Result<String> {
+/// Both kinds say that they were cut: a command by its exit code and an error, a log, which cannot fail once it has begun (an API server
+/// ends it as if all were well), by its last line.
+fn ends(execs: &mut [Running], logs: &mut Running, why: &str) -> Result<()> {
+    for exec in execs {
+        let (code, said, _) = end("exec", exec)?;
+        ensure!(code == Some(1) && said.contains(why), "exec: {code:?}, {said:?}");
+    }
+    let (_, _, last) = end("logs -f", logs)?;
+    ensure!(
+        last.starts_with("error: ") && last.contains(why),
+        "the log says nothing of its end: {last:?}"
+    );
+    Ok(())
+}
+
+/// Exit code, standard error and last line of output.
+fn end(name: &str, running: &mut Running) -> Result<(Option<i32>, String, String)> {
     let status = wait::until(&format!("{name} ends"), seconds(120), || {
         Ok(running.child.try_wait()?)
     })?;
     let (mut said, mut rest) = (String::new(), String::new());
-    running
-        .child
-        .stderr
-        .take()
-        .context("stderr")?
-        .read_to_string(&mut said)?;
+    let mut errors = running.child.stderr.take().context("stderr")?;
+    errors.read_to_string(&mut said)?;
     running.output.read_to_string(&mut rest)?;
     let last = rest.lines().last().unwrap_or_default();
     println!("    {name}: {status}: {} {last}", said.trim());
-    Ok(last.to_owned())
+    Ok((status.code(), said, last.to_owned()))
 }

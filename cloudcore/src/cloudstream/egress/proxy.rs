@@ -21,6 +21,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::super::streamserver::LAST_WORDS;
 use super::access::Caller;
 use super::{Connection, Kubelets, Place};
 use crate::informers::Host;
@@ -82,7 +83,7 @@ impl Proxy {
         match self.way(&request, caller).await {
             Ok(way) => {
                 let (proxy, upgraded) = (self.clone(), hyper::upgrade::on(&mut request));
-                self.tasks.spawn("egress connection", async move {
+                self.tasks.spawn_lingering("egress connection", LAST_WORDS, async move {
                     proxy.join(upgraded, way, peer).await;
                     drop(place);
                 });

@@ -33,7 +33,16 @@ where
         }
         let mut buffer = vec![0; BUFFER];
         loop {
-            let length = edge_read.read(&mut buffer).await?;
+            let length = match edge_read.read(&mut buffer).await {
+                Ok(length) => length,
+                Err(error) => {
+                    let why = format!("edge node {} lost its connection: {error}", opening.node);
+                    if let Some(line) = opening.last_word.line(&why) {
+                        chunk(&mut client_write, line.as_bytes()).await?;
+                    }
+                    return Err(error);
+                }
+            };
             let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
                 break;
             };

@@ -1,9 +1,9 @@
 //! Port 10003: what a kubelet serves on 10250, for all edges (spec 04 §7). HTTP/1.1 over TLS, one request to a connection.
 
 mod choose;
-mod chunks;
 mod compat;
 mod head;
+mod lastword;
 mod refusal;
 mod relay;
 mod route;
@@ -41,6 +41,9 @@ use head::HEAD_WITHIN;
 /// Connections at once. Each is a stream of a tunnel, or wants to become one.
 const CONNECTIONS: usize = 8192;
 
+/// How long clients are told of cloudcore's end.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Between cloudcores: the node that a request is for.
 pub(super) const NODE_HEADER: &str = "X-KubeEdge-Node";
 /// Between cloudcores: the address of the one that passed the request on. It is not passed on again.
@@ -72,7 +75,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 // Keystrokes are sent one by one. A socket without the option works as well.
                 let _ = stream.set_nodelay(true);
                 let server = shared.clone();
-                shared.tasks.spawn("stream", async move {
+                shared.tasks.spawn_lingering("stream", LAST_WORDS, async move {
                     let destination = original_destination(&stream);
                     serve(&server, stream, (peer, Way::Port), destination).await;
                     drop(place);
@@ -155,7 +158,7 @@ where
         return to_edge(shared, client, head, route, &session, early).await;
     }
     match forward::dial(shared, head, &node).await {
-        Ok(owner) => relay(client, owner, Opening::new(&node, route, early)).await,
+        Ok(owner) => relay(client, owner, Opening::new(&node, route, early), shared.tasks.token()).await,
         Err(refusal) => refuse(client, &refusal).await,
     }
 }
@@ -186,7 +189,15 @@ pub(super) async fn to_edge<C>(
         Ok(stream) if kind.is_body_only() => {
             compat::relay_body(client, stream, Opening::new(&session.node, route, early)).await
         }
-        Ok(stream) => relay(client, stream, Opening::new(&session.node, route, early)).await,
+        Ok(stream) => {
+            relay(
+                client,
+                stream,
+                Opening::new(&session.node, route, early),
+                shared.tasks.token(),
+            )
+            .await
+        }
         Err(closed) => {
             let text = format!("edge node {}: {}", session.node, chain(&closed));
             refuse(client, &Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)).await;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use proto::NodeName;
-use proto::tunnel::ConnectKind;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::chunks::Chunks;
+use super::lastword::{Form, LastWord};
 use super::refusal::Refusal;
 use super::refuse;
 use super::route::Route;
@@ -23,8 +23,8 @@ pub(in crate::cloudstream) struct Opening {
     pub(super) early: Vec<u8>,
     /// How long the first byte may take.
     pub(super) patience: Option<Duration>,
-    /// It is a log: when it breaks, its last line says so.
-    logs: bool,
+    /// How the client is told when the stream breaks.
+    pub(super) last_word: Form,
 }
 
 impl Opening {
@@ -33,7 +33,7 @@ impl Opening {
             node: node.clone(),
             early,
             patience: route.patience,
-            logs: route.go_kind == ConnectKind::Logs,
+            last_word: route.last_word,
         }
     }
 }
@@ -48,8 +48,9 @@ pub(super) enum First {
 }
 
 /// Passes bytes both ways until one side ends. Either end ends both: the client's at once, the edge's after its last byte. A stream that
-/// breaks ends the client's connection without the end of TLS, so that a log that was cut does not look complete.
-pub(in crate::cloudstream) async fn relay<C, E>(client: &mut C, edge: E, mut opening: Opening)
+/// breaks, or that cloudcore's own end (`stop`) breaks, ends with a word about it; where none is possible, without the end of TLS, so that
+/// what was cut does not look complete.
+pub(in crate::cloudstream) async fn relay<C, E>(client: &mut C, edge: E, mut opening: Opening, stop: &CancellationToken)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
     E: AsyncRead + AsyncWrite + Unpin + Send,
@@ -68,7 +69,7 @@ where
         let sent = send(&mut edge_write, early).await;
         if sent.is_err()
             || matches!(
-                copy(&mut client_read, &mut edge_write, None).await,
+                copy(&mut client_read, &mut edge_write, &mut LastWord::new(Form::None)).await,
                 Err(Broken::Writing(_))
             )
         {
@@ -76,44 +77,45 @@ where
             discard(&mut client_read).await;
         }
     };
-    let mut chunks = opening.logs.then(Chunks::new);
+    let mut last_word = LastWord::new(opening.last_word);
     let down = async {
-        if let Some(chunks) = &mut chunks {
-            chunks.follow(&answer);
-        }
+        last_word.follow(&answer);
         send(&mut client_write, answer).await.map_err(Broken::Writing)?;
-        copy(&mut edge_read, &mut client_write, chunks.as_mut()).await
+        copy(&mut edge_read, &mut client_write, &mut last_word).await
     };
     let ended = tokio::select! {
-        // What the edge has sent goes out before the client's end is looked at.
+        // What the edge has sent goes out before the client's end is looked at; with cloudcore ends the tunnel.
         biased;
+        () = stop.cancelled() => Err(Broken::Stopping),
         ended = down => ended,
         () = up => return,
     };
-    match ended {
+    let why = match ended {
         Ok(()) => {
             // The client may be gone already.
             let _ = client_write.shutdown().await;
+            return;
         }
+        Err(Broken::Writing(error)) => return debug!(node = %opening.node, %error, "a client left"),
         Err(Broken::Reading(error)) => {
             debug!(node = %opening.node, %error, "a stream of an edge broke");
-            let text = format!(
-                "error: the log breaks off here: edge node {} lost its connection: {error}\n",
-                opening.node
-            );
-            if let Some(line) = chunks.and_then(|chunks| chunks.last_line(&text)) {
-                // The client may be gone already.
-                let _ = send(&mut client_write, line.into_bytes()).await;
-            }
+            format!("edge node {} lost its connection: {error}", opening.node)
         }
-        Err(Broken::Writing(error)) => debug!(node = %opening.node, %error, "a client left"),
+        Err(Broken::Stopping) => "this cloudcore stops".to_owned(),
+    };
+    if let Some(bytes) = last_word.bytes(&why)
+        && send(&mut client_write, bytes).await.is_ok()
+    {
+        // The client may be gone already.
+        let _ = client_write.shutdown().await;
     }
 }
 
-/// Which side failed.
+/// Why no more is copied.
 enum Broken {
     Reading(io::Error),
     Writing(io::Error),
+    Stopping,
 }
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: Vec<u8>) -> io::Result<()> {
@@ -171,25 +173,34 @@ impl Opening {
     }
 }
 
-/// Copies until the end, and has `chunks` look at what goes by; the buffer becomes large only where there is much to copy.
-async fn copy<R, W>(from: &mut R, to: &mut W, mut chunks: Option<&mut Chunks>) -> Result<(), Broken>
+/// Copies until the end, and has `last_word` look at what goes by; the buffer becomes large only where there is much to copy. A frame that
+/// is there in part waits for its rest, unless it is larger than the buffer.
+async fn copy<R, W>(from: &mut R, to: &mut W, last_word: &mut LastWord) -> Result<(), Broken>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut buffer = vec![0; SMALL];
+    let mut held = 0;
     loop {
-        let length = from.read(&mut buffer).await.map_err(Broken::Reading)?;
-        let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
-            return Ok(());
-        };
-        if let Some(chunks) = &mut chunks {
-            chunks.follow(bytes);
+        let free = buffer.get_mut(held..).unwrap_or_default();
+        let length = from.read(free).await.map_err(Broken::Reading)?;
+        let (full, filled) = (length == free.len(), held + length);
+        let begun = last_word.follow(free.get(..length).unwrap_or_default());
+        let waits = length > 0 && begun <= filled && !(begun == filled && full && filled >= LARGE);
+        held = if waits { begun } else { 0 };
+        last_word.hold(held);
+        let bytes = buffer.get(..filled - held).unwrap_or_default();
+        if !bytes.is_empty() {
+            to.write_all(bytes).await.map_err(Broken::Writing)?;
+            to.flush().await.map_err(Broken::Writing)?;
         }
-        to.write_all(bytes).await.map_err(Broken::Writing)?;
-        to.flush().await.map_err(Broken::Writing)?;
-        if length == buffer.len() && length < LARGE {
-            buffer = vec![0; LARGE];
+        if length == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(filled - held..filled, 0);
+        if full && buffer.len() < LARGE {
+            buffer.resize(LARGE, 0);
         }
     }
 }

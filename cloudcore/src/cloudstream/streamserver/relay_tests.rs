@@ -17,11 +17,11 @@ fn start(early: &[u8], patience: Option<Duration>, pipe: usize) -> Ends {
     let (edge, tunnel) = duplex(64 * 1024);
     let opening = Opening {
         node: NodeName::from("edge-1"),
-        logs: false,
+        last_word: Form::Status,
         early: early.to_vec(),
         patience,
     };
-    let relay = tokio::spawn(async move { relay(&mut server, tunnel, opening).await });
+    let relay = tokio::spawn(async move { relay(&mut server, tunnel, opening, &CancellationToken::new()).await });
     Ends { client, edge, relay }
 }
 
@@ -101,4 +101,93 @@ async fn an_answer_is_passed_on_to_its_end_although_the_edge_takes_no_more() {
     drop(ends.edge);
     ends.client.write_all(b"ping").await.expect("sent");
     assert_eq!(rest(&mut ends.client).await, answer);
+}
+
+/// Relays an answer that breaks off after these pieces, and returns what the client gets.
+async fn broken_after(pieces: &[&[u8]], last_word: Form) -> Vec<u8> {
+    let (mut client, mut server) = duplex(64 * 1024);
+    let pieces = pieces.iter().map(|piece| Ok(std::io::Cursor::new(piece.to_vec())));
+    let cut = Err(io::Error::other("the link is cut"));
+    let script = futures::stream::iter(pieces.chain([cut]).collect::<Vec<_>>());
+    let edge = tokio::io::join(tokio_util::io::StreamReader::new(script), tokio::io::sink());
+    let opening = Opening {
+        node: NodeName::from("edge-1"),
+        last_word,
+        early: Vec::new(),
+        patience: None,
+    };
+    let relayed = async move { relay(&mut server, edge, opening, &CancellationToken::new()).await };
+    let mut got = Vec::new();
+    let (read, ()) = tokio::join!(client.read_to_end(&mut got), relayed);
+    read.expect("bytes");
+    got
+}
+
+const SPDY: &[u8] = b"HTTP/1.1 101 Switching\r\nUpgrade: SPDY/3.1\r\n\r\n";
+
+#[tokio::test]
+async fn a_command_that_breaks_off_says_so_on_its_error_stream() {
+    let whole = b"\0\0\0\x05\0\0\0\x02hi";
+    // Of the second frame only the beginning came: the client gets nothing of it.
+    for last in [&b""[..], b"\0\0\0\x05\0", b"\0\0\0\x05\0\0\0\x05hel"] {
+        let got = broken_after(&[SPDY, whole, last], Form::Status).await;
+        let rest = got.strip_prefix([SPDY, whole].concat().as_slice()).expect("what came");
+        let (header, status) = rest.split_at(8);
+        assert_eq!(header.get(..5), Some(&b"\0\0\0\x01\x01"[..]));
+        let status: proto::Status = serde_json::from_slice(status).expect("a status");
+        assert_eq!(
+            (status.status.as_str(), status.message.as_str()),
+            (
+                "Failure",
+                "edge node edge-1 lost its connection: the link is cut; how the command ends is not known"
+            )
+        );
+    }
+}
+
+/// A frame larger than the buffer goes on as it comes: after its beginning nothing can be said, after its end it can.
+#[tokio::test]
+async fn a_frame_that_does_not_fit_goes_on_in_parts() {
+    let frame = [&[0, 0, 0, 5, 0, 3, 0, 0][..], &[7; 3 << 16]].concat();
+    for cut in [frame.len(), frame.len() - 1] {
+        let half = cut / 2;
+        let pieces = [SPDY, &frame[..half], &frame[half..cut]];
+        let got = broken_after(&pieces, Form::Status).await;
+        let rest = got.strip_prefix(SPDY).expect("the head");
+        assert_eq!(rest.get(..cut), frame.get(..cut));
+        assert_eq!(rest.len() > cut, cut == frame.len(), "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn other_answers_break_off_without_a_word() {
+    let frame = b"\0\0\0\x05\0\0\0\x02hi";
+    assert_eq!(broken_after(&[SPDY, frame], Form::None).await, [SPDY, frame].concat());
+}
+
+#[tokio::test]
+async fn the_end_of_cloudcore_is_told() {
+    let (mut client, mut server) = duplex(64 * 1024);
+    let (mut edge, tunnel) = duplex(64 * 1024);
+    let opening = Opening {
+        node: NodeName::from("edge-1"),
+        last_word: Form::Line,
+        early: Vec::new(),
+        patience: None,
+    };
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    edge.write_all(head.as_bytes()).await.expect("sent");
+    let stop = CancellationToken::new();
+    let relayed = async {
+        relay(&mut server, tunnel, opening, &stop).await;
+        drop(server);
+    };
+    let looking = async {
+        let mut got = vec![0; head.len()];
+        client.read_exact(&mut got).await.expect("the head");
+        stop.cancel();
+        rest(&mut client).await
+    };
+    let ((), text) = tokio::join!(relayed, looking);
+    assert_eq!(text, "35\r\nerror: the log breaks off here: this cloudcore stops\n\r\n");
 }

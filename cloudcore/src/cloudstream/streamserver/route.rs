@@ -6,6 +6,7 @@ use http::StatusCode;
 use proto::tunnel::ConnectKind;
 
 use super::head::Head;
+use super::lastword::Form;
 use super::refusal::Refusal;
 use crate::cloudstream::access::Right;
 
@@ -20,6 +21,8 @@ pub(in crate::cloudstream) struct Route {
     pub(super) go_kind: ConnectKind,
     /// How long the first byte of the answer may take; for ever where older kubelets send the head with the first line of a log.
     pub(super) patience: Option<Duration>,
+    /// How the client is told when the stream breaks.
+    pub(super) last_word: Form,
 }
 
 /// How the node is found.
@@ -55,21 +58,30 @@ impl Route {
             right: right("proxy"),
             go_kind,
             patience: Some(PATIENCE),
+            last_word: Form::None,
+        };
+        let command = |namespace: &str, name: &str, go_kind| Self {
+            last_word: Form::Status,
+            ..pod(namespace, name, go_kind)
         };
         let node = |subresource| Self {
             scope: Scope::Node,
             right: right(subresource),
             go_kind: ConnectKind::Metrics,
             patience: Some(PATIENCE),
+            last_word: Form::None,
         };
         let route = match *parts.as_slice() {
             ["containerLogs", namespace, name, _] => Self {
                 patience: (!follows(head.query())).then_some(PATIENCE),
+                last_word: Form::Line,
                 ..pod(namespace, name, ConnectKind::Logs)
             },
-            ["exec", namespace, name, _] | ["exec", namespace, name, _, _] => pod(namespace, name, ConnectKind::Exec),
+            ["exec", namespace, name, _] | ["exec", namespace, name, _, _] => {
+                command(namespace, name, ConnectKind::Exec)
+            }
             ["attach", namespace, name, _] | ["attach", namespace, name, _, _] => {
-                pod(namespace, name, ConnectKind::Attach)
+                command(namespace, name, ConnectKind::Attach)
             }
             ["portForward", namespace, name]
             | ["portForward", namespace, name, _]

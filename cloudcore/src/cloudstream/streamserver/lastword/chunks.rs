@@ -1,6 +1,4 @@
-//! Where a chunked answer stands, so that a log that breaks can say so.
-//!
-//! An API server that reads a broken log ends its own answer as if all were well, and kubectl exits with 0: a last line is all that tells.
+//! Where a chunked answer stands.
 
 /// Follows the bytes of an answer.
 #[derive(Debug)]
