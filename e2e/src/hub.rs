@@ -209,6 +209,34 @@ impl Door {
         self.runtime.block_on(async { timeout(LIMIT, dial).await })?
     }
 
+    /// Sends the head of a request to the port of the tunnels: the first line of the answer and the rest, or how TLS failed.
+    pub fn tunnel(&self, card: Option<&Card>, head: &str) -> Result<Refusal> {
+        let identity = card.map(Card::identity).transpose()?;
+        let config = client_config(&[self.authority.certificate().clone()], identity)?;
+        let talk = async {
+            let mut stream = self.tls(config, self.uplink.tunnel).await?;
+            stream.write_all(head.as_bytes()).await?;
+            let mut answer = Vec::new();
+            // A tunnel that is let in does not end.
+            while !answer.starts_with(b"HTTP/1.1 101") && stream.read_buf(&mut answer).await? > 0 {}
+            anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let answer = self.runtime.block_on(async { timeout(LIMIT, talk).await })?;
+        Ok(match answer {
+            Ok(text) => {
+                let code = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+                Refusal {
+                    code: code.unwrap_or_default(),
+                    text,
+                }
+            }
+            Err(error) => Refusal {
+                code: 0,
+                text: format!("{error:#}"),
+            },
+        })
+    }
+
     async fn tls(&self, config: rustls::ClientConfig, port: u16) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect((self.address.as_str(), port)).await?;
         let name = ServerName::try_from(self.address.clone())?;

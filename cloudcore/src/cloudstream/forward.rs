@@ -38,6 +38,8 @@ const KUBEEDGE: &str = "KubeEdge";
 const OWNER_ANNOTATION: &str = "cloudcore";
 /// How long connection and handshake may take.
 const DIAL: Duration = Duration::from_secs(5);
+/// An edge that is refused tries again within this time.
+const REFUSED: Duration = Duration::from_secs(120);
 /// How long the head of a request that is passed on may take.
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -87,13 +89,24 @@ fn not_here(shared: &Shared, node: &NodeName) -> String {
     let why = shared.sessions.ended(node).map_or_else(String::new, |(why, when)| {
         format!(" (its tunnel ended {} s ago: {why})", when.elapsed().as_secs())
     });
+    let refused = shared.informers.addresses(node).into_iter().find_map(|address| {
+        let (why, when) = shared.sessions.refused(address)?;
+        let ago = when.elapsed();
+        (ago < REFUSED).then(|| {
+            format!(
+                "; a connection from {address} was refused {} s ago: {why}",
+                ago.as_secs()
+            )
+        })
+    });
+    let refused = refused.unwrap_or_default();
     let session = if shared.hub.is_connected(node) {
         ""
     } else {
         ", nor has it a session with CloudHub"
     };
     format!(
-        "edge node {node} is not connected to this cloudcore ({}){session}{why}",
+        "edge node {node} is not connected to this cloudcore ({}){session}{why}{refused}",
         shared.address
     )
 }

@@ -46,6 +46,8 @@ pub(super) struct Sessions {
     streams: AtomicU64,
     /// Why the last tunnel of a node that has none now ended, and when.
     ended: Mutex<HashMap<NodeName, (String, Instant)>>,
+    /// Why the last connection from an address became no tunnel, and when.
+    refused: Mutex<HashMap<IpAddr, (String, Instant)>>,
     arrivals: broadcast::Sender<NodeName>,
 }
 
@@ -61,6 +63,7 @@ impl Sessions {
             known: RwLock::default(),
             streams: AtomicU64::new(0),
             ended: Mutex::default(),
+            refused: Mutex::default(),
             arrivals: broadcast::channel(ARRIVALS).0,
         }
     }
@@ -131,6 +134,20 @@ impl Sessions {
         self.ended.lock().get(node).cloned()
     }
 
+    /// Notes why a connection became no tunnel.
+    pub(super) fn refuse(&self, peer: IpAddr, why: String) {
+        let mut refused = self.refused.lock();
+        if refused.len() >= ENDED {
+            refused.clear();
+        }
+        refused.insert(peer.to_canonical(), (why, Instant::now()));
+    }
+
+    /// Why the last connection from an address became no tunnel, and how long ago that was.
+    pub(super) fn refused(&self, peer: IpAddr) -> Option<(String, Instant)> {
+        self.refused.lock().get(&peer.to_canonical()).cloned()
+    }
+
     /// Nodes whose tunnels come from now on.
     pub(super) fn arrivals(&self) -> broadcast::Receiver<NodeName> {
         self.arrivals.subscribe()
@@ -173,7 +190,7 @@ impl Known {
 
 /// Arrivals that a slow listener may fall behind by.
 const ARRIVALS: usize = 4096;
-/// Ends that are remembered.
+/// Ends, and likewise refusals, that are remembered.
 const ENDED: usize = 4096;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::inventory::Item;
@@ -196,6 +197,23 @@ impl Index {
             others: entry.others.clone(),
         };
         self.nodes.iter().map(one).collect()
+    }
+
+    /// The edges whose status lists this address.
+    pub(super) fn nodes_at(&self, address: IpAddr) -> Vec<NodeName> {
+        let wanted = Host::Address(address);
+        let has = |(_, entry): &(&NodeName, &NodeEntry)| entry.others.contains(&wanted);
+        self.nodes.iter().filter(has).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// The addresses that a node's status lists.
+    pub(super) fn addresses(&self, node: &NodeName) -> Vec<IpAddr> {
+        let others = self.nodes.get(node).map(|entry| &*entry.others).unwrap_or_default();
+        let address = |host: &Host| match host {
+            Host::Address(address) => Some(*address),
+            Host::Name(_) => None,
+        };
+        others.iter().filter_map(address).collect()
     }
 
     /// Grows with each change of what edges are called.

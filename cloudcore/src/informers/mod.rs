@@ -15,6 +15,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,16 @@ impl Informers {
     /// What all edges are called by whoever dials them.
     pub fn hosts(&self) -> Vec<EdgeHosts> {
         self.index.read().hosts()
+    }
+
+    /// The edges whose status lists this address. Looks through all edges.
+    pub fn nodes_at(&self, address: IpAddr) -> Vec<NodeName> {
+        self.index.read().nodes_at(address)
+    }
+
+    /// The addresses that a node's status lists.
+    pub fn addresses(&self, node: &NodeName) -> Vec<IpAddr> {
+        self.index.read().addresses(node)
     }
 
     /// Another number whenever [`Informers::hosts`] gives something else.

@@ -693,7 +693,7 @@ fn door(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-fn logged(system: &System, before: usize, what: &str, said: &str) -> Result<()> {
+pub(super) fn logged(system: &System, before: usize, what: &str, said: &str) -> Result<()> {
     let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
         let log = system.cloud.log();
         let new = log.get(before..).unwrap_or_default();

@@ -26,6 +26,7 @@ mod stream_ends;
 mod streams;
 mod swap;
 mod transport;
+mod tunnels;
 mod usage;
 mod volumes;
 mod ways_in;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Scenario> {
         account::LIST,
         install::LIST,
         authorizer::LIST,
+        tunnels::LIST,
         identity::LIST,
         redirect::LIST,
         reach::LIST,

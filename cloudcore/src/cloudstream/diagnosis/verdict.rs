@@ -28,7 +28,11 @@ pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) 
     } else if matches!(status.code, 401 | 403) {
         Hop::Access
     } else if has(&[NOT_HERE]) {
-        if has(&[NO_SESSION]) { Hop::Edge } else { Hop::Tunnel }
+        if has(&[NO_SESSION]) && !has(&[REFUSED]) {
+            Hop::Edge
+        } else {
+            Hop::Tunnel
+        }
     } else {
         Hop::Edge
     };
@@ -40,6 +44,9 @@ const RULES: &str = "are there redirect rules on the API server's host (modules.
 const NOT_HERE: &str = "is not connected to this cloudcore";
 /// ... and when the node is away altogether.
 const NO_SESSION: &str = "nor has it a session with CloudHub";
+
+/// It is there and tries.
+const REFUSED: &str = " was refused ";
 
 #[cfg(test)]
 mod tests {
@@ -75,6 +82,12 @@ mod tests {
                 503,
                 "edge node b is not connected to this cloudcore (10.0.0.1), nor has it a session with CloudHub",
                 Hop::Edge,
+            ),
+            (
+                503,
+                "edge node b is not connected to this cloudcore (10.0.0.1), nor has it a session with CloudHub; a connection from \
+                 10.0.0.2 was refused 6 s ago: the edge does not know the CA of this cloudcore's certificate",
+                Hop::Tunnel,
             ),
             (504, "edge node b did not answer within 10s", Hop::Edge),
             (502, "edge node b ended the request without an answer", Hop::Edge),

@@ -16,6 +16,7 @@ use http::StatusCode;
 use proto::NodeName;
 use proto::tunnel::Role;
 use proto::tunnel::upgrade::{Refused, Request};
+use rustls::AlertDescription;
 use rustls::server::ResolvesServerCert;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -112,7 +113,9 @@ async fn connect(
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
                     // Not a broken connection: the certificate, as a rule.
-                    warn!(%peer, reason = %error, "tunnel of an edge refused");
+                    let reason = tls_reason(&error);
+                    warn!(%peer, reason, "tunnel of an edge refused");
+                    shared.sessions.refuse(peer.ip(), reason);
                 } else {
                     debug!(%peer, %error, "TLS handshake of a tunnel failed");
                 }
@@ -130,6 +133,20 @@ async fn connect(
         Some(Visitor::Edge(tls, admitted)) => serve(&shared, tls, *admitted, peer).await,
         Some(Visitor::Cloudcore(tls)) => forward::serve(&shared, tls, peer).await,
         None => {}
+    }
+}
+
+/// What TLS failed of; what the edge has against this side is said in words.
+fn tls_reason(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::AlertReceived(AlertDescription::UnknownCA)) => {
+            "the edge does not know the CA of this cloudcore's certificate: its rootCA.crt is another cluster's".into()
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            "the edge finds this cloudcore's certificate not valid now: its clock is wrong, or cloudcore's".into()
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -173,6 +190,7 @@ async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr)
         }
     };
     warn!(%peer, status = %refused.status, reason = refused.text, "tunnel of an edge refused");
+    shared.sessions.refuse(peer.ip(), refused.text.clone());
     // The peer may be gone already.
     if tls.write_all(refused.response().as_bytes()).await.is_ok() {
         let _ = tls.shutdown().await;
