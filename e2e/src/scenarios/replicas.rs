@@ -112,6 +112,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
             .lines()
             .find(|line| line.starts_with("cloudcore_tunnel_tunnels"))
     );
+    by_address(system, &hosts, &ways)?;
     owner_gone(system, &mut second, &mut hosts[1], &run)?;
     for _ in 0..4 {
         let said = run(&names[0])?;
@@ -144,6 +145,22 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
         system.api().delete(&api::node_path(edge.name()))?;
     }
     second.stop()
+}
+
+/// Who knows no more of an edge than its address, as metrics-server may, is answered by either cloudcore.
+fn by_address(system: &System, hosts: &[EdgeHost], ways: &[Uplink]) -> Result<()> {
+    let pki = system.cluster.pki()?;
+    for (host, way) in hosts.iter().flat_map(|host| ways.iter().map(move |way| (host, way))) {
+        let mut command = Command::new("curl");
+        command
+            .args(["-sk", "-m", "35", "--cert"])
+            .arg(pki.join("kubelet-client.crt"));
+        command.arg("--key").arg(pki.join("kubelet-client.key"));
+        command.args(["-H", &format!("Host: {}:10351", host.number().address())]);
+        let said = process::run(command.arg(format!("https://127.0.0.1:{}/healthz", way.stream)))?;
+        ensure!(said == "ok", "{} at port {}: {said}", host.name(), way.stream);
+    }
+    Ok(())
 }
 
 /// The cloudcore that has an edge's tunnel dies while the edge does not notice: whoever asks is told which one it was.

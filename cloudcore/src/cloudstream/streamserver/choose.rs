@@ -53,14 +53,21 @@ fn of_host(shared: &Shared, host: &str) -> Result<NodeName, Refusal> {
         }
         return Ok(NodeName::from(host));
     };
-    match shared.sessions.by_address(address.to_canonical()) {
-        Found::One(node) => Ok(node),
-        Found::Nobody => {
-            let text = format!("no edge node with the address {address} is connected to this cloudcore");
+    let address = address.to_canonical();
+    let nodes = match shared.sessions.by_address(address) {
+        Found::One(node) => return Ok(node),
+        Found::Several(nodes) => nodes,
+        // Its tunnel may be at another cloudcore.
+        Found::Nobody => shared.informers.nodes_at(address),
+    };
+    match nodes.as_slice() {
+        [] => {
+            let text = format!("no edge node with the address {address} is known");
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text))
         }
-        Found::Several(nodes) => {
-            let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+        [node] => Ok(node.clone()),
+        several => {
+            let names: Vec<&str> = several.iter().map(NodeName::as_str).collect();
             let text = format!(
                 "the address {address} belongs to several edge nodes: {}; ask by /api/v1/nodes/NAME/proxy",
                 names.join(", ")
