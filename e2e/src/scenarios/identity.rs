@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Entry;
 use super::authorizer::{door_of, now};
 use super::faults::{no_restarts, workload};
+use super::stream_ends::{Running, Transport};
 use crate::api::text;
 use crate::cloud::http_body;
 use crate::hub::Card;
@@ -42,7 +43,7 @@ fn join_anew(system: &mut System) -> Result<()> {
 
 /// Certificates of 3 minutes are renewed without a gap. The gap is measured at the receiver, as the longest time for which
 /// cloudcore's own count of sessions (looked at every 50 ms) was 0; the node's lease, which edgecore renews through the session every
-/// 10 s, must not miss a turn either.
+/// 10 s, must not miss a turn either. A command through the tunnel that began before goes on, and a new one works.
 fn certificate_rotation(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let (namespace, before) = workload(system, "rotation", 1)?;
@@ -50,6 +51,9 @@ fn certificate_rotation(context: &mut Context) -> Result<()> {
     system.cloud.stop()?;
     system.cloud.start()?;
     join_anew(system)?;
+    let pods = system.pods(&namespace)?;
+    let pod = crate::api::name(pods.first().context("a pod")?).to_owned();
+    let mut exec = talking(system, &namespace, &pod)?;
     let [_, certificate, _] = system.edge.certificate_files();
     let (first, start) = (std::fs::read(&certificate)?, Instant::now());
     let lease = format!(
@@ -84,6 +88,11 @@ fn certificate_rotation(context: &mut Context) -> Result<()> {
         "    renewed after {:.0} s; longest time without a session {gap:.2?}, between lease renewals {late:.1?}",
         at.as_secs_f64()
     );
+    exec.say("after\n")?;
+    let heard = exec.line()?;
+    ensure!(heard == "after\n", "a command that began before the renewal: {heard:?}");
+    drop(exec);
+    drop(talking(system, &namespace, &pod)?);
     ensure!(gap <= GAP, "the node had no session for {gap:?}");
     ensure!(late <= seconds(13), "the lease was not renewed for {late:?}");
     ensure!(system.edge.containers(&namespace)? == before, "containers changed");
@@ -92,6 +101,16 @@ fn certificate_rotation(context: &mut Context) -> Result<()> {
     system.cloud.start()?;
     join_anew(system)?;
     system.clean(&namespace)
+}
+
+/// A command whose input comes back as its output, once it does.
+fn talking(system: &System, namespace: &str, pod: &str) -> Result<Running> {
+    wait::until("exec works", seconds(60), || {
+        let exec = ["exec", "-i", "-n", namespace, pod, "--", "cat"];
+        let mut exec = Running::start(system, &exec, Transport::WebSocket)?;
+        exec.say("before\n")?;
+        Ok((exec.line()? == "before\n").then_some(exec))
+    })
 }
 
 fn connected(system: &System) -> Result<bool> {

@@ -24,6 +24,7 @@ pub(super) const LIST: &[Entry] = &[
     ("streams_many", false, many),
     ("streams_access", false, access),
     ("streams_node_again", false, node_again),
+    ("streams_compat", false, compat),
 ];
 
 /// Prints ten numbered lines and then does nothing.
@@ -482,6 +483,34 @@ fn node_again(context: &mut Context) -> Result<()> {
     system.api().delete(&path)?;
     system.api().create("/api/v1/nodes", &again)?;
     wait::until("the port of the tunnel again", seconds(20), || tunnel_port(system))?;
+    system.node_ready(seconds(60))
+}
+
+/// With `streamCompat` requests go to the edge by Go's types of messages: logs, commands and metrics all the same.
+fn compat(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "streamCompat")?;
+    with_stream_key(context, "streamCompat: true")?;
+    let outcome = logs(context)
+        .and_then(|()| exec(context))
+        .and_then(|()| metrics(context));
+    with_stream_key(context, "")?;
+    outcome
+}
+
+fn metrics(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let path = format!("/api/v1/nodes/{}/proxy/metrics", system.edge.name());
+    let said = kubectl(system, &["get", "--raw", &path], b"")?;
+    ensure!(said.text().contains("edgecore_"), "{} {}", said.text(), said.error());
+    Ok(())
+}
+
+/// Restarts cloudcore with this line in `modules.cloudStream`.
+fn with_stream_key(context: &mut Context, line: &str) -> Result<()> {
+    let system = context.system()?;
+    system.cloud.stop()?;
+    system.cloud.set_stream_key(line);
+    system.cloud.start()?;
     system.node_ready(seconds(60))
 }
 

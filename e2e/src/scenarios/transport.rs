@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::authorizer::{door_of, now};
-use super::{Entry, IDLE, bare, faults, volumes, workloads};
+use super::{Entry, IDLE, bare, faults, pods, volumes, workloads};
 use crate::api;
 use crate::link::Quality;
 use crate::settings::{Settings, is_ours, program};
@@ -19,12 +19,7 @@ use crate::talker::{Call, Talker, Way, inside};
 use crate::wait::{self, pause, seconds};
 
 pub(super) const LIST: &[Entry] = &[
-    ("quic_deployment_life", false, |context| {
-        over_quic(context, workloads::deployment_life)
-    }),
-    ("quic_config_change", false, |context| {
-        over_quic(context, volumes::config_change)
-    }),
+    ("quic_pods", false, pods_over_quic),
     ("quic_link_cut", false, |context| {
         over_quic(context, faults::link_cut_silently)
     }),
@@ -68,6 +63,31 @@ fn over_quic(context: &mut Context, scenario: impl FnOnce(&mut Context) -> Resul
     let outcome = scenario(context);
     let back = switch(context.system()?, false);
     outcome.and(back)
+}
+
+/// The scenarios of pods, all of them over QUIC; with `--long` also those that wait long or break things.
+fn pods_over_quic(context: &mut Context) -> Result<()> {
+    let long = context.long;
+    let more = [pods::LIST, faults::LIST];
+    let lists = [workloads::LIST, volumes::LIST]
+        .into_iter()
+        .chain(more.into_iter().filter(|_| long));
+    over_quic(context, |context| {
+        for (name, needs_long, scenario) in lists.flatten() {
+            if *needs_long && !long {
+                continue;
+            }
+            let start = Instant::now();
+            scenario(context).with_context(|| format!("{name} over QUIC"))?;
+            println!("    {name} over QUIC: {:.1} s", start.elapsed().as_secs_f64());
+            let last = connections(context.system()?).pop();
+            ensure!(
+                last.as_deref() == Some("quic"),
+                "after {name} the edge is connected by {last:?}"
+            );
+        }
+        Ok(())
+    })
 }
 
 fn switch(system: &mut System, quic: bool) -> Result<()> {

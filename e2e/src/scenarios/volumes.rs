@@ -20,7 +20,7 @@ pub(super) const LIST: &[Entry] = &[
 const SEEN: u64 = 100;
 
 /// A ConfigMap's and a Secret's change is seen inside the container, which is not restarted.
-pub(super) fn config_change(context: &mut Context) -> Result<()> {
+fn config_change(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = system.namespace("config")?;
     let volumes = r"  volumes:

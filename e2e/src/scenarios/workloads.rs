@@ -93,7 +93,7 @@ fn node_label(context: &mut Context) -> Result<()> {
 }
 
 /// A Deployment with a ConfigMap, a Secret and a probe: its page fetched, scaled up and down, rolled, deleted.
-pub(super) fn deployment_life(context: &mut Context) -> Result<()> {
+fn deployment_life(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = system.namespace("deployment")?;
     system.cluster.apply(&namespace, &web("web", 1))?;
