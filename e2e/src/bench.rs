@@ -5,6 +5,7 @@
 
 mod channels;
 mod devices;
+mod link;
 mod runtime;
 
 use std::path::Path;
@@ -56,6 +57,7 @@ pub const NAMES: &[&str] = &[
     "twin-api",
     "twin-load",
     "recover",
+    "link",
     "cloudcore-rss",
     "accept-cpu",
     "edge-cost",
@@ -180,6 +182,9 @@ impl Bench {
         if wanted("recover") {
             self.recover()?;
         }
+        if wanted("link") {
+            self.link(settings, run)?;
+        }
         if wanted("cloudcore-rss") {
             self.cloudcore_memory()?;
         }
@@ -228,6 +233,13 @@ impl Bench {
 
     /// A pod created until it is Ready, one after the other.
     fn pod_start(&mut self) -> Result<()> {
+        let times = self.pod_starts(&self.system.edge)?;
+        let note = format!("runs={} median of {}, each in containerd", times.len(), list(&times));
+        self.push("pod-start", median(&times), "s", note);
+        Ok(())
+    }
+
+    fn pod_starts(&self, edge: &EdgeHost) -> Result<Vec<f64>> {
         const RUNS: usize = 8;
         let namespace = self.system.namespace("start")?;
         let mut times = Vec::new();
@@ -236,22 +248,18 @@ impl Bench {
             let name = format!("pod-{number}");
             self.system
                 .api()
-                .create(&api::pods_path(&namespace), &idle_pod(&name, self.system.edge.name()))?;
+                .create(&api::pods_path(&namespace), &idle_pod(&name, edge.name()))?;
             let path = format!("{}/{name}", api::pods_path(&namespace));
             wait::quietly(&format!("{name} Ready"), LIMIT, || {
                 Ok(self.system.api().get(&path)?.filter(api::is_ready).map(drop))
             })?;
             times.push(start.elapsed().as_secs_f64());
-            self.system
-                .edge
-                .container(&namespace, &name, "main")
+            edge.container(&namespace, &name, "main")
                 .context("Ready, yet not in containerd")?;
         }
         self.delete(&namespace)?;
         self.system.clean(&namespace)?;
-        let note = format!("runs={RUNS} median of {}, each in containerd", list(&times));
-        self.push("pod-start", median(&times), "s", note);
-        Ok(())
+        Ok(times)
     }
 
     /// Thirty pods at once: start, memory, idle CPU, deletion; then what the runtime alone needs for as many.

@@ -1,0 +1,88 @@
+//! The mark of a bad link: a pod on an edge whose packets take 200 ms each way and get lost, 1 of 20, by either transport of the hub.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Bench, LIMIT, list, median};
+use crate::api;
+use crate::edge::{EdgeHost, Wire};
+use crate::link::Quality;
+use crate::settings::{Settings, is_ours, program};
+use crate::wait;
+
+const QUALITY: Quality = Quality {
+    delay: Duration::from_millis(200),
+    jitter: Duration::ZERO,
+    loss: 0.05,
+    rate: 0,
+    cut: false,
+};
+const SEED: u64 = 20_261_129;
+
+impl Bench {
+    /// `link@ws` and `link@quic`: a pod created until it is Ready. The note has how long an edge that starts anew takes to connect.
+    pub(super) fn link(&mut self, settings: &Settings, run: &Path) -> Result<()> {
+        let ours = is_ours(&program(&settings.cloud, "cloudcore")?) && is_ours(&program(&settings.edge, "edgecore")?);
+        for (name, quic) in [("ws", false), ("quic", true)] {
+            if quic && !ours {
+                println!("  link@quic: only our programs speak QUIC");
+                continue;
+            }
+            let mut edge = EdgeHost::start(settings, run, &format!("link-{name}"), Wire::Tun(SEED))?;
+            let outcome = self.over(&mut edge, name, (quic, ours));
+            let tails = || edge.log_tails().into_iter().map(|(_, tail)| tail).collect::<String>();
+            outcome.with_context(tails)?;
+            drop(edge);
+            self.system.api().delete(&api::node_path(&format!("link-{name}")))?;
+        }
+        Ok(())
+    }
+
+    fn over(&mut self, edge: &mut EdgeHost, name: &str, (quic, ours): (bool, bool)) -> Result<()> {
+        if self.system.cloud.advertise(edge.number().cloud_address()) {
+            self.system.cloud.stop()?;
+            self.system.cloud.start()?;
+        }
+        edge.set_quic(quic);
+        edge.write_config(&self.system.cloud.uplink()?)?;
+        edge.start_edgecore()?;
+        let path = api::node_path(edge.name());
+        wait::quietly("the node is Ready over a good link", LIMIT, || {
+            let node = self.system.api().get(&path)?;
+            Ok(node.filter(|node| api::condition(node, "Ready") == "True").map(drop))
+        })?;
+        let connected = if ours {
+            Some(reconnected(edge, quic)?)
+        } else {
+            edge.link()?.set(QUALITY);
+            None
+        };
+        let times = self.pod_starts(edge)?;
+        let note = format!(
+            "runs={} median of {}, each in containerd; 200 ms each way, 5 % lost{}",
+            times.len(),
+            list(&times),
+            connected.map_or_else(String::new, |took| format!("; connected in {took:.2} s"))
+        );
+        self.push(&format!("link@{name}"), median(&times), "s", note);
+        edge.stop_edgecore()
+    }
+}
+
+/// Starts edgecore anew over the bad link: how long it takes to connect.
+fn reconnected(edge: &mut EdgeHost, quic: bool) -> Result<f64> {
+    edge.stop_edgecore()?;
+    edge.link()?.set(QUALITY);
+    let from = edge.log().len();
+    let start = Instant::now();
+    edge.start_edgecore()?;
+    let line = wait::quietly("connected over the bad link", LIMIT, || {
+        let log = edge.log().split_off(from);
+        let mut lines = log.lines().filter(|line| line.contains("connected to cloudcore"));
+        Ok(lines.next().map(ToOwned::to_owned))
+    })?;
+    ensure!(line.contains("quic") == quic, "{line}");
+    Ok(start.elapsed().as_secs_f64())
+}
