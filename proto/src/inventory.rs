@@ -10,7 +10,7 @@
 //!    then `response`, content [`Outcome`].
 //!
 //! Covered are Pods, ConfigMaps, Secrets, Devices, DeviceModels and the edge's own Node ([`covers`]): what the cloud pushes by itself.
-//! A cloud that follows no devices leaves those that an edge holds alone.
+//! A cloud that does not know the devices yet leaves those that an edge holds alone, and sends the difference once it knows them.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -4,42 +4,95 @@ use common::Tasks;
 use proto::device::{DeviceFacts, Member, MembershipDetail, MembershipUpdate};
 use proto::{Content, Group, Kind, Message, MsgId, NodeName, Object, ObjectPath, Operation, Route, Source};
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::metrics::Metrics;
 use crate::cloudhub::CloudHub;
 use crate::edgecontroller::downstream::object_message;
-use crate::informers::devices::{DeviceChange, Devices, member_of};
+use crate::edgecontroller::inventory;
+use crate::informers::Informers;
+use crate::informers::devices::{DeviceChange, member_of};
 
 pub(super) fn start(
-    devices: &Devices,
+    informers: &Informers,
     hub: &CloudHub,
     mut changes: mpsc::Receiver<DeviceChange>,
     metrics: &Metrics,
     tasks: &Tasks,
 ) {
-    let (devices, hub, metrics) = (devices.clone(), hub.clone(), metrics.clone());
+    let down = Downstream {
+        informers: informers.clone(),
+        hub: hub.clone(),
+        metrics: metrics.clone(),
+    };
     tasks.spawn("devices downstream", async move {
         while let Some(change) = changes.recv().await {
-            let messages = if change == DeviceChange::Ready {
-                // Nodes that were answered before could not be told what they no longer have.
-                let of_node = |node: NodeName| {
-                    let members = devices.members(&node);
-                    (node, detail(members))
-                };
-                hub.connected().into_iter().map(of_node).collect()
+            if change == DeviceChange::Ready {
+                down.known().await;
             } else {
-                messages(change)
-            };
-            for (node, message) in messages {
-                if hub.is_connected(&node) {
-                    debug!(%node, resource = %message.route, operation = %message.operation, version = message.version, "sent to node");
-                    metrics.sent(&message);
-                    hub.send(&node, message).await;
-                }
+                down.changed(change).await;
             }
         }
     });
+}
+
+struct Downstream {
+    informers: Informers,
+    hub: CloudHub,
+    metrics: Metrics,
+}
+
+impl Downstream {
+    async fn changed(&self, change: DeviceChange) {
+        let waits = waits(&change);
+        for (node, message) in messages(change) {
+            // A Go edge hands a device to its mapper when it comes, and never again: SyncController sends it after its model.
+            if message.group == Group::Twin || !waits || self.compares(&node) {
+                self.send(&node, message).await;
+            }
+        }
+    }
+
+    /// All devices are known now: what nodes that were answered before could not be told. Go edges get it from SyncController.
+    async fn known(&self) {
+        for node in self.hub.connected() {
+            if self.compares(&node) {
+                match inventory::devices_known(&self.informers, &node).await {
+                    Ok(messages) => {
+                        for message in messages {
+                            self.send(&node, message).await;
+                        }
+                    }
+                    Err(error) => {
+                        warn!(%node, %error, "the devices of a node cannot be read, it gets them when it connects again");
+                    }
+                }
+            }
+            let members = self.informers.devices().members(&node);
+            self.send(&node, detail(members)).await;
+        }
+    }
+
+    /// Whether the node compares inventories.
+    fn compares(&self, node: &NodeName) -> bool {
+        self.hub.features(node).is_some_and(|features| features.has_inventory())
+    }
+
+    async fn send(&self, node: &NodeName, message: Message) {
+        if self.hub.is_connected(node) {
+            debug!(%node, resource = %message.route, operation = %message.operation, version = message.version, "sent to node");
+            self.metrics.sent(&message);
+            self.hub.send(node, message).await;
+        }
+    }
+}
+
+/// Whether it is about a device whose model is not there.
+const fn waits(change: &DeviceChange) -> bool {
+    matches!(
+        change,
+        DeviceChange::Added { waits: true, .. } | DeviceChange::Updated { waits: true, .. }
+    )
 }
 
 /// What a change means for nodes, in order. Pure.
@@ -55,7 +108,9 @@ pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
             let message = |node| (node, object(Kind::DeviceModel, operation.clone(), &model));
             return nodes.into_iter().map(message).collect();
         }
-        DeviceChange::Added { node, device, model } => {
+        DeviceChange::Added {
+            node, device, model, ..
+        } => {
             let added = MembershipUpdate {
                 added_devices: Some(vec![member(&device)]),
                 ..new_update()
@@ -70,7 +125,9 @@ pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
                 ],
             )
         }
-        DeviceChange::Updated { node, device, model } => {
+        DeviceChange::Updated {
+            node, device, model, ..
+        } => {
             let model = model.map(|model| object(Kind::DeviceModel, Insert, &model));
             (node, [None, model, Some(object(Kind::Device, Update, &device))])
         }
@@ -179,7 +236,8 @@ mod tests {
             lines(DeviceChange::Added {
                 node: node.clone(),
                 device: device.clone(),
-                model: model.clone()
+                model: model.clone(),
+                waits: false,
             }),
             [
                 "n: devicecontroller twin update membership ",
@@ -203,7 +261,8 @@ mod tests {
             lines(DeviceChange::Updated {
                 node,
                 device,
-                model: None
+                model: None,
+                waits: false,
             }),
             ["n: devicecontroller resource update ns/device/d 7"]
         );
@@ -232,6 +291,7 @@ mod tests {
             node: "n".into(),
             device,
             model: None,
+            waits: true,
         });
         let content: serde_json::Value = sent[0].1.content.parse().expect("JSON");
         assert_eq!(

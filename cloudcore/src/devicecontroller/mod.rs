@@ -52,7 +52,7 @@ impl DeviceController {
         let metrics = Metrics::register(registry);
         let devices = self.informers.devices();
         let changes = devices.start(&self.kube, tasks);
-        downstream::start(devices, &self.hub, changes, &metrics, tasks);
+        downstream::start(&self.informers, &self.hub, changes, &metrics, tasks);
         statuses::start(devices, &self.kube, &metrics, tasks);
         upstream::start(self, reports, &metrics, tasks);
     }

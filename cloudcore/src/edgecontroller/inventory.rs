@@ -29,7 +29,7 @@ pub(super) async fn answer(informers: &Informers, node: &NodeName, request: &Mes
 
 async fn verdict(informers: &Informers, node: &NodeName, request: &Message) -> Result<Vec<Message>, Status> {
     let held: Digest = request.content.parse().map_err(|error| bad(&chain(&error)))?;
-    let wanted: Digest = wanted(informers, node).await?.iter().collect();
+    let wanted: Digest = wanted(informers, node).await?.items.iter().collect();
     let verdict = Verdict { equal: held == wanted };
     info!(%node, held = %held, wanted = %wanted, equal = verdict.equal, "inventory compared");
     Ok(vec![Message::answer_to(
@@ -41,20 +41,55 @@ async fn verdict(informers: &Informers, node: &NodeName, request: &Message) -> R
 
 async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> Result<Vec<Message>, Status> {
     let listing: Listing = request.content.parse().map_err(|error| bad(&chain(&error)))?;
-    let wanted = wanted(informers, node).await?;
     let own = ObjectPath::cluster(Kind::Node, node.as_str());
-    let has_devices = informers.devices().is_ready();
     let is_ours = |item: &Item| match &item.path.kind {
         Kind::Node => item.path == own,
-        // Absent knowledge removes nothing.
-        kind if is_of_devices(kind) => has_devices,
         kind => covers(kind),
     };
-    let held: Vec<Item> = listing.items.into_iter().filter(is_ours).collect();
+    let (devices, mut held): (Vec<Item>, Vec<Item>) = listing
+        .items
+        .into_iter()
+        .filter(is_ours)
+        .partition(|item| is_of_devices(&item.path.kind));
+    let mut wanted = self::wanted(informers, node).await?;
+    if !wanted.has_devices && !informers.devices().compare_later(node, &devices) {
+        wanted = self::wanted(informers, node).await?;
+    }
+    // Absent knowledge removes nothing.
+    if wanted.has_devices {
+        held.extend(devices);
+    }
+    let (mut messages, outcome) = bring(informers, node, difference(&wanted.items, &held)).await?;
+    messages.push(Message::answer_to(
+        request,
+        Source::EdgeController,
+        Content::json(&outcome),
+    ));
+    Ok(messages)
+}
+
+/// The devices became known after a node was compared: what leads it to those that it is to hold.
+pub(crate) async fn devices_known(informers: &Informers, node: &NodeName) -> Result<Vec<Message>, Status> {
+    let held = informers.devices().compared_early(node);
+    let mut wanted = informers.inventory(node);
+    wanted.retain(|item| is_of_devices(&item.path.kind));
+    let changes = difference(&wanted, &held);
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(bring(informers, node, changes).await?.0)
+}
+
+/// The messages that make a node follow these changes.
+async fn bring(
+    informers: &Informers,
+    node: &NodeName,
+    changes: Vec<Change>,
+) -> Result<(Vec<Message>, Outcome), Status> {
     let mut messages = Vec::new();
     let mut outcome = Outcome::default();
     let mut missing = Vec::new();
-    for change in difference(&wanted, &held) {
+    for change in changes {
         match change {
             Change::Delete(item) => {
                 outcome.deleted += 1;
@@ -83,23 +118,27 @@ async fn changes(informers: &Informers, node: &NodeName, request: &Message) -> R
         messages.push(object_message(path, operation, &object));
     }
     info!(%node, sent = outcome.sent, deleted = outcome.deleted, "inventory brought up to date");
-    messages.push(Message::answer_to(
-        request,
-        Source::EdgeController,
-        Content::json(&outcome),
-    ));
-    Ok(messages)
+    Ok((messages, outcome))
 }
 
 /// What the node is to hold. While that is not known nothing is answered: an empty list would take its Pods from it.
-async fn wanted(informers: &Informers, node: &NodeName) -> Result<Vec<Item>, Status> {
+async fn wanted(informers: &Informers, node: &NodeName) -> Result<Wanted, Status> {
     if informers.ready_for(node, REGISTERED_WITHIN).await {
         informers.devices().settled().await;
-        return Ok(informers.inventory(node));
+        // Looked at first: they may become known in between.
+        let has_devices = informers.devices().is_ready();
+        let items = informers.inventory(node);
+        return Ok(Wanted { items, has_devices });
     }
     let text =
         format!("{node} is not known as an edge node yet: it has no Node with the label node-role.kubernetes.io/edge");
     Err(Status::failure(503, "ServiceUnavailable", text))
+}
+
+struct Wanted {
+    items: Vec<Item>,
+    /// Whether devices are among them.
+    has_devices: bool,
 }
 
 fn bad(text: &str) -> Status {

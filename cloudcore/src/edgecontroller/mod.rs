@@ -6,7 +6,7 @@
 //! objects. Spec 02 §2 and §3; KubeEdge documents it under "EdgeController".
 
 pub(crate) mod downstream;
-mod inventory;
+pub(crate) mod inventory;
 mod metrics;
 mod sessions;
 mod upstream;

@@ -103,6 +103,7 @@ impl SyncController {
                 &wanted,
                 &records,
                 |path| self.informers.known(path),
+                |path| self.informers.devices().waits(path),
                 has_devices,
                 sent,
                 Instant::now(),

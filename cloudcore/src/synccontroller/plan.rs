@@ -25,6 +25,7 @@ pub(super) fn plan(
     wanted: &[(ObjectPath, Known)],
     records: &[(Uid, Record)],
     known: impl Fn(&ObjectPath) -> Option<Known>,
+    waits: impl Fn(&ObjectPath) -> bool,
     has_devices: bool,
     sent: &mut Sent,
     now: Instant,
@@ -49,7 +50,8 @@ pub(super) fn plan(
             // The edge asks for what its Pods name.
             None => continue,
         };
-        if news(&object.uid, object.told) {
+        // A device goes after its model.
+        if !waits(path) && news(&object.uid, object.told) {
             plan.send.push((path.clone(), operation));
         }
     }

@@ -52,7 +52,7 @@ async fn newer_missing_gone_and_unchanged() {
     };
     let mut sent = Sent::new();
     let now = Instant::now();
-    let first = plan(&wanted, &records, find, true, &mut sent, now);
+    let first = plan(&wanted, &records, find, |_| false, true, &mut sent, now);
     assert_eq!(
         first.send,
         [
@@ -69,9 +69,17 @@ async fn newer_missing_gone_and_unchanged() {
         ]
     );
     assert_eq!(first.unknown.len(), 1);
-    let again = plan(&wanted, &records, find, true, &mut sent, now + super::PERIOD);
+    let again = plan(&wanted, &records, find, |_| false, true, &mut sent, now + super::PERIOD);
     assert!(again.send.is_empty() && again.delete.is_empty(), "{again:?}");
-    let later = plan(&wanted, &records, find, true, &mut sent, now + super::PERIOD * 13);
+    let later = plan(
+        &wanted,
+        &records,
+        find,
+        |_| false,
+        true,
+        &mut sent,
+        now + super::PERIOD * 13,
+    );
     assert_eq!((later.send.len(), later.delete.len()), (3, 2));
 }
 
@@ -91,14 +99,29 @@ fn both_ways_to_write_a_kind() {
 async fn devices_a_go_edge_lacks_are_sent_and_those_it_should_not_have_are_deleted() {
     let device = |name: &str| ObjectPath::new("ns", Kind::Device, name);
     let model = ObjectPath::new("ns", Kind::DeviceModel, "m");
-    let wanted = vec![(device("new"), known("u1", 9, 9)), (model.clone(), known("u2", 9, 9))];
+    let wanted = vec![
+        (device("new"), known("u1", 9, 9)),
+        (model.clone(), known("u2", 9, 9)),
+        (device("without-model"), known("u4", 9, 9)),
+    ];
     let records: Vec<(Uid, Record)> = vec![
         ("u2".into(), record("DeviceModel", "ns", "m", "3")),
         ("u3".into(), record("Device", "ns", "moved", "3")),
     ];
     // It lives on, for another node.
     let find = |path: &ObjectPath| (path.name_str() == "moved").then(|| known("u3", 9, 9));
-    let plan = |has_devices| plan(&wanted, &records, find, has_devices, &mut Sent::new(), Instant::now());
+    let waits = |path: &ObjectPath| path.name_str() == "without-model";
+    let plan = |has_devices| {
+        plan(
+            &wanted,
+            &records,
+            find,
+            waits,
+            has_devices,
+            &mut Sent::new(),
+            Instant::now(),
+        )
+    };
     let all = plan(true);
     assert_eq!(
         all.send,

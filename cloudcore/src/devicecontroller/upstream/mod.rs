@@ -2,9 +2,10 @@
 //!
 //! One task owns the slots of all devices that report; it takes messages in at once and never waits for the API. A report is
 //! confirmed after the write that holds its values, or at once when it can never be written. What fails for now is kept, and
-//! tried again; the edge may repeat it meanwhile.
+//! tried again; the edge may repeat it meanwhile. What comes before the devices are known waits for them.
 
 mod change;
+mod early;
 mod slots;
 mod write;
 
@@ -26,6 +27,7 @@ use crate::cloudhub::Upstream;
 use crate::informers::devices::DevicePlace;
 use crate::kubernetes::ApiError;
 use change::Change;
+use early::Early;
 use slots::{End, Job, Pace, Slots};
 use write::{Written, write};
 
@@ -55,10 +57,16 @@ struct Desk {
 type Ended = (Job, Result<Option<Written>, ApiError>);
 
 async fn run(desk: Desk, mut slots: Slots, mut reports: mpsc::Receiver<Upstream>) {
-    let mut running = FuturesUnordered::new();
+    let devices = desk.controller.informers.devices();
+    let (mut running, mut early) = (FuturesUnordered::new(), Early::default());
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
     minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        if devices.is_ready() {
+            for Upstream { node, message } in early.take() {
+                desk.take(&mut slots, &node, &message).await;
+            }
+        }
         while running.len() < AT_A_TIME
             && let Some(job) = slots.next(Instant::now())
         {
@@ -74,9 +82,13 @@ async fn run(desk: Desk, mut slots: Slots, mut reports: mpsc::Receiver<Upstream>
         };
         tokio::select! {
             report = reports.recv() => match report {
-                Some(Upstream { node, message }) => desk.take(&mut slots, &node, &message).await,
+                Some(report) if devices.is_ready() => desk.take(&mut slots, &report.node, &report.message).await,
+                Some(report) => if !early.keep(report) {
+                    desk.metrics.report("not_ready");
+                },
                 None => return,
             },
+            () = devices.ready(), if !early.is_empty() => {}
             Some(ended) = running.next() => desk.ended(&mut slots, ended).await,
             () = rest => {}
             _ = minutes.tick() => {

@@ -277,6 +277,18 @@ async fn devices_take_part_in_the_inventory_once_they_are_known() {
     assert_eq!(told(ask().await), [""; 0], "absent knowledge removes nothing");
     let mut changes = world.desk.informers.devices().start(&world.api.kube(), &world.tasks);
     while changes.recv().await.expect("changes") != crate::informers::devices::DeviceChange::Ready {}
+    let node = NodeName::from("sim-1");
+    let known = crate::edgecontroller::inventory::devices_known(&world.desk.informers, &node);
+    let known = known.await.expect("devices");
+    assert_eq!(
+        told(known),
+        [
+            "devicecontroller delete ns/device/gone",
+            "devicecontroller insert ns/devicemodel/m",
+            "devicecontroller insert ns/device/d",
+        ],
+        "who was compared before is told when they are known"
+    );
     assert_eq!(
         told(ask().await),
         [

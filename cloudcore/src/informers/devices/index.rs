@@ -22,6 +22,8 @@ pub enum DeviceChange {
         device: Object,
         /// Its model, if the node did not need it so far.
         model: Option<Object>,
+        /// Its model is not there yet, and comes as a change of its own.
+        waits: bool,
     },
     /// A Device changed and stays where it is.
     Updated {
@@ -31,6 +33,8 @@ pub enum DeviceChange {
         device: Object,
         /// Its model, if the node did not need it so far.
         model: Option<Object>,
+        /// Its model is not there yet, and comes as a change of its own.
+        waits: bool,
     },
     /// A Device left a node.
     Removed {
@@ -142,20 +146,33 @@ impl Index {
         ids.into_iter().filter_map(of).collect()
     }
 
+    /// Models come before the devices.
     pub(super) fn wanted(&self, node: &NodeName) -> Vec<(ObjectPath, Known)> {
         let mut models = HashSet::new();
-        let mut wanted = Vec::new();
+        let mut devices = Vec::new();
         for id in self.nodes.get(node).into_iter().flatten() {
             let Some(entry) = self.devices.get(id) else { continue };
-            wanted.push((path_of(id, Kind::Device), entry.known.clone()));
+            devices.push((path_of(id, Kind::Device), entry.known.clone()));
             models.extend(entry.model_id(id));
         }
         let models = models.into_iter().filter_map(|id| {
             let known = Known::of(&self.models.get(&id)?.object);
             Some((path_of(&id, Kind::DeviceModel), known))
         });
-        wanted.extend(models);
-        wanted
+        models.chain(devices).collect()
+    }
+
+    /// Whether this is a Device whose model is not there.
+    pub(super) fn waits(&self, path: &ObjectPath) -> bool {
+        let device = id_at(path).filter(|_| path.kind == Kind::Device);
+        device.is_some_and(|id| {
+            let model = self.devices.get(&id).and_then(|entry| entry.model_id(&id));
+            self.lacks(model.as_ref())
+        })
+    }
+
+    fn lacks(&self, model: Option<&DeviceId>) -> bool {
+        model.is_some_and(|model| !self.models.contains_key(model))
     }
 
     pub(super) fn known(&self, path: &ObjectPath) -> Option<Known> {
@@ -286,6 +303,7 @@ impl Index {
             });
         }
         let Some(node) = node else { return changes };
+        let waits = self.lacks(model.as_ref());
         match old.filter(|old| old.node.as_ref() == Some(&node)) {
             None => {
                 let needed = self.enter(id, &node, model);
@@ -294,6 +312,7 @@ impl Index {
                     node,
                     device: object,
                     model: needed,
+                    waits,
                 });
             }
             Some(old) if old.model_id(id) == model => {
@@ -301,6 +320,7 @@ impl Index {
                     node,
                     device: object,
                     model: None,
+                    waits,
                 });
             }
             Some(old) => {
@@ -310,6 +330,7 @@ impl Index {
                     node: node.clone(),
                     device: object,
                     model: needed,
+                    waits,
                 });
                 changes.extend(unneeded.map(|model| DeviceChange::Model {
                     nodes: vec![node],

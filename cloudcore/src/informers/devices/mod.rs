@@ -11,13 +11,14 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::Tasks;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::device::{DeviceId, Member};
+use proto::inventory::Item;
 use proto::{NodeName, Object, ObjectPath, Uid};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ struct Shared {
     lacking: Notify,
     /// Since when the first lists are waited for.
     started: watch::Sender<Option<Instant>>,
+    /// What nodes hold of devices that were compared before the devices were known.
+    early: Mutex<HashMap<NodeName, Vec<Item>>>,
 }
 
 impl Devices {
@@ -52,6 +55,7 @@ impl Devices {
                 ready: watch::channel(false).0,
                 lacking: Notify::new(),
                 started: watch::channel(None).0,
+                early: Mutex::default(),
             }),
         }
     }
@@ -67,6 +71,15 @@ impl Devices {
     /// Whether all Devices and DeviceModels are known.
     pub fn is_ready(&self) -> bool {
         *self.shared.ready.borrow()
+    }
+
+    /// Waits until they are.
+    pub async fn ready(&self) {
+        let mut ready = self.shared.ready.subscribe();
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            // The sender lives as long as this.
+            std::future::pending().await
+        }
     }
 
     /// Waits until they are, but no longer than the first lists take where the definitions are there.
@@ -107,6 +120,12 @@ impl Devices {
         }
     }
 
+    /// Whether this is a Device whose model is not there: a Go edge hands a Device to its mapper when it comes, and never again
+    /// (spec 03 §5.3).
+    pub fn waits(&self, path: &ObjectPath) -> bool {
+        self.shared.index.read().waits(path)
+    }
+
     /// The version of a Device or DeviceModel.
     pub(super) fn known(&self, path: &ObjectPath) -> Option<Known> {
         self.shared.index.read().known(path)
@@ -115,6 +134,22 @@ impl Devices {
     /// A DeviceModel.
     pub(super) fn model(&self, path: &ObjectPath) -> Option<Object> {
         self.shared.index.read().model(path)
+    }
+
+    /// A node was compared before the devices were known; this is what it holds of them. Returns false when they are known meanwhile.
+    pub(crate) fn compare_later(&self, node: &NodeName, held: &[Item]) -> bool {
+        let mut early = self.shared.early.lock();
+        // Who takes it asks after they are known.
+        let is_early = !self.is_ready();
+        if is_early {
+            early.insert(node.clone(), held.to_vec());
+        }
+        is_early
+    }
+
+    /// What a node held of devices when it was compared without them.
+    pub(crate) fn compared_early(&self, node: &NodeName) -> Vec<Item> {
+        self.shared.early.lock().remove(node).unwrap_or_default()
     }
 
     /// Waits for Devices that have a node and no DeviceStatus, and takes some of them.

@@ -1,5 +1,5 @@
-use proto::Object;
 use proto::device::DeviceId;
+use proto::{Kind, Object, ObjectPath};
 use serde_json::{Value, json};
 
 use super::index::{DeviceChange, DevicePlace, Index, Watch};
@@ -40,9 +40,20 @@ fn object(value: &Value) -> Object {
 /// `node: what name +model`.
 fn told(changes: Vec<DeviceChange>) -> Vec<String> {
     let with = |model: Option<Object>| model.map_or_else(String::new, |model| format!(" +{}", model.name()));
+    let waiting = |waits| if waits { " waits" } else { "" };
     let one = |change| match change {
-        DeviceChange::Added { node, device, model } => format!("{node}: added {}{}", device.name(), with(model)),
-        DeviceChange::Updated { node, device, model } => format!("{node}: updated {}{}", device.name(), with(model)),
+        DeviceChange::Added {
+            node,
+            device,
+            model,
+            waits,
+        } => format!("{node}: added {}{}{}", device.name(), with(model), waiting(waits)),
+        DeviceChange::Updated {
+            node,
+            device,
+            model,
+            waits,
+        } => format!("{node}: updated {}{}{}", device.name(), with(model), waiting(waits)),
         DeviceChange::Removed { node, device, model } => format!("{node}: removed {}{}", device.name(), with(model)),
         DeviceChange::Model {
             mut nodes,
@@ -103,7 +114,7 @@ fn another_model_comes_before_the_device_and_the_old_one_goes_after_it() {
 
 #[test]
 fn a_status_alone_is_not_told_and_older_events_are_not_taken() {
-    let mut index = index(&[], &[device("a", 2, "n", "m")]);
+    let mut index = index(&[model("m", 1)], &[device("a", 2, "n", "m")]);
     let mut reported = device("a", 5, "n", "m");
     reported["status"] = json!({"twins": []});
     assert_eq!(seen(&mut index, &reported), [""; 0]);
@@ -116,9 +127,21 @@ fn a_status_alone_is_not_told_and_older_events_are_not_taken() {
 #[test]
 fn devices_without_a_model_go_out_and_a_late_model_follows() {
     let mut index = index(&[], &[]);
-    assert_eq!(seen(&mut index, &device("a", 2, "n", "m")), ["n: added a"]);
+    let path = |name: &str| ObjectPath::new("ns", Kind::Device, name);
+    assert_eq!(seen(&mut index, &device("a", 2, "n", "m")), ["n: added a waits"]);
     assert_eq!(seen(&mut index, &device("b", 3, "n", "")), ["n: added b"]);
-    assert_eq!(seen(&mut index, &model("m", 4)), [r#"["n"]: insert m"#]);
+    let mut changed = device("a", 4, "n", "m");
+    changed["spec"]["protocol"] = json!({"protocolName": "p"});
+    assert_eq!(seen(&mut index, &changed), ["n: updated a waits"]);
+    assert!(index.waits(&path("a")) && !index.waits(&path("b")) && !index.waits(&path("absent")));
+    assert_eq!(seen(&mut index, &model("m", 5)), [r#"["n"]: insert m"#]);
+    assert!(!index.waits(&path("a")));
+    let first = index.wanted(&"n".into()).remove(0);
+    assert_eq!(
+        first.0.to_string(),
+        "ns/devicemodel/m",
+        "models come before their devices"
+    );
     let bare = json!({"metadata": {"name": "x", "namespace": "ns", "uid": "u-x", "resourceVersion": "9"}, "spec": {"nodeName": "n"}});
     assert_eq!(seen(&mut index, &bare), ["n: added x"]);
     assert_eq!(index.members(&"n".into()).len(), 3);
