@@ -49,6 +49,8 @@ pub(super) struct Task {
     loaded: bool,
     /// The database that they are in.
     database: u64,
+    /// The database whose objects were compared with the devices.
+    compared: u64,
     /// When the rows are to be read, or the devices compared with the stored objects.
     check: Option<Instant>,
     /// Why nothing can be stored, as last said.
@@ -74,6 +76,7 @@ impl Task {
         Self {
             machine: Machine::new(settings.node, rates, now),
             database: tables.replaced(),
+            compared: tables.replaced(),
             meta,
             tables,
             uplink,
@@ -121,6 +124,9 @@ impl Task {
                     gather(request, &mut ends.requests, &mut inputs);
                     self.metrics.requests.inc_by(u64::try_from(inputs.len()).unwrap_or_default());
                 }
+                () = self.tables.replaced_after(self.database), if self.loaded && self.failure.is_none() => {
+                    self.check = Some(Instant::now());
+                }
                 () = sleep_until(deadline) => {}
             }
             self.checked(&mut inputs).await;
@@ -166,6 +172,10 @@ impl Task {
         }
         match self.meta.local_all(Kind::Device).await {
             Ok(objects) => {
+                let database = self.tables.replaced();
+                if std::mem::replace(&mut self.compared, database) != database {
+                    self.machine.objects_lost();
+                }
                 let known = objects.iter().filter_map(|(path, object)| known(path, object));
                 inputs.push(Input::Objects(known.collect()));
             }
@@ -179,8 +189,8 @@ impl Task {
     async fn changed(&mut self, path: &ObjectPath) -> Option<Input> {
         match self.meta.local(path).await {
             Ok(Some(object)) => known(path, &object).map(Input::Stored),
-            Ok(None) => device_of(path).map(Input::Gone),
-            Err(_) => {
+            Ok(None) if self.tables.replaced() == self.compared => device_of(path).map(Input::Gone),
+            _ => {
                 self.check.get_or_insert_with(|| Instant::now() + AGAIN);
                 None
             }

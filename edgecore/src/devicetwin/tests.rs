@@ -171,6 +171,122 @@ async fn two_thousand_updates_are_all_answered_and_the_newest_survives() {
     edge.stop().await;
 }
 
+/// What the new database lacks is not gone: the devices are written to it, and a mapper notices nothing.
+#[tokio::test]
+async fn a_database_that_is_replaced_takes_no_device_away() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.cloud.link.send_replace(Link::Up(1));
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    edge.update(21).await;
+    edge.on(&format!("{T1}/twin/update/result")).await;
+    edge.cloud_until("21").await;
+    let tables = edge.meta.tables();
+    tables.pretend_damage().await;
+    let count = |connection: &rusqlite::Connection| {
+        connection.query_row("SELECT count(*) FROM device_twin", [], |row| row.get::<_, u32>(0))
+    };
+    let written = async {
+        while !matches!(tables.read(count).await, Ok(1)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let written = tokio::time::timeout(Duration::from_secs(30), written).await;
+    written.expect("the twin is in the new database");
+    // After a connect the stored objects are looked at.
+    edge.cloud.link.send_replace(Link::Up(2));
+    edge.update(22).await;
+    loop {
+        let (topic, told) = edge.next().await;
+        assert!(!topic.ends_with("membership/updated"), "{told}");
+        if topic.ends_with("/twin/update/result") && told["event_id"] == "22" {
+            assert!(told.get("code").is_none(), "{told}");
+            break;
+        }
+    }
+    edge.stop().await;
+    let mut edge = Edge::start(&database).await;
+    edge.cloud.link.send_replace(Link::Up(1));
+    edge.cloud_until("22").await;
+    edge.stop().await;
+}
+
+/// Until the tables can be read nothing is answered as if there were no devices, and nothing is written over them.
+#[tokio::test]
+async fn tables_that_cannot_be_read_at_the_start_are_read_later() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    edge.update(21).await;
+    edge.on(&format!("{T1}/twin/update/result")).await;
+    let hide = move |connection: &rusqlite::Connection| {
+        connection.execute_batch("ALTER TABLE device_twin RENAME COLUMN actual TO hidden")
+    };
+    edge.meta.tables().transact(hide).await.expect("hidden");
+    edge.stop().await;
+    let mut edge = Edge::start(&database).await;
+    edge.update(22).await;
+    assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["code"], 500);
+    let show = move |connection: &rusqlite::Connection| {
+        connection.execute_batch("ALTER TABLE device_twin RENAME COLUMN hidden TO actual")
+    };
+    edge.meta.tables().transact(show).await.expect("shown");
+    let read = async {
+        loop {
+            edge.twin
+                .request(&format!("{T1}/twin/get"), r#"{"event_id":"g"}"#.into())
+                .await;
+            let told = edge.on(&format!("{T1}/twin/get/result")).await;
+            if told.get("code").is_none() {
+                return told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(60), read).await.expect("read");
+    assert_eq!(told["twin"]["temp"]["actual"]["value"], "21");
+    edge.stop().await;
+}
+
+/// Rows that an operator or a fault spoiled: what can be read of them counts, and the others are as before.
+#[tokio::test]
+async fn spoiled_rows_harm_no_others() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    edge.update(21).await;
+    edge.on(&format!("{T1}/twin/update/result")).await;
+    let spoil = |connection: &rusqlite::Connection| {
+        connection.execute_batch(
+            "INSERT INTO device VALUES ('no namespace', NULL, NULL, NULL, NULL), ('default/t2', 7, x'ff', 1.5, NULL);
+             INSERT INTO device_twin (deviceid, name, expected, actual, expected_meta, actual_meta, expected_version,
+                actual_version, optional, attr_type, metadata) VALUES
+                ('default/t2', 'a', x'ff', 5, '{', 'null', '[]', '{\"cloud\":\"x\"}', 'maybe', NULL, '{'),
+                (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+             INSERT INTO device_attr (deviceid, name, value, optional, attr_type) VALUES ('default/t2', NULL, NULL, NULL, NULL);
+             INSERT INTO device_unconfirmed VALUES ('default/gone', 'x'), ('', '');",
+        )
+    };
+    edge.meta.tables().transact(spoil).await.expect("spoiled");
+    edge.stop().await;
+    let mut edge = Edge::start(&database).await;
+    for (device, property, value) in [("t1", "temp", "21"), ("t2", "a", "5")] {
+        let topic = format!("$hw/events/device/default/{device}/twin/get");
+        edge.twin.request(&topic, r#"{"event_id":"g"}"#.into()).await;
+        let told = edge.on(&format!("{topic}/result")).await;
+        assert_eq!(told["twin"][property]["actual"]["value"], value, "{told}");
+    }
+    edge.cloud.link.send_replace(Link::Up(1));
+    edge.update(22).await;
+    edge.cloud_until("22").await;
+    edge.stop().await;
+}
+
 #[tokio::test]
 async fn a_payload_over_the_limit_is_refused() {
     let folder = tempfile::tempdir().expect("folder");

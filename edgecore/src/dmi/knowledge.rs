@@ -99,6 +99,11 @@ impl Knowledge {
         }
     }
 
+    /// What the mapper was told.
+    pub(super) const fn told(&self) -> &BTreeMap<Thing, Digest> {
+        &self.told
+    }
+
     /// The next call, if it is time for one.
     pub(super) fn next(&mut self, wanted: &Wanted, now: Instant) -> Step {
         self.refused

@@ -27,7 +27,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A mapper to call.
 pub(super) struct Mapper {
     name: String,
+    info: pb::MapperInfo,
     meta: MetaManager,
+    /// The database that has its rows.
+    database: u64,
     client: DeviceMapperServiceClient<Channel>,
     /// Whether it was told already that it cannot be reached.
     silent: bool,
@@ -39,6 +42,8 @@ impl Mapper {
         let socket = PathBuf::from(String::from_utf8_lossy(&info.address).into_owned());
         Self {
             name: info.name.clone(),
+            info: info.clone(),
+            database: meta.tables().replaced(),
             meta,
             client: DeviceMapperServiceClient::new(channel(socket)),
             silent: false,
@@ -47,8 +52,12 @@ impl Mapper {
 
     /// Starts the task.
     pub(super) fn start(mut self, mut knowledge: Knowledge, mut wanted: watch::Receiver<Arc<Wanted>>, tasks: &Tasks) {
+        let tables = self.meta.tables();
         tasks.spawn("mapper", async move {
             loop {
+                if tables.replaced() != self.database {
+                    self.store_again(&knowledge).await;
+                }
                 let now_wanted = wanted.borrow_and_update().clone();
                 match knowledge.next(&now_wanted, Instant::now()) {
                     Step::Call(call) => {
@@ -65,6 +74,7 @@ impl Mapper {
                         };
                         tokio::select! {
                             changed = wanted.changed() => if changed.is_err() { return },
+                            () = tables.replaced_after(self.database) => {}
                             () = pause => {}
                         }
                     }
@@ -171,6 +181,23 @@ impl Mapper {
                 warn!(object = %path, error = common::chain(&error), "cannot be read for its mapper; tried again");
                 None
             }
+        }
+    }
+
+    /// A damaged database was replaced: what is in memory is all there is.
+    async fn store_again(&mut self, knowledge: &Knowledge) {
+        let tables = self.meta.tables();
+        self.database = tables.replaced();
+        let stored = rows::Stored {
+            info: self.info.clone(),
+            told: knowledge.told().clone(),
+        };
+        if let Err(error) = tables
+            .transact(move |connection| rows::store(connection, &stored))
+            .await
+        {
+            let error = common::chain(&error);
+            warn!(mapper = %self.name, error, "the mapper is not stored: after a restart of edgecore it has to register again");
         }
     }
 

@@ -38,6 +38,7 @@ pub(super) fn start(meta: MetaManager, tasks: &Tasks) -> (mpsc::Sender<Registrat
     let (registrar, registrations) = mpsc::channel(REGISTRATIONS);
     let names = Names::default();
     let owner = Owner {
+        database: meta.tables().replaced(),
         meta,
         tasks: tasks.clone(),
         names: names.clone(),
@@ -57,6 +58,8 @@ struct Running {
 
 struct Owner {
     meta: MetaManager,
+    /// The database that the catalog was read from.
+    database: u64,
     tasks: Tasks,
     names: Names,
     catalog: Catalog,
@@ -107,11 +110,14 @@ impl Owner {
                 return;
             }
         };
-        let gone = |id: &&DeviceId| !devices.contains_key(*id);
+        // Absent knowledge removes nothing: the cloud tells what belongs into a new database.
+        let database = self.meta.tables().replaced();
+        let lost = std::mem::replace(&mut self.database, database) != database;
+        let gone = |id: &&DeviceId| !lost && !devices.contains_key(*id);
         for id in self.catalog.devices().filter(gone).cloned().collect::<Vec<_>>() {
             self.set_device(&id, None);
         }
-        let gone = |id: &&DeviceId| !models.contains_key(*id);
+        let gone = |id: &&DeviceId| !lost && !models.contains_key(*id);
         for id in self.catalog.models().filter(gone).cloned().collect::<Vec<_>>() {
             self.catalog.set_model(&id, None);
         }
@@ -137,10 +143,15 @@ impl Owner {
 
     async fn changed(&mut self, path: &ObjectPath) {
         let Some(id) = id(path) else { return };
+        if !matches!(path.kind, Kind::Device | Kind::DeviceModel) {
+            return;
+        }
+        if self.meta.tables().replaced() != self.database {
+            return self.reload().await;
+        }
         let protocols = match path.kind {
             Kind::Device => self.device_changed(&id).await,
-            Kind::DeviceModel => self.model_changed(&id).await,
-            _ => return,
+            _ => self.model_changed(&id).await,
         };
         match protocols {
             Ok(protocols) => self.tell(protocols),

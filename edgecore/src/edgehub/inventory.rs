@@ -17,10 +17,22 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// How long announced pods may take. Until they came, nothing that runs is removed for being unknown.
 const ARRIVAL: Duration = Duration::from_secs(30);
 
-/// Compares until it has succeeded or the session is over.
+/// Compares until it has succeeded or the session is over, and again when the database is replaced.
 pub(super) async fn compare(meta: MetaManager, uplink: Uplink, session: Link) {
+    let (tables, mut link) = (meta.tables(), uplink.link());
+    loop {
+        let database = tables.replaced();
+        succeed(&meta, &uplink, session).await;
+        tokio::select! {
+            () = tables.replaced_after(database) => info!("the database was replaced: the cloud is asked what belongs into it"),
+            _ = link.wait_for(|now| *now != session) => return,
+        }
+    }
+}
+
+async fn succeed(meta: &MetaManager, uplink: &Uplink, session: Link) {
     while *uplink.link().borrow() == session {
-        match once(&meta, &uplink).await {
+        match once(meta, uplink).await {
             Ok(pods) => {
                 meta.compared(pods).await;
                 let mut pods = meta.pods();

@@ -32,6 +32,21 @@ impl Tables {
         self.0.state().borrow().replaced
     }
 
+    /// Waits until a damaged database was replaced more often than `seen` times.
+    pub async fn replaced_after(&self, seen: u64) {
+        let mut state = self.0.state();
+        if state.wait_for(|state| state.replaced > seen).await.is_err() {
+            // The database's thread has ended: nothing is replaced any more.
+            std::future::pending().await
+        }
+    }
+
+    /// Reads as if SQLite had found damage, and so replaces the database.
+    #[cfg(test)]
+    pub(crate) async fn pretend_damage(&self) {
+        self.0.pretend_damage().await;
+    }
+
     /// Reads on the database's thread.
     pub async fn read<T: Send + 'static>(
         &self,

@@ -127,6 +127,11 @@ impl Machine {
         self.remove(id, now);
     }
 
+    /// What was stored is lost: nothing is gone because it is not there.
+    pub(in crate::devicetwin) fn objects_lost(&mut self) {
+        self.objects.clear();
+    }
+
     /// These objects are stored, and no others.
     pub(super) fn objects(&mut self, objects: Vec<Known>, now: Now) {
         let mut before = std::mem::take(&mut self.objects);

@@ -264,6 +264,11 @@ impl Machine {
             stage.twins = device.twins.keys().cloned().collect();
             stage.rows(id, |_| true, &mut rows);
         }
+        rows.extend(
+            self.reports
+                .marks()
+                .map(|(id, name)| Row::Mark(id.clone(), name.to_owned())),
+        );
         rows
     }
 

@@ -203,6 +203,12 @@ impl Reports {
             .is_some_and(|report| report.marks.contains_key(name))
     }
 
+    /// All marks that are on the disk.
+    pub(super) fn marks(&self) -> impl Iterator<Item = (&DeviceId, &str)> {
+        let devices = self.devices.iter();
+        devices.flat_map(|(id, report)| report.marks.keys().map(move |name| (id, name.as_str())))
+    }
+
     /// Marks that may go from the disk.
     pub(super) fn rested(&self, now: Instant) -> Vec<(DeviceId, String)> {
         let due = self.resting.iter().take_while(|(since, ..)| now >= *since + REST);

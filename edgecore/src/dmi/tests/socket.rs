@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use super::super::owner;
 use super::super::server::{self, Reports};
+use super::super::{owner, rows};
 use crate::devicetwin::Stopped;
 use crate::metamanager::{self, MetaManager};
 use crate::uplink::{Link, Uplink};
@@ -329,6 +329,36 @@ async fn a_mapper_need_not_register_again_when_edgecore_restarts() {
     let edge = edge.restart().await;
     edge.device("e", 4, "1").await;
     assert_eq!(next(&mut called).await, "register e 1");
+    drop(edge);
+}
+
+#[tokio::test]
+async fn a_mapper_is_known_after_its_database_was_replaced() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    let socket = edge.mapper_socket("m.sock");
+    edge.register(&socket).await;
+    let mappers = Tasks::new();
+    let mut called = Mapper::serve(&socket, &mappers);
+    let tables = edge.meta.tables();
+    tables.pretend_damage().await;
+    let end = Instant::now() + LIMIT;
+    while !tables.read(rows::load).await.is_ok_and(|mappers| mappers.len() == 1) {
+        assert!(Instant::now() < end, "the mapper is not in the new database");
+        tokio::task::yield_now().await;
+    }
+    // As the cloud sends what the database lacks.
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    edge.device("d", 3, "2").await;
+    assert_eq!(next(&mut called).await, "update d 2", "nothing was removed or added");
+    drop(tables);
+    let edge = edge.restart().await;
+    edge.device("d", 4, "3").await;
+    assert_eq!(next(&mut called).await, "update d 3", "it is told of the change alone");
     drop(edge);
 }
 
