@@ -14,7 +14,11 @@ use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
-pub(super) const LIST: &[Entry] = &[("dmi_grpc_1_56", false, old), ("dmi_grpc_1_67", false, new)];
+pub(super) const LIST: &[Entry] = &[
+    ("dmi_grpc_1_56", false, old),
+    ("dmi_grpc_1_67", false, new),
+    ("dmi_model_after_device", false, model_after_device),
+];
 
 /// edgecore's socket as its host sees it.
 const SOCKET: &str = "/etc/kubeedge/dmi.sock";
@@ -34,6 +38,7 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     let limit = seconds(if ours { 10 } else { 60 });
     let system = context.system()?;
     let plant = Plant::new(system, &build.replace('.', "-"))?;
+    plant.create_model(system)?;
     plant.create(system, "d1", "1")?;
 
     let mut mapper = Mapper::start(system, &settings, build, &plant.protocol, "one")?;
@@ -73,13 +78,45 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     system.api().delete(&plant.path("devices", "d1"))?;
     mapper.called("device deleted: the mapper is told", "RemoveDevice", "d1", limit)?;
     drop(mapper);
-    for kind in ["devices", "devicemodels"] {
-        system.api().delete(plant.path(kind, "").trim_end_matches('/'))?;
-    }
-    system.api().delete(&format!("/api/v1/namespaces/{}", plant.namespace))
+    plant.clean(system)
 }
 
-/// A namespace with a model, and a protocol that only its devices speak.
+/// A device is made before its model, as by `kubectl apply` of a file in that order: the mapper hears of it once the model is there.
+fn model_after_device(context: &mut Context) -> Result<()> {
+    let settings = context.settings.clone();
+    let system = context.system()?;
+    let plant = Plant::new(system, "later")?;
+    let mut mapper = Mapper::start(system, &settings, "go", &plant.protocol, "later")?;
+    wait::quietly("a mapper without devices registers", seconds(60), || {
+        mapper.say("register")?;
+        mapper.answer("MapperRegister").map(Some)
+    })?;
+    mapper.say("serve")?;
+    plant.create(system, "d1", "5")?;
+    // How much earlier it comes.
+    wait::pause(seconds(2));
+    plant.create_model(system)?;
+    // Go's cloudcore looks for a model once a second; a Go edge gets the device from ours with the next comparison, 5 s later at most.
+    mapper.called(
+        "model made: the mapper is told of its device",
+        "RegisterDevice",
+        "5",
+        seconds(60),
+    )?;
+    plant.desire(system, "d1", "6")?;
+    mapper.called(
+        "desired value changed: the mapper is told",
+        "UpdateDevice",
+        "6",
+        seconds(60),
+    )?;
+    system.api().delete(&plant.path("devices", "d1"))?;
+    mapper.called("device deleted: the mapper is told", "RemoveDevice", "d1", seconds(60))?;
+    drop(mapper);
+    plant.clean(system)
+}
+
+/// A namespace, and a protocol that only its devices speak.
 struct Plant {
     namespace: String,
     protocol: String,
@@ -89,11 +126,21 @@ impl Plant {
     fn new(system: &System, name: &str) -> Result<Self> {
         let namespace = system.namespace(&format!("dmi-{name}"))?;
         let protocol = format!("of-{namespace}");
-        let plant = Self { namespace, protocol };
+        Ok(Self { namespace, protocol })
+    }
+
+    /// The model of its devices.
+    fn create_model(&self, system: &System) -> Result<()> {
         let model = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel", "metadata": {"name": "m"},
-            "spec": {"protocol": plant.protocol, "properties": [{"name": "temp", "type": "STRING", "accessMode": "ReadWrite"}]}});
-        system.api().create(&plant.path("devicemodels", ""), &model)?;
-        Ok(plant)
+            "spec": {"protocol": self.protocol, "properties": [{"name": "temp", "type": "STRING", "accessMode": "ReadWrite"}]}});
+        system.api().create(&self.path("devicemodels", ""), &model).map(drop)
+    }
+
+    fn clean(&self, system: &System) -> Result<()> {
+        for kind in ["devices", "devicemodels"] {
+            system.api().delete(self.path(kind, "").trim_end_matches('/'))?;
+        }
+        system.api().delete(&format!("/api/v1/namespaces/{}", self.namespace))
     }
 
     fn path(&self, kind: &str, name: &str) -> String {
@@ -136,15 +183,16 @@ fn properties(desired: &str) -> Value {
         "visitors": {"protocolName": "virtual", "configData": {"register": 2}}}])
 }
 
-/// A mapper that runs on the edge's host; it ends with this value.
-struct Mapper {
+/// A mapper in Go that runs on the edge's host; it ends with this value.
+pub(super) struct Mapper {
     child: Child,
     commands: ChildStdin,
     lines: Receiver<String>,
 }
 
 impl Mapper {
-    fn start(system: &System, settings: &Settings, build: &str, protocol: &str, name: &str) -> Result<Self> {
+    /// Starts one build of it, for a protocol, with a socket of this name.
+    pub(super) fn start(system: &System, settings: &Settings, build: &str, protocol: &str, name: &str) -> Result<Self> {
         let mut command = system.edge.command(settings.dmi.join(build));
         command.arg("-proto").arg(settings.root.join("proto/proto/dmi.proto"));
         command.args([
@@ -170,7 +218,14 @@ impl Mapper {
         Ok(Self { child, commands, lines })
     }
 
-    fn say(&mut self, command: &str) -> Result<()> {
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Gives a command (`e2e/dmi/main.go`).
+    pub(super) fn say(&mut self, command: &str) -> Result<()> {
         writeln!(self.commands, "{command}").context("the mapper ended")
     }
 
@@ -190,7 +245,7 @@ impl Mapper {
     }
 
     /// What edgecore answers to a call that was just asked for.
-    fn answer(&mut self, method: &str) -> Result<Value> {
+    pub(super) fn answer(&mut self, method: &str) -> Result<Value> {
         loop {
             let line = self
                 .lines
@@ -217,6 +272,12 @@ impl Mapper {
         Ok(())
     }
 
+    /// What it said since it was last looked at.
+    pub(super) fn lines(&self) -> Vec<Value> {
+        let lines = self.lines.try_iter();
+        lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
+    }
+
     /// Waits for a call whose request names this.
     fn called(&mut self, what: &str, method: &str, named: &str, limit: Duration) -> Result<()> {
         let named = format!("\"{named}\"");
@@ -229,7 +290,6 @@ impl Mapper {
 
 impl Drop for Mapper {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }

@@ -25,6 +25,8 @@ pub(super) const LIST: &[Entry] = &[
 const EXTERNAL: u16 = 1883;
 /// Where ours listens.
 const INTERNAL: u16 = 1884;
+/// No text: a zero, bytes that no UTF-8 has, and half a character.
+const BINARY: &[u8] = b"a\0\xff\xfe\xe2\x82b\n";
 /// Questions of the measurement.
 const QUESTIONS: u32 = 2000;
 
@@ -76,7 +78,8 @@ fn own_broker(context: &mut Context) -> Result<()> {
     })
 }
 
-/// Mutual TLS with user name and password: all right; then a wrong password, then a CA that the broker is not of.
+/// Mutual TLS with user name and password: all right; then a wrong password, then a CA that the broker is not of; and with
+/// `eventBusTLS` off a `tls://` broker of any CA.
 fn tls(context: &mut Context) -> Result<()> {
     let folder = context.system()?.edge.folder().join("etc/mqtt");
     certificates(&folder)?;
@@ -123,6 +126,17 @@ fn tls(context: &mut Context) -> Result<()> {
         with_mode(context, &keys("secret", "other"), |system| {
             told(&system.edge, "invalid peer certificate")
         })
+    });
+    broker.stop(seconds(5))?;
+    outcome?;
+    let config = format!(
+        "listener 8884 127.0.0.1\ncertfile {path}/broker.crt\nkeyfile {path}/broker.key\nallow_anonymous true\n"
+    );
+    let mut broker = mosquitto(&context.system()?.edge, &config)?;
+    let keys = ["mqttMode: 2", "mqttServerExternal: tls://127.0.0.1:8884"].map(str::to_owned);
+    let outcome = with_mode(context, &keys, |system| {
+        let login = ["--cafile".to_owned(), format!("{path}/ca.crt")];
+        answers(&system.edge, 8884, &login)
     });
     broker.stop(seconds(5))?;
     outcome
@@ -194,6 +208,14 @@ fn publish(edge: &EdgeHost, port: u16, topic: &str, payload: &str) -> Result<()>
     process::run(&mut command).map(drop)
 }
 
+fn publish_bytes(edge: &EdgeHost, port: u16, topic: &str, payload: &[u8]) -> Result<()> {
+    let (file, port) = (edge.folder().join("payload"), port.to_string());
+    std::fs::write(&file, payload)?;
+    let mut command = edge.command("mosquitto_pub");
+    command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-f"]);
+    process::run(command.arg(&file)).map(drop)
+}
+
 /// How many uploads the cloud has taken.
 fn taken(system: &System) -> Result<u64> {
     let metrics = http_body(&system.cloud.monitor(), "/metrics")?;
@@ -211,13 +233,18 @@ fn uploads(system: &mut System, port: u16) -> Result<()> {
     for number in 0..20 {
         publish(&system.edge, port, "default/user/x", &number.to_string())?;
     }
+    publish_bytes(&system.edge, port, "default/user/x", BINARY)?;
     wait::until("uploads in the database", seconds(20), || {
         let count = sql(&system.edge, "SELECT count(*) FROM bus_upload")?;
-        Ok((count.trim() == "20").then_some(()))
+        Ok((count.trim() == "21").then_some(()))
     })?;
+    let newest = "SELECT hex(payload) FROM bus_upload ORDER BY sequence DESC LIMIT 1";
+    let kept = sql(&system.edge, newest)?;
+    let sent: String = BINARY.iter().map(|byte| format!("{byte:02X}")).collect();
+    ensure!(kept.trim() == sent, "a binary payload is kept as {kept}");
     system.edge.set_link(true)?;
     wait::until("uploads of a time without a link", seconds(60), || {
-        Ok((taken(system)? == before + 20).then_some(()))
+        Ok((taken(system)? == before + 21).then_some(()))
     })?;
     wait::until("an empty table", seconds(20), || {
         let count = sql(&system.edge, "SELECT count(*) FROM bus_upload")?;

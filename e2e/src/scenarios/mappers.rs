@@ -46,18 +46,11 @@ impl<'a> Plant<'a> {
     ) -> Result<Self> {
         let manifest = context.settings.root.join("examples").join(example).join("device.yaml");
         let manifest = std::fs::read_to_string(&manifest).with_context(|| format!("{}", manifest.display()))?;
-        // Built beside this program.
-        let program = std::env::current_exe()?.with_file_name(example);
-        ensure!(
-            program.is_file(),
-            "{} is missing: cargo build -p {example}",
-            program.display()
-        );
         let system = context.system()?;
         let namespace = system.namespace("mappers")?;
         let log = system.edge.folder().join(format!("{example}.log"));
         let old_log = std::fs::read(log).map_or(0, |log| log.len());
-        let mapper = Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))?;
+        let mapper = start_mapper(system, example)?;
         let plant = Self {
             system,
             namespace,
@@ -132,15 +125,27 @@ impl<'a> Plant<'a> {
     }
 }
 
+/// Starts an example on the edge's host. Its program was built beside this one.
+fn start_mapper(system: &System, example: &str) -> Result<Daemon> {
+    let program = std::env::current_exe()?.with_file_name(example);
+    ensure!(
+        program.is_file(),
+        "{} is missing: cargo build -p {example}",
+        program.display()
+    );
+    Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))
+}
+
 impl Drop for Plant<'_> {
     fn drop(&mut self) {
         self.mapper.kill();
     }
 }
 
-/// A device made in the cloud is served by the virtual mapper; its values are in the DeviceStatus; a desired value arrives.
+/// A device made in the cloud is served by the virtual mapper; its values are in the DeviceStatus; a desired value arrives, also after
+/// restarts of edgecore and the mapper, and one that came while the mapper was away.
 fn virtual_device(context: &mut Context) -> Result<()> {
-    let plant = Plant::start(context, "virtual-device", "thermometer-1", str::to_owned)?;
+    let mut plant = Plant::start(context, "virtual-device", "thermometer-1", str::to_owned)?;
     plant.until_reported("a value in the API", "temperature", |value| {
         value.parse::<u32>().is_ok()
     })?;
@@ -148,6 +153,19 @@ fn virtual_device(context: &mut Context) -> Result<()> {
     plant.desire(1, "35")?;
     plant.until_reported("desired in the API to reported in the API", "limit", |value| {
         value == "35"
+    })?;
+    plant.system.edge.kill_edgecore();
+    plant.system.edge.start_edgecore()?;
+    plant.system.node_ready(seconds(60))?;
+    plant.desire(1, "40")?;
+    plant.until_reported("edgecore restarted: desired to reported", "limit", |value| {
+        value == "40"
+    })?;
+    plant.mapper.kill();
+    plant.desire(1, "45")?;
+    plant.mapper = start_mapper(plant.system, "virtual-device")?;
+    plant.until_reported("mapper restarted: what was desired meanwhile", "limit", |value| {
+        value == "45"
     })?;
     plant.end()
 }

@@ -11,6 +11,7 @@ mod dmi;
 mod eventbus;
 mod events;
 mod faults;
+mod framework;
 mod harness;
 mod identity;
 mod install;
@@ -38,7 +39,7 @@ use crate::system::Scenario;
 /// All scenarios, in the order they run: what only reads first, what breaks things last.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let swaps = std::env::var_os("KE_SWAP").is_some();
+    let named = |name| std::env::var_os(name).is_some();
     [
         harness::LIST,
         workloads::LIST,
@@ -69,7 +70,8 @@ pub fn all() -> Vec<Scenario> {
         ways_in::LIST,
         transport::LIST,
         faults::LIST,
-        if swaps { swap::LIST } else { &[] },
+        if named("KE_MAPPER") { framework::LIST } else { &[] },
+        if named("KE_SWAP") { swap::LIST } else { &[] },
     ]
     .into_iter()
     .flatten()

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, text};
 use crate::edge::{EdgeHost, Keys};
-use crate::mqtt::{self, Client, Mosquitto};
+use crate::mqtt::{self, Client, Heard, Mosquitto};
 use crate::process;
 use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
@@ -204,14 +204,8 @@ impl<'a> Plant<'a> {
 
     /// What `twin/get` tells of a device's actual values.
     pub(crate) fn twin(&self, name: &str, event: &str) -> Result<Values> {
-        let (mark, result) = (self.mqtt.mark(), self.topic(name, "twin/get/result"));
-        let question = json!({"event_id": event}).to_string();
-        self.mqtt
-            .publish(&self.topic(name, "twin/get"), question, QoS::AtLeastOnce)?;
-        let answer = self.mqtt.expect_quietly("twin/get/result", mark, seconds(10), |one| {
-            (one.topic == result).then(|| one.json())
-        })?;
-        ensure!(text(&answer, "/event_id") == event, "twin/get was answered by {answer}");
+        let (topic, result) = (self.topic(name, "twin/get"), self.topic(name, "twin/get/result"));
+        let answer = self.ask(event, &topic, |one| one.topic == result)?;
         let twins = answer.get("twin").and_then(Value::as_object);
         let twins = twins.with_context(|| format!("twin/get was answered by {answer}"))?;
         Ok(twins
@@ -220,23 +214,28 @@ impl<'a> Plant<'a> {
             .collect())
     }
 
-    /// The ids of the devices that `membership/get` tells, of this namespace. A client that comes back after a restart of the broker may
-    /// ask before it is subscribed again: it asks once more.
-    pub(crate) fn members(&self, event: &str) -> Result<Vec<String>> {
-        let (mark, node) = (self.mqtt.mark(), self.system.edge.name());
-        let topic = format!("$hw/events/node/{node}/membership/get");
+    /// The answer to a question over MQTT. After a restart of edgecore or the broker one of the two may not be subscribed yet, and the
+    /// question or its answer is lost: it is asked once more.
+    fn ask(&self, event: &str, topic: &str, is_answer: impl Fn(&Heard) -> bool) -> Result<Value> {
+        let mark = self.mqtt.mark();
         let question = json!({"event_id": event}).to_string();
-        let answer = wait::quietly("membership/get/result", seconds(10), || {
-            self.mqtt.publish(&topic, question.as_str(), QoS::AtLeastOnce)?;
+        wait::quietly(topic, seconds(10), || {
+            self.mqtt.publish(topic, question.as_str(), QoS::AtLeastOnce)?;
+            let is_ours = |one: &Heard| {
+                let content = one.json();
+                (is_answer(one) && text(&content, "/event_id") == event).then_some(content)
+            };
             let answer = self
                 .mqtt
-                .expect_quietly("an answer to this question", mark, seconds(1), |one| {
-                    let content = one.json();
-                    (one.topic.ends_with("membership/get/result") && text(&content, "/event_id") == event)
-                        .then_some(content)
-                })?;
+                .expect_quietly("an answer to this question", mark, seconds(1), is_ours)?;
             Ok(Some(answer))
-        })?;
+        })
+    }
+
+    /// The ids of the devices that `membership/get` tells, of this namespace.
+    pub(crate) fn members(&self, event: &str) -> Result<Vec<String>> {
+        let topic = format!("$hw/events/node/{}/membership/get", self.system.edge.name());
+        let answer = self.ask(event, &topic, |one| one.topic.ends_with("membership/get/result"))?;
         let mut ids: Vec<String> = api::elements(&answer, "/devices")
             .map(|device| text(device, "/id").to_owned())
             .filter(|id| id.starts_with(&format!("{}/", self.namespace)))

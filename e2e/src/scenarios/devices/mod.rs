@@ -4,6 +4,7 @@ mod faults;
 pub(crate) mod input;
 pub(crate) mod kit;
 mod offline;
+mod restarts;
 
 use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
@@ -22,7 +23,7 @@ pub(super) const LIST: &[Entry] = &[
     ("device_rate", false, input::rate),
     ("device_offline", false, offline::offline),
     ("device_created_offline", false, offline::created_offline),
-    ("device_restarts", false, faults::restarts),
+    ("device_restarts", false, restarts::restarts),
     ("device_replicas", false, faults::replicas),
 ];
 

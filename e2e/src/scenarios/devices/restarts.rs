@@ -1,0 +1,193 @@
+//! edgecore, the broker, cloudcore and a mapper end in any order while values are under way.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::super::dmi::Mapper;
+use super::kit::{Plant, Values, owned, set_external};
+use crate::api::{self, text};
+use crate::link::Random;
+use crate::mqtt::{self, Mosquitto, start_mosquitto};
+use crate::settings::Settings;
+use crate::system::Context;
+use crate::wait::{self, seconds};
+
+const PROPERTIES: [&str; 3] = ["a", "b", "c"];
+/// Steps of one seed.
+const STEPS: usize = 6;
+/// Seeds without `--long` and with it.
+const SEEDS: (u64, u64) = (2, 20);
+/// What a step may kill.
+const KINDS: [&str; 5] = ["edgecore", "broker", "cloudcore", "mapper", "nobody"];
+
+/// They are killed and started in an order drawn from a seed, with reports over MQTT and DMI and desired values between: in the end both
+/// sides show each value that edgecore accepted last, and the edge and its mapper know what was desired last.
+pub(super) fn restarts(context: &mut Context) -> Result<()> {
+    let (seeds, settings) = (if context.long { SEEDS.1 } else { SEEDS.0 }, context.settings.clone());
+    let broker = start_mosquitto(&context.system()?.edge)?;
+    set_external(context.system()?, true)?;
+    let result = all_seeds(context, settings, seeds, broker);
+    set_external(context.system()?, false)?;
+    result
+}
+
+fn all_seeds(context: &mut Context, settings: Settings, seeds: u64, broker: Mosquitto) -> Result<()> {
+    let plant = Plant::at(context, "restarts", &PROPERTIES, mqtt::EXTERNAL)?;
+    plant.create("t1", &PROPERTIES.map(|property| (property, "0")))?;
+    plant.until_known("t1")?;
+    plant.prime("t1", &PROPERTIES.map(|property| (property, "first")))?;
+    let mapper = Told::start(&plant, &settings)?;
+    let mut board = Board {
+        plant,
+        settings,
+        broker,
+        mapper,
+    };
+    for seed in 0..seeds {
+        board.one_seed(seed)?;
+    }
+    board.mapper.mapper.kill();
+    board.plant.clean()
+}
+
+/// What is killed and started again.
+struct Board<'a> {
+    plant: Plant<'a>,
+    settings: Settings,
+    broker: Mosquitto,
+    mapper: Told,
+}
+
+impl Board<'_> {
+    fn one_seed(&mut self, seed: u64) -> Result<()> {
+        let mut random = Random(seed);
+        let mut draw = |below: usize| usize::try_from(random.draw() % 1000).unwrap_or(0) % below;
+        let start = PROPERTIES.map(|property| (property, "start"));
+        self.plant.report("t1", &format!("start-{seed}"), &start, seconds(60))?;
+        let mut reported = owned(&start);
+        let mut desired = Values::new();
+        let mut done = Vec::new();
+        for step in 0..STEPS {
+            let (property, value) = (PROPERTIES[draw(PROPERTIES.len())], format!("{seed}-{step}"));
+            let kind = KINDS[draw(KINDS.len())];
+            done.push(kind);
+            self.restart(kind)?;
+            if draw(2) == 0 {
+                let list = PROPERTIES.map(|property| (property, value.as_str()));
+                self.plant.desire("t1", &list)?;
+                desired = owned(&list);
+            }
+            if draw(2) == 0 {
+                self.report(property, &value)?;
+            } else {
+                let event = format!("step-{seed}-{step}");
+                self.plant.report("t1", &event, &[(property, &value)], seconds(60))?;
+            }
+            reported.insert(property.to_owned(), value);
+        }
+        self.agree(
+            &format!("seed {seed} ({}): all agree", done.join(", ")),
+            &reported,
+            &desired,
+        )
+    }
+
+    fn restart(&mut self, kind: &str) -> Result<()> {
+        let system = &mut *self.plant.system;
+        match kind {
+            "edgecore" => {
+                system.edge.kill_edgecore();
+                system.edge.start_edgecore()?;
+            }
+            "broker" => {
+                self.broker.kill();
+                self.broker = start_mosquitto(&system.edge)?;
+            }
+            "cloudcore" => {
+                system.cloud.kill();
+                system.cloud.start()?;
+            }
+            "mapper" => {
+                self.mapper.mapper.kill();
+                self.mapper = Told::start(&self.plant, &self.settings)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The mapper reports a value until edgecore shows it: a report is answered before it is stored.
+    fn report(&mut self, property: &str, value: &str) -> Result<()> {
+        let device = format!("{}/t1", self.plant.namespace);
+        wait::quietly("a value of the mapper at the edge", seconds(60), || {
+            self.mapper.mapper.say(&format!("report {device} {property} {value}"))?;
+            self.mapper.look();
+            let shown = self.plant.twin("t1", "mapper")?;
+            Ok((shown.get(property).map(String::as_str) == Some(value)).then_some(()))
+        })
+    }
+
+    fn agree(&mut self, what: &str, reported: &Values, desired: &Values) -> Result<()> {
+        wait::until(what, seconds(60), || {
+            let twin = self.plant.twin("t1", "end")?;
+            ensure!(twin == *reported, "the edge tells {twin:?}, accepted was {reported:?}");
+            let shown = self.plant.reported("t1")?;
+            ensure!(shown == *reported, "the API shows {shown:?}, accepted was {reported:?}");
+            let told = self.mapper.look();
+            for (property, value) in desired {
+                let stored = self.plant.stored_desired("t1", property)?;
+                ensure!(
+                    stored.as_ref() == Some(value),
+                    "desired is {value} of {property}, stored {stored:?}"
+                );
+                ensure!(
+                    told.get(property) == Some(value),
+                    "desired is {value} of {property}, the mapper was told {told:?}"
+                );
+            }
+            Ok(Some(()))
+        })
+    }
+}
+
+/// A mapper, and the device's desired values as it was told them last.
+struct Told {
+    mapper: Mapper,
+    desired: Values,
+}
+
+impl Told {
+    /// Registers until edgecore gives it the device, then serves, as the framework does.
+    fn start(plant: &Plant<'_>, settings: &Settings) -> Result<Self> {
+        let mut told = Self {
+            mapper: Mapper::start(plant.system, settings, "go", "virtual", "restarts")?,
+            desired: Values::new(),
+        };
+        wait::quietly("the mapper registers and gets its device", seconds(60), || {
+            told.mapper.say("register")?;
+            let answer = told.mapper.answer("MapperRegister")?;
+            api::elements(&answer, "/response/deviceList").for_each(|device| told.note(device));
+            Ok((!told.desired.is_empty()).then_some(()))
+        })?;
+        told.mapper.say("serve")?;
+        Ok(told)
+    }
+
+    /// What it was told until now.
+    fn look(&mut self) -> &Values {
+        for line in self.mapper.lines() {
+            if let Some(device) = line.pointer("/request/device") {
+                self.note(device);
+            }
+        }
+        &self.desired
+    }
+
+    fn note(&mut self, device: &Value) {
+        if text(device, "/name") == "t1" {
+            let desired = api::elements(device, "/spec/properties");
+            let desired = desired.map(|one| (text(one, "/name").to_owned(), text(one, "/desired/value").to_owned()));
+            self.desired = desired.collect();
+        }
+    }
+}
