@@ -1,13 +1,19 @@
 //! The Kubernetes API as scenarios see it: blocking, objects as JSON. kubectl is used where a user would use it; looking at a
 //! status twenty times a second is done here, because a kubectl takes a tenth of a second of CPU to start.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::time::{Instant, timeout_at};
 
 /// A client. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +56,21 @@ impl Api {
             Some(Value::Array(items)) => Ok(items),
             _ => bail!("{path} is no list"),
         }
+    }
+
+    /// The objects of a list, from now on as they change.
+    pub fn follow(&self, path: &str) -> Result<Followed> {
+        let list = self.must(path)?;
+        let version = text(&list, "/metadata/resourceVersion");
+        let request = http::Request::get(format!("{path}?watch=1&resourceVersion={version}")).body(Vec::new())?;
+        let changes = self.runtime.block_on(self.client.request_events(request))?;
+        Ok(Followed {
+            runtime: self.runtime.clone(),
+            changes: changes.boxed(),
+            objects: elements(&list, "/items")
+                .map(|object| (name(object).to_owned(), object.clone()))
+                .collect(),
+        })
     }
 
     /// Creates an object.
@@ -107,6 +128,47 @@ impl Api {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(error).with_context(|| format!("{method} {path}")),
         }
+    }
+}
+
+/// The objects of a list by name, kept up to date by a watch: unlike looking again and again it costs the API server next to
+/// nothing, so that it does not slow down what is measured.
+pub struct Followed {
+    runtime: Arc<Runtime>,
+    changes: BoxStream<'static, kube::Result<WatchEvent<Value>>>,
+    objects: BTreeMap<String, Value>,
+}
+
+impl Followed {
+    /// Waits until the objects are as they should be.
+    pub fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        enough: impl Fn(&BTreeMap<String, Value>) -> bool,
+    ) -> Result<()> {
+        let Self {
+            runtime,
+            changes,
+            objects,
+        } = self;
+        let end = Instant::now() + limit;
+        while !enough(objects) {
+            let change = runtime
+                .block_on(async { timeout_at(end, changes.next()).await })
+                .with_context(|| format!("{what}: not within {} s", limit.as_secs()))?;
+            match change.with_context(|| format!("{what}: the watch ended"))?? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    objects.insert(name(&object).to_owned(), object);
+                }
+                WatchEvent::Deleted(object) => {
+                    objects.remove(name(&object));
+                }
+                WatchEvent::Bookmark(_) => {}
+                WatchEvent::Error(status) => bail!("{what}: {}", status.message),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod devices;
 mod link;
 mod runtime;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -325,9 +326,9 @@ impl Bench {
         const RUNS: usize = 3;
         self.system.edge.stop_edgecore()?;
         let edge = &self.system.edge;
-        let (cgroup, logs) = (edge.number().cgroup().root(), edge.folder().join("logs/alone"));
+        let (cgroup, folder) = (edge.number().cgroup(), edge.folder().join("alone"));
         let runs = (0..RUNS)
-            .map(|_| runtime::alone(&edge.socket(), &cgroup, &logs, MANY))
+            .map(|_| runtime::alone(&edge.socket(), &cgroup, &folder, MANY))
             .collect::<Result<Vec<_>>>()?;
         println!("  the runtime alone: {runs:?}");
         self.system.edge.start_edgecore()?;
@@ -455,15 +456,11 @@ impl Bench {
 
     /// Waits until all run; the moment is that of the API's last Ready.
     fn running(&self, namespace: &str, count: usize) -> Result<Instant> {
-        let at = wait::quietly(&format!("{count} pods Ready"), LIMIT, || {
-            let ready = self
-                .system
-                .pods(namespace)?
-                .iter()
-                .filter(|pod| api::is_ready(pod))
-                .count();
-            Ok((ready == count).then(Instant::now))
+        let mut pods = self.system.api().follow(&api::pods_path(namespace))?;
+        pods.until(&format!("{count} pods Ready"), LIMIT, |pods| {
+            pods.values().filter(|pod| api::is_ready(pod)).count() == count
         })?;
+        let at = Instant::now();
         let running = self.system.edge.containers(namespace)?.len();
         ensure!(
             running == count,
@@ -473,10 +470,13 @@ impl Bench {
     }
 
     fn delete(&self, namespace: &str) -> Result<()> {
-        self.system.api().delete(&api::pods_path(namespace))?;
-        wait::quietly("all pods gone", LIMIT, || {
+        let path = api::pods_path(namespace);
+        let mut pods = self.system.api().follow(&path)?;
+        self.system.api().delete(&path)?;
+        pods.until("all pods gone", LIMIT, BTreeMap::is_empty)?;
+        wait::quietly("all containers gone", LIMIT, || {
             let left = self.system.edge.running()?.iter().any(|one| one.namespace == namespace);
-            Ok((!left && self.system.pods(namespace)?.is_empty()).then_some(()))
+            Ok((!left).then_some(()))
         })
     }
 }

@@ -228,8 +228,22 @@ impl Cgroup {
         self.main().join("system/cgroup.procs")
     }
 
-    /// Creates it.
+    /// One below it.
+    #[must_use]
+    pub fn below(&self, part: &str) -> Self {
+        Self {
+            name: format!("{}/{part}", self.name),
+        }
+    }
+
+    /// Creates it, with the part for all but pods.
     pub fn create(&self) -> Result<()> {
+        self.make()?;
+        std::fs::create_dir_all(self.main().join("system")).with_context(|| format!("{}", self.main().display()))
+    }
+
+    /// Creates it, empty.
+    pub fn make(&self) -> Result<()> {
         for folder in self.folders() {
             // A named hierarchy may be read-only for us; the edge does without.
             if std::fs::create_dir_all(&folder).is_err() {
@@ -250,7 +264,7 @@ impl Cgroup {
                 }
             }
         }
-        std::fs::create_dir_all(self.main().join("system")).with_context(|| format!("{}", self.main().display()))
+        Ok(())
     }
 
     /// All processes in it, in the part given ("" for all).
