@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) status: Arc<PodStatus>,
+    /// How long it may wait for a newer one that makes it needless.
+    pub(crate) patience: Duration,
     /// Nothing of the pod is left on this node: once the API says so too, a pod that is to be deleted may go.
     pub(crate) finished: bool,
 }
@@ -157,8 +159,9 @@ impl Manager {
             deleted: false,
             compared: None,
         });
+        let due = now + report.patience;
+        entry.due = Some(entry.due.map_or(due, |before| before.min(due)));
         entry.report = report;
-        entry.due = Some(now);
     }
 
     /// After a change of the set: pods that are gone are forgotten, others are compared once more.

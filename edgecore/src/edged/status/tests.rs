@@ -87,6 +87,7 @@ async fn a_pod_whose_patch_nobody_answers_holds_no_other() {
             namespace: "default".into(),
             name: name.into(),
             status: Arc::new(status(&json!({"phase": phase}))),
+            patience: Duration::ZERO,
             finished: false,
         })
     };
@@ -97,4 +98,34 @@ async fn a_pod_whose_patch_nobody_answers_holds_no_other() {
         assert_eq!(api.phase("b"), phase);
     }
     assert_eq!(api.phase("a"), "Pending");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_can_wait_is_not_sent_when_a_newer_one_comes_meanwhile() {
+    let api = Arc::new(FakeApi::new());
+    api.put(&json!({"metadata": {"namespace": "default", "name": "a", "uid": "a"}, "status": {"phase": "Pending"}}));
+    let tasks = Tasks::new();
+    let manager = StatusManager::start(api.clone(), api.pods(), Statuses::default(), &tasks);
+    let patience = Duration::from_secs(1);
+    let report = |phase: &str, message: &str, patience: Duration| {
+        manager.report(Report {
+            uid: Uid::new("a"),
+            namespace: "default".into(),
+            name: "a".into(),
+            status: Arc::new(status(&json!({"phase": phase, "message": message}))),
+            patience,
+            finished: false,
+        })
+    };
+    report("Pending", "first", patience).await;
+    report("Pending", "second", patience).await;
+    tokio::time::sleep(patience / 2).await;
+    assert!(api.patches().is_empty());
+    tokio::time::sleep(patience).await;
+    assert_eq!(api.patches().len(), 1, "the second, when its time is over");
+    report("Pending", "third", patience).await;
+    report("Running", "", Duration::ZERO).await;
+    tokio::time::sleep(patience * 2).await;
+    assert_eq!(api.patches().len(), 2);
+    assert_eq!(api.phase("a"), "Running");
 }

@@ -1,6 +1,7 @@
 //! What a worker sees of its pod, and what it says of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tracing::info;
@@ -131,6 +132,12 @@ impl Worker {
         if old.phase != sent.phase {
             info!(pod = %self.key(), uid = %self.uid, from = old.phase, to = sent.phase, "pod phase");
         }
+        let pending = |phase: Option<&str>| phase.is_none_or(|phase| phase == "Pending");
+        let patience = if pending(old.phase.as_deref()) && pending(sent.phase.as_deref()) && !finished {
+            PATIENCE
+        } else {
+            Duration::ZERO
+        };
         let changed = self.status.as_ref() != Some(&sent);
         if changed || finished || !self.reported {
             self.reported = true;
@@ -139,6 +146,7 @@ impl Worker {
                 namespace: ctx.namespace().to_owned(),
                 name: ctx.name().to_owned(),
                 status: Arc::new(sent.clone()),
+                patience,
                 finished,
             };
             self.shared.statuses.report(report).await;
@@ -147,6 +155,9 @@ impl Worker {
         status
     }
 }
+
+/// What happens on the way to the first container is told when it takes longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The container of that name, if it is of a kind that is probed.
 fn probed<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, &'a Container)> {
