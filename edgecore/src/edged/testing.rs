@@ -73,7 +73,7 @@ impl FakeApi {
         self.sent.lock().version += 1;
         pod["metadata"]["resourceVersion"] = json!(self.sent.lock().version.to_string());
         let object = Object::parse(&pod.to_string()).expect("an object");
-        let view: Pod = object.view().expect("a pod");
+        let view = Arc::new(object.view::<Pod>().expect("a pod"));
         self.pods.send_modify(|set| {
             let mut next = (**set).clone();
             next.pods

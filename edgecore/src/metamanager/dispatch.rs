@@ -93,7 +93,7 @@ pub(super) fn pod_of_node(object: &Object, node: &NodeName) -> Result<Option<Arc
     if object.spec_node_name().as_ref() != Some(node) {
         return Ok(None);
     }
-    let pod: Pod = object.view()?;
+    let pod = Arc::new(object.view::<Pod>()?);
     Ok(Some(Arc::new(DesiredPod {
         object: object.clone(),
         pod,

@@ -52,8 +52,8 @@ const CHANGES: usize = 256;
 pub struct DesiredPod {
     /// The object as it came.
     pub object: Object,
-    /// A view for reading.
-    pub pod: Pod,
+    /// A view for reading; shared, as every change of the set is handed to everybody.
+    pub pod: Arc<Pod>,
 }
 
 /// The pods of this node.

@@ -1,4 +1,4 @@
-//! Notices what happens in the runtime and wakes the workers of the pods it happens to.
+//! Notices what happens in the runtime and tells the workers of the pods it happens to; who knows it already sleeps on.
 //!
 //! Owns a summary of states by id. Driven by the runtime's events where it has them, with a slow list as a check; else by listing
 //! every second. Details are the workers' business. Behaviour: spec 05 §6 row 2.
@@ -117,12 +117,10 @@ async fn summarize(runtime: &dyn Runtime) -> Result<Summary, RuntimeError> {
 }
 
 fn compare(before: &Summary, now: &Summary, waker: &Waker) {
-    let changed = now.iter().filter(|(id, state)| before.get(*id) != Some(*state));
-    let gone = before.iter().filter(|(id, _)| !now.contains_key(*id));
-    let mut uids: Vec<&Uid> = changed.chain(gone).map(|(_, (uid, _))| uid).collect();
-    uids.sort();
-    uids.dedup();
-    for uid in uids {
-        waker.wake(uid);
+    for (id, (uid, state)) in now.iter().filter(|(id, state)| before.get(*id) != Some(*state)) {
+        waker.saw(uid, id, Some(*state));
+    }
+    for (id, (uid, _)) in before.iter().filter(|(id, _)| !now.contains_key(*id)) {
+        waker.saw(uid, id, None);
     }
 }

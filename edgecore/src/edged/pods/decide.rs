@@ -37,6 +37,13 @@ pub(super) struct Plan {
     pub(super) start: Vec<(ContainerKind, usize)>,
 }
 
+impl Plan {
+    /// Whether all is as it should be.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.kill_pod && self.create_sandbox.is_none() && self.kill.is_empty() && self.start.is_empty()
+    }
+}
+
 /// `spec.restartPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RestartPolicy {

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use common::{Tasks, chain};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use proto::Uid;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
+use super::sightings::Sightings;
 use super::worker::{Calls, Shared, Wanted, Worker};
 use crate::edged::admission::{Refusal, admit, is_static};
 use crate::edged::context::PodContext;
 use crate::edged::runtime::{LABEL_POD_UID, RuntimeError};
-use crate::edged::status::is_terminal;
+use crate::edged::status::{is_terminal, same_beside_ours};
 use crate::metamanager::{DesiredPod, PodSet};
 
 /// Workers that ended and wait to be taken off the list; a worker that ends waits.
@@ -28,6 +30,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 struct Entry {
     wanted: watch::Sender<Wanted>,
     wake: Arc<Notify>,
+    sightings: Arc<Sightings>,
     /// Whether the pod holds what it asked for: from its admission until its containers are gone.
     holds: Arc<AtomicBool>,
     /// Where it is known.
@@ -51,6 +54,14 @@ impl Waker {
     pub(crate) fn wake(&self, uid: &Uid) {
         match self.workers.lock().get(uid) {
             Some(entry) => entry.wake.notify_one(),
+            None => self.strangers.notify_one(),
+        }
+    }
+
+    /// One of a pod's containers or sandboxes is in this state now, or gone. A worker that knows it is left alone.
+    pub(crate) fn saw(&self, uid: &Uid, id: &str, state: Option<i32>) {
+        match self.workers.lock().get(uid) {
+            Some(entry) => entry.sightings.saw(id, state),
             None => self.strangers.notify_one(),
         }
     }
@@ -131,8 +142,7 @@ impl PodManager {
             if self.waits(set, uid, &desired.pod) {
                 continue;
             }
-            let pod = Arc::new(desired.pod.clone());
-            self.want(uid, Wanted::Pod(pod), refused.remove(uid));
+            self.want(uid, Wanted::Pod(desired.pod.clone()), refused.remove(uid));
         }
         if !set.ready {
             return;
@@ -225,7 +235,7 @@ impl PodManager {
 
     fn context(&self, desired: &DesiredPod) -> PodContext {
         PodContext {
-            pod: Arc::new(desired.pod.clone()),
+            pod: desired.pod.clone(),
             node: self.shared.node.borrow().clone(),
             settings: self.shared.settings.clone(),
             api: self.shared.api.clone(),
@@ -241,15 +251,13 @@ impl PodManager {
         let mut workers = self.workers.lock();
         if let Some(entry) = workers.get(uid) {
             entry.wanted.send_if_modified(|old| {
-                let same = match (&*old, &wanted) {
-                    (Wanted::Pod(old), Wanted::Pod(new)) => old == new,
-                    (Wanted::Gone, Wanted::Gone) => true,
-                    _ => false,
+                let concerns = match (&*old, &wanted) {
+                    (Wanted::Pod(old), Wanted::Pod(new)) => !Arc::ptr_eq(old, new) && concerns(old, new),
+                    (Wanted::Gone, Wanted::Gone) => false,
+                    _ => true,
                 };
-                if !same {
-                    *old = wanted;
-                }
-                !same
+                *old = wanted;
+                concerns
             });
             return;
         }
@@ -259,16 +267,19 @@ impl PodManager {
         };
         let (sender, receiver) = watch::channel(wanted);
         let wake = Arc::new(Notify::new());
+        let sightings = Arc::new(Sightings::default());
         let holds = Arc::new(AtomicBool::new(refusal.is_none()));
         let calls = Calls {
             wanted: receiver,
             wake: wake.clone(),
+            sightings: sightings.clone(),
             holds: holds.clone(),
         };
         let worker = Worker::new(self.shared.clone(), uid.clone(), calls, refusal);
         let entry = Entry {
             wanted: sender,
             wake,
+            sightings,
             holds,
             name,
         };
@@ -332,6 +343,16 @@ impl PodManager {
 /// Whether the pod asks for nothing any more, as far as is known before it was looked at.
 fn is_over(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() || is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
+}
+
+/// Whether a worker has anything to do about a change: its own reports, which come back in the object, are none.
+fn concerns(old: &Pod, new: &Pod) -> bool {
+    let asked = |pod: &Pod| ObjectMeta {
+        resource_version: None,
+        managed_fields: None,
+        ..pod.metadata.clone()
+    };
+    old.spec != new.spec || asked(old) != asked(new) || !same_beside_ours(old.status.as_ref(), new.status.as_ref())
 }
 
 /// Whether the pod was given a place before edgecore started: only then it has a start time.

@@ -10,6 +10,7 @@ mod kill;
 mod manager;
 pub(crate) mod observed;
 mod parts;
+mod sightings;
 mod start;
 mod worker;
 

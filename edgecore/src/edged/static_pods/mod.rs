@@ -94,7 +94,13 @@ fn merge(set: &PodSet, files: &BTreeMap<Uid, Arc<Pod>>) -> PodSet {
         };
         match object {
             Ok(object) => {
-                pods.insert(uid.clone(), Arc::new(DesiredPod { pod, object }));
+                pods.insert(
+                    uid.clone(),
+                    Arc::new(DesiredPod {
+                        pod: Arc::new(pod),
+                        object,
+                    }),
+                );
             }
             Err(error) => warn!(%uid, error = chain(&error), "pod of a file is left out"),
         }

@@ -71,6 +71,23 @@ pub(crate) fn pod_status(input: &Input<'_>) -> PodStatus {
     status
 }
 
+/// Whether two statuses have the same from others than us: their conditions, what they decide, an end.
+pub(crate) fn same_beside_ours(a: Option<&PodStatus>, b: Option<&PodStatus>) -> bool {
+    let theirs = |status: Option<&'_ PodStatus>| {
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let conditions: Vec<PodCondition> = conditions
+            .iter()
+            .filter(|c| !conditions::is_ours(&c.type_))
+            .cloned()
+            .collect();
+        let claims = status.and_then(|s| s.resource_claim_statuses.clone());
+        let nominated = status.and_then(|s| s.nominated_node_name.clone());
+        let over = is_terminal(status.and_then(|s| s.phase.as_deref()));
+        (conditions, claims, nominated, over)
+    };
+    theirs(a) == theirs(b)
+}
+
 /// The status of a pod that gets no place on this node.
 pub(crate) fn refused(refusal: &Refusal, qos_class: String, now: Timestamp) -> PodStatus {
     PodStatus {

@@ -13,7 +13,7 @@ mod phase;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compute::{DEADLINE, Input, never_ran, pod_status, refused, terminated};
+pub(crate) use compute::{DEADLINE, Input, never_ran, pod_status, refused, same_beside_ours, terminated};
 pub(crate) use containers::ephemeral_containers;
 pub(crate) use manager::{Report, StatusManager, Statuses};
 #[cfg(test)]

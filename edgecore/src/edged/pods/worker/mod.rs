@@ -25,6 +25,7 @@ use tracing::warn;
 use super::decide::{self, Findings};
 use super::observed::Observed;
 use super::parts::{Parts, ProbeGuard};
+use super::sightings::Sightings;
 use crate::edged::admission::Refusal;
 use crate::edged::api::Api;
 use crate::edged::context::{Finding, MountedVolumes, NodeFacts, PodContext, ProbeEvent, Settings};
@@ -99,6 +100,7 @@ enum Stage {
 pub(super) struct Calls {
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) wake: Arc<Notify>,
+    pub(super) sightings: Arc<Sightings>,
     /// Cleared once the pod's containers are gone.
     pub(super) holds: Arc<AtomicBool>,
 }
@@ -182,6 +184,7 @@ impl Worker {
             tokio::select! {
                 changed = self.calls.wanted.changed() => if changed.is_err() { return },
                 () = self.calls.wake.notified() => {}
+                () = self.calls.sightings.news() => {}
                 event = self.probe_events.1.recv() => if let Some(event) = event { self.note(event) },
                 () = tokio::time::sleep_until(until) => {}
             }

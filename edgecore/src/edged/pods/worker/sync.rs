@@ -8,6 +8,7 @@ use crate::edged::context::{ContainerKind, MountedVolumes, PodContext};
 use crate::edged::events::Severity;
 use crate::edged::pods::decide::{self, Facts, decide};
 use crate::edged::pods::kill;
+use crate::edged::pods::observed::Life;
 use crate::edged::pods::start::{NotStarted, Place};
 use crate::edged::runtime::RuntimeError;
 use crate::edged::status::is_terminal;
@@ -47,12 +48,7 @@ impl Worker {
             let delay = self.mount_backoff.next_delay();
             return Ok(Outcome::Wait(Instant::now() + delay));
         };
-        let plan = decide(&Facts {
-            pod: &ctx.pod,
-            observed: &self.observed,
-            findings: &self.findings,
-            hash: &|container| self.shared.parts.container_hash(container),
-        });
+        let plan = self.plan();
         debug!(pod = %self.key(), ?plan, "plan");
         if plan.kill_pod {
             if plan.create_sandbox.is_some() && !self.observed.sandboxes.is_empty() {
@@ -95,6 +91,7 @@ impl Worker {
         }
         if plan.start.is_empty() && plan.create_sandbox.is_none() {
             self.reasons.clear();
+            self.calls.sightings.settled(&self.observed);
             return Ok(self.rest());
         }
         self.start_all(&ctx, plan, &volumes).await
@@ -178,11 +175,27 @@ impl Worker {
         }
         self.look().await?;
         self.report(false, false).await;
-        if started && retry.is_none() {
-            // Another look finds what follows: the next init container, or rest.
-            return Ok(self.rest());
+        if let Some(retry) = retry {
+            return Ok(Outcome::Wait(retry));
         }
-        Ok(retry.map_or_else(|| self.rest(), Outcome::Wait))
+        if self.plan().is_empty() {
+            self.calls.sightings.settled(&self.observed);
+        } else if started && self.observed.containers.iter().all(|c| is_certain(c.life)) {
+            // What follows: the next init container, or the end of one that has ended at once. A runtime that does not know whether
+            // what it started runs is asked again later.
+            return Ok(Outcome::Again);
+        }
+        Ok(self.rest())
+    }
+
+    /// What is to be done, by what was seen last.
+    fn plan(&self) -> decide::Plan {
+        decide(&Facts {
+            pod: &self.ctx().pod,
+            observed: &self.observed,
+            findings: &self.findings,
+            hash: &|container| self.shared.parts.container_hash(container),
+        })
     }
 
     pub(super) async fn mount(&mut self, ctx: &PodContext) -> Option<MountedVolumes> {
@@ -243,6 +256,10 @@ impl Worker {
             .events
             .container(&self.ctx().pod, place, Severity::Warning, reason, message);
     }
+}
+
+const fn is_certain(life: Life) -> bool {
+    matches!(life, Life::Running | Life::Exited)
 }
 
 fn sooner(a: Option<Instant>, b: Instant) -> Option<Instant> {
