@@ -58,12 +58,12 @@ impl Core {
             return Err(ConnectCode::NotAuthorized);
         }
         let there = self.names.get(client).and_then(|key| self.sessions.get(key));
-        if let Some(session) = there {
-            // A name that somebody else is connected with is theirs.
-            if session.connection.is_some() && session.user != connect.user {
-                return Err(ConnectCode::NotAuthorized);
-            }
-        } else if !connect.clean && !self.make_room(now) {
+        // A name that somebody else is connected with is theirs.
+        if there.is_some_and(|session| session.connection.is_some() && session.user != connect.user) {
+            return Err(ConnectCode::NotAuthorized);
+        }
+        let adds = !connect.clean && there.is_none_or(|session| session.clean);
+        if adds && !self.make_room(now) {
             return Err(ConnectCode::Unavailable);
         }
         Ok(())
