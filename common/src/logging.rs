@@ -4,8 +4,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Sets up the process's log. `verbosity` is klog's `-v`: 0 to 1 information, 2 to 4 debugging, above that everything;
-/// the environment variable `RUST_LOG`, a level or `target=level` separated by commas, wins over it.
+/// Sets up the process's log. `verbosity` is klog's `-v`: 0 to 1 information, 2 to 4 debugging, above that everything that was built
+/// in (released programs have no trace lines); the environment variable `RUST_LOG`, a level or `target=level` separated by commas, wins
+/// over it.
 pub fn init(verbosity: u8) {
     let filter = std::env::var("RUST_LOG")
         .ok()

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Toleration};
-use proto::{NodeName, Uid};
-use serde_json::{Value, json};
+use proto::{BadObject, NodeName, Object, Uid};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tracing::warn;
+
+use crate::metamanager::DesiredPod;
 
 /// What tells that a file has changed.
 type Stamp = (u64, Option<SystemTime>);
@@ -21,7 +22,7 @@ pub(super) struct Folder {
     path: PathBuf,
     node: NodeName,
     seen: Option<BTreeMap<PathBuf, Stamp>>,
-    pods: BTreeMap<PathBuf, (Uid, Arc<Pod>)>,
+    pods: BTreeMap<PathBuf, Arc<DesiredPod>>,
 }
 
 impl Folder {
@@ -36,7 +37,7 @@ impl Folder {
 
     /// The pods, if any file was changed since the last call. A file that cannot be read keeps the pod that it had: nobody means to
     /// stop a pod by a half-written file.
-    pub(super) fn read(&mut self) -> Option<BTreeMap<Uid, Arc<Pod>>> {
+    pub(super) fn read(&mut self) -> Option<BTreeMap<Uid, Arc<DesiredPod>>> {
         let files = match list(&self.path) {
             Ok(files) => files,
             Err(error) => {
@@ -56,15 +57,15 @@ impl Folder {
                 continue;
             }
             match read_pod(&path, &self.node) {
-                Ok((uid, pod)) => {
-                    self.pods.insert(path, (uid, Arc::new(pod)));
+                Ok(pod) => {
+                    self.pods.insert(path, Arc::new(pod));
                 }
                 Err(error) => {
                     warn!(file = %path.display(), error = common::chain(&error), "file is no pod, what it held before stays");
                 }
             }
         }
-        Some(self.pods.values().cloned().collect())
+        Some(self.pods.values().map(|pod| (pod.object.uid(), pod.clone())).collect())
     }
 }
 
@@ -80,7 +81,7 @@ enum BadFile {
     #[error("has no metadata.name")]
     Nameless,
     #[error("is not a pod that Kubernetes knows")]
-    Pod(#[source] serde_json::Error),
+    Pod(#[from] BadObject),
 }
 
 fn list(path: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
@@ -105,7 +106,7 @@ fn list(path: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
     Ok(files)
 }
 
-fn read_pod(path: &Path, node: &NodeName) -> Result<(Uid, Pod), BadFile> {
+fn read_pod(path: &Path, node: &NodeName) -> Result<DesiredPod, BadFile> {
     let text = std::fs::read_to_string(path)?;
     let mut value = config::json(&text).map_err(BadFile::Yaml)?;
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
@@ -114,30 +115,53 @@ fn read_pod(path: &Path, node: &NodeName) -> Result<(Uid, Pod), BadFile> {
     }
     set_defaults(&mut value);
     let seed = format!("{value}host:{node}file:{}", path.display());
-    let mut pod: Pod = serde_json::from_value(value).map_err(BadFile::Pod)?;
-    let meta = &mut pod.metadata;
-    let name = meta
-        .name
-        .take()
-        .filter(|name| !name.is_empty())
-        .ok_or(BadFile::Nameless)?;
-    meta.name = Some(format!("{name}-{}", node.as_str().to_lowercase()));
-    meta.namespace.get_or_insert_with(|| "default".to_owned());
-    let uid = meta.uid.get_or_insert_with(|| uid_of(&seed)).clone();
-    let annotations = meta.annotations.get_or_insert_default();
-    annotations.insert("kubernetes.io/config.source".to_owned(), "file".to_owned());
-    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.clone());
-    annotations.insert("kubernetes.io/config.seen".to_owned(), Timestamp::now().to_string());
-    if let Some(spec) = &mut pod.spec {
-        spec.node_name = Some(node.to_string());
-        spec.tolerations.get_or_insert_default().push(Toleration {
-            operator: Some("Exists".to_owned()),
-            effect: Some("NoExecute".to_owned()),
-            ..Default::default()
-        });
+    identify(&mut value, node, &seed).ok_or(BadFile::Nameless)?;
+    assign(&mut value, node);
+    let object = Object::from_value(&value)?;
+    let pod = Arc::new(object.view()?);
+    Ok(DesiredPod { pod, object })
+}
+
+/// Gives it what makes it a pod of this node: its name there, a uid, where it comes from. `None` without a name.
+fn identify(pod: &mut Value, node: &NodeName, seed: &str) -> Option<()> {
+    let meta = pod.get_mut("metadata")?.as_object_mut()?;
+    let name = meta.get("name")?.as_str().filter(|name| !name.is_empty())?;
+    let name = format!("{name}-{}", node.as_str().to_lowercase());
+    meta.insert("name".to_owned(), name.into());
+    present(meta, "namespace", || "default".into());
+    let uid = present(meta, "uid", || uid_of(seed).into()).clone();
+    if let Some(annotations) = present(meta, "annotations", || json!({})).as_object_mut() {
+        annotations.insert("kubernetes.io/config.source".to_owned(), "file".into());
+        annotations.insert("kubernetes.io/config.hash".to_owned(), uid);
+        annotations.insert(
+            "kubernetes.io/config.seen".to_owned(),
+            Timestamp::now().to_string().into(),
+        );
     }
-    pod.status.get_or_insert_default().phase = Some("Pending".to_owned());
-    Ok((Uid::new(uid), pod))
+    Some(())
+}
+
+/// What the scheduler would have said of it.
+fn assign(pod: &mut Value, node: &NodeName) {
+    let Some(pod) = pod.as_object_mut() else { return };
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.insert("nodeName".to_owned(), node.as_str().into());
+        if let Some(tolerations) = present(spec, "tolerations", || json!([])).as_array_mut() {
+            tolerations.push(json!({"operator": "Exists", "effect": "NoExecute"}));
+        }
+    }
+    if let Some(status) = present(pod, "status", || json!({})).as_object_mut() {
+        status.insert("phase".to_owned(), "Pending".into());
+    }
+}
+
+/// The value of a key, put there if there is none.
+fn present<'a>(map: &'a mut Map<String, Value>, key: &str, default: impl FnOnce() -> Value) -> &'a mut Value {
+    let value = map.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = default();
+    }
+    value
 }
 
 /// The same for the same content at the same place: 32 hexadecimal digits.

@@ -16,8 +16,8 @@ use std::time::Duration;
 use common::chain;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use proto::{NodeName, Object, Uid};
+use proto::{BadObject, NodeName, Object, Uid};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -76,7 +76,7 @@ pub(super) async fn run(path: Option<PathBuf>, node: NodeName, api: Arc<dyn Api>
 }
 
 /// All pods of the node: those of the API without mirrors, those of files with what their mirrors know.
-fn merge(set: &PodSet, files: &BTreeMap<Uid, Arc<Pod>>) -> PodSet {
+fn merge(set: &PodSet, files: &BTreeMap<Uid, Arc<DesiredPod>>) -> PodSet {
     let (mirrors, mut pods): (BTreeMap<_, _>, BTreeMap<_, _>) = set
         .pods
         .iter()
@@ -84,32 +84,22 @@ fn merge(set: &PodSet, files: &BTreeMap<Uid, Arc<Pod>>) -> PodSet {
         .partition(|(_, pod)| mirrored(&pod.pod).is_some());
     for (uid, file) in files {
         let mirror = mirrors.values().find(|pod| mirrored(&pod.pod).as_ref() == Some(uid));
-        let mut pod = (**file).clone();
-        let object = match mirror {
+        let pod = match mirror {
             Some(mirror) => {
+                let mut pod = (*file.pod).clone();
                 pod.status.clone_from(&mirror.pod.status);
-                Ok(mirror.object.clone())
+                let (pod, object) = (Arc::new(pod), mirror.object.clone());
+                Arc::new(DesiredPod { pod, object })
             }
-            None => Object::from_value(&pod),
+            None => file.clone(),
         };
-        match object {
-            Ok(object) => {
-                pods.insert(
-                    uid.clone(),
-                    Arc::new(DesiredPod {
-                        pod: Arc::new(pod),
-                        object,
-                    }),
-                );
-            }
-            Err(error) => warn!(%uid, error = chain(&error), "pod of a file is left out"),
-        }
+        pods.insert(uid.clone(), pod);
     }
     PodSet { ready: set.ready, pods }
 }
 
 /// Removes mirrors of what is in no file any more, and of what somebody deletes; makes those that are missing.
-async fn mirror(api: &dyn Api, node: &NodeName, set: &PodSet, files: &BTreeMap<Uid, Arc<Pod>>) {
+async fn mirror(api: &dyn Api, node: &NodeName, set: &PodSet, files: &BTreeMap<Uid, Arc<DesiredPod>>) {
     let mirrors = || set.pods.values().filter_map(|pod| Some((mirrored(&pod.pod)?, pod)));
     let stale = mirrors().filter(|(uid, pod)| !files.contains_key(uid) || pod.object.is_deleting());
     futures::stream::iter(stale)
@@ -124,49 +114,49 @@ async fn mirror(api: &dyn Api, node: &NodeName, set: &PodSet, files: &BTreeMap<U
             }
         })
         .await;
-    let taken = |file: &Pod| {
-        let name = (&file.metadata.namespace, &file.metadata.name);
+    let taken = |file: &DesiredPod| {
+        let name = (&file.pod.metadata.namespace, &file.pod.metadata.name);
         set.pods
             .values()
             .any(|pod| name == (&pod.pod.metadata.namespace, &pod.pod.metadata.name))
     };
-    let missing: Vec<&Arc<Pod>> = files.values().filter(|file| !taken(file)).collect();
+    let missing: Vec<&Arc<DesiredPod>> = files.values().filter(|file| !taken(file)).collect();
     if missing.is_empty() {
         return;
     }
     // The API demands the node's uid as the owner's.
     let Ok(Some(owner)) = api.node().await else { return };
     for file in missing {
-        let mut copy = (**file).clone();
-        let uid = copy.metadata.uid.take().unwrap_or_default();
-        copy.metadata
-            .annotations
-            .get_or_insert_default()
-            .insert(MIRROR.to_owned(), uid);
-        copy.metadata.owner_references = Some(vec![OwnerReference {
-            api_version: "v1".to_owned(),
-            kind: "Node".to_owned(),
-            name: node.to_string(),
-            uid: owner.uid().to_string(),
-            controller: Some(true),
-            ..Default::default()
-        }]);
-        let key = format!(
-            "{}/{}",
-            copy.metadata.namespace.as_deref().unwrap_or_default(),
-            copy.metadata.name.as_deref().unwrap_or_default()
-        );
-        let Ok(object) = Object::from_value(&copy) else {
-            continue;
+        let pod = format!("{}/{}", file.object.namespace(), file.object.name());
+        let created = match mirror_of(&file.object, node, &owner.uid()) {
+            Ok(object) => api.create_pod(&object).await,
+            Err(error) => {
+                warn!(pod, error = chain(&error), "pod of this node cannot be mirrored");
+                continue;
+            }
         };
-        match api.create_pod(&object).await {
-            Ok(_) => info!(pod = key, "pod of this node is mirrored in the API"),
+        match created {
+            Ok(_) => info!(pod, "pod of this node is mirrored in the API"),
             Err(error) if error.status().is_some_and(|status| status.reason == "AlreadyExists") => {}
             Err(error) => warn!(
-                pod = key,
+                pod,
                 error = chain(&error),
                 "pod of this node is not mirrored in the API"
             ),
         }
     }
+}
+
+/// The object that stands for a pod of a file in the API: without its uid, which the API gives anew.
+fn mirror_of(file: &Object, node: &NodeName, owner: &Uid) -> Result<Object, BadObject> {
+    let mut object: Map<String, Value> = file.view()?;
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        let uid = meta.remove("uid").unwrap_or_default();
+        if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.insert(MIRROR.to_owned(), uid);
+        }
+        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": node, "uid": owner, "controller": true}]);
+        meta.insert("ownerReferences".to_owned(), owner);
+    }
+    Object::from_value(&object)
 }

@@ -379,9 +379,17 @@ fn who_is_let_in() {
     let (_, outputs) = bench.connect(other);
     assert_eq!(code(&outputs), Some(ConnectCode::Unavailable));
     let (_, outputs) = bench.connect(|connect| connect.client = "other".into());
-    assert_eq!(code(&outputs), Some(ConnectCode::Accepted), "a clean session is not kept");
+    assert_eq!(
+        code(&outputs),
+        Some(ConnectCode::Accepted),
+        "a clean session is not kept"
+    );
     let (_, outputs) = bench.connect(other);
-    assert_eq!(code(&outputs), Some(ConnectCode::Unavailable), "nor turned into one that is");
+    assert_eq!(
+        code(&outputs),
+        Some(ConnectCode::Unavailable),
+        "nor turned into one that is"
+    );
     bench.core.lost(bench.now, first);
     let (_, outputs) = bench.connect(other);
     assert_eq!(code(&outputs), Some(ConnectCode::Accepted), "who was away makes room");
