@@ -1,6 +1,6 @@
 //! A node in memory for tests: a fake runtime, an API that applies patches, nothing around containers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl FakeApi {
     pub(crate) fn new() -> Self {
         let pods = watch::channel(Arc::new(PodSet {
             ready: true,
-            pods: BTreeMap::new(),
+            ..PodSet::default()
         }))
         .0;
         let link = watch::channel(Link::Up(1)).0;
@@ -84,9 +84,15 @@ impl FakeApi {
 
     /// Removes its row.
     pub(crate) fn remove(&self, uid: &str) {
+        self.remove_within(uid, None);
+    }
+
+    /// Removes its row; the deletion gave it these seconds.
+    pub(crate) fn remove_within(&self, uid: &str, grace: Option<i64>) {
         self.pods.send_modify(|set| {
             let mut next = (**set).clone();
             next.pods.remove(&Uid::new(uid));
+            next.grace.extend(grace.map(|grace| (Uid::new(uid), grace)));
             *set = Arc::new(next);
         });
     }
@@ -95,7 +101,7 @@ impl FakeApi {
         self.pods.send_modify(|set| {
             *set = Arc::new(PodSet {
                 ready,
-                pods: set.pods.clone(),
+                ..(**set).clone()
             })
         });
     }

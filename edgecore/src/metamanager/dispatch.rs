@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use proto::{Content, Group, Kind, Message, NodeName, Object, ObjectPath, Operation, Route, Source, Uid};
+use serde::Deserialize;
 
 use super::DesiredPod;
 use super::store::Op;
@@ -41,6 +42,8 @@ pub(super) enum News {
         path: ObjectPath,
         /// The uid.
         uid: Uid,
+        /// Seconds that it was given to end, if its deletion said so.
+        grace: Option<i64>,
     },
     /// Any other object.
     Changed(ObjectPath),
@@ -149,6 +152,7 @@ fn removed(message: &Message) -> Plan {
         }
     };
     let uid = object.as_ref().map_or_else(|| Uid::new(""), Object::uid);
+    let grace = object.as_ref().and_then(grace);
     let mut ops = vec![Op::Remove {
         path: path.clone(),
         uid: uid.clone(),
@@ -157,7 +161,7 @@ fn removed(message: &Message) -> Plan {
     let news = if path.kind == Kind::Pod {
         ops.push(Op::RemoveTokens(uid.clone()));
         ops.push(Op::RemovePatch { path: path.clone() });
-        News::PodGone { path, uid }
+        News::PodGone { path, uid, grace }
     } else {
         News::Changed(path)
     };
@@ -166,6 +170,21 @@ fn removed(message: &Message) -> Plan {
         news,
         ack: Some(ack_of(message)),
     }))
+}
+
+/// The grace time of an object that is being deleted, in seconds.
+fn grace(object: &Object) -> Option<i64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        deletion_grace_period_seconds: Option<i64>,
+    }
+    #[derive(Deserialize)]
+    struct View {
+        metadata: Meta,
+    }
+    let view: View = object.is_deleting().then(|| object.view().ok())??;
+    view.metadata.deletion_grace_period_seconds
 }
 
 /// Answers to inserts and patches carry no type; rows need one.

@@ -63,6 +63,8 @@ pub struct PodSet {
     pub ready: bool,
     /// By uid: a pod that was deleted and made again under its name is another pod.
     pub pods: BTreeMap<Uid, Arc<DesiredPod>>,
+    /// Seconds that the latest of those that went had been given to end. A deletion by force shortens them and removes the pod at once.
+    pub grace: BTreeMap<Uid, i64>,
 }
 
 /// A pod that was found running, as its containers' labels tell.

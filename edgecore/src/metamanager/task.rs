@@ -1,6 +1,6 @@
 //! The task that owns the set of pods: everything that changes rows of the cloud's objects passes here, one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use common::Tasks;
@@ -18,6 +18,8 @@ use crate::uplink::Link;
 
 /// Messages that share one commit.
 const BATCH: usize = 64;
+/// Pods that went, of which it is known how long they may take.
+const LATEST: usize = 256;
 
 /// What the task is told.
 #[derive(Debug)]
@@ -72,6 +74,7 @@ pub(super) async fn start(
         meta: meta.clone(),
         pods,
         set: BTreeMap::new(),
+        gone: VecDeque::new(),
         readiness: Readiness::new(state.filled),
         adoption: Adoption::default(),
         seen: state,
@@ -87,6 +90,8 @@ struct Task {
     meta: MetaManager,
     pods: watch::Sender<Arc<PodSet>>,
     set: BTreeMap<Uid, Arc<DesiredPod>>,
+    /// The latest that went, with the seconds they were given.
+    gone: VecDeque<(Uid, i64)>,
     readiness: Readiness,
     adoption: Adoption,
     /// The state of the database that this task has acted on.
@@ -163,6 +168,7 @@ impl Task {
         let set = PodSet {
             ready: self.readiness.is_ready(),
             pods: self.set.clone(),
+            grace: self.gone.iter().cloned().collect(),
         };
         self.pods.send_replace(Arc::new(set));
     }
@@ -277,7 +283,7 @@ impl Task {
                 self.set.insert(pod.object.uid(), pod);
                 true
             }
-            News::PodGone { path, uid } => self.forget(&path, &uid),
+            News::PodGone { path, uid, grace } => self.forget(&path, &uid, grace),
             News::Changed(path) if changed => {
                 // Nobody listens before edged is up.
                 let _ = self.meta.shared.changes.send(path);
@@ -287,8 +293,14 @@ impl Task {
         }
     }
 
-    fn forget(&mut self, path: &ObjectPath, uid: &Uid) -> bool {
+    fn forget(&mut self, path: &ObjectPath, uid: &Uid, grace: Option<i64>) -> bool {
         let before = self.set.len();
+        if let Some(grace) = grace {
+            self.gone.push_back((uid.clone(), grace));
+            if self.gone.len() > LATEST {
+                self.gone.pop_front();
+            }
+        }
         if uid.is_empty() {
             self.set.retain(|_, pod| {
                 pod.object.name().as_str() != path.name_str() || pod.object.namespace() != path.namespace
@@ -313,7 +325,7 @@ impl Task {
         let mut dirty = false;
         for (step, message, _) in steps {
             match step.news {
-                News::PodGone { path, uid } => dirty |= self.forget(&path, &uid),
+                News::PodGone { path, uid, grace } => dirty |= self.forget(&path, &uid, grace),
                 News::Pod(pod) if pod.object.is_deleting() && self.set.contains_key(&pod.object.uid()) => {
                     self.set.insert(pod.object.uid(), pod);
                     dirty = true;

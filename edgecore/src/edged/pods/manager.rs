@@ -151,7 +151,9 @@ impl PodManager {
             if !set.pods.contains_key(uid) {
                 entry.wanted.send_if_modified(|wanted| {
                     let known = matches!(wanted, Wanted::Pod(_));
-                    *wanted = Wanted::Gone;
+                    if known {
+                        *wanted = Wanted::Gone(set.grace.get(uid).copied());
+                    }
                     known
                 });
             }
@@ -253,7 +255,7 @@ impl PodManager {
             entry.wanted.send_if_modified(|old| {
                 let concerns = match (&*old, &wanted) {
                     (Wanted::Pod(old), Wanted::Pod(new)) => !Arc::ptr_eq(old, new) && concerns(old, new),
-                    (Wanted::Gone, Wanted::Gone) => false,
+                    (Wanted::Gone(_), Wanted::Gone(_)) => false,
                     _ => true,
                 };
                 *old = wanted;
@@ -263,7 +265,7 @@ impl PodManager {
         }
         let name = match &wanted {
             Wanted::Pod(pod) => Some(full_name(pod)),
-            Wanted::Gone => None,
+            Wanted::Gone(_) => None,
         };
         let (sender, receiver) = watch::channel(wanted);
         let wake = Arc::new(Notify::new());
@@ -322,7 +324,7 @@ impl PodManager {
         for uid in uids {
             if !uid.is_empty() && !set.pods.contains_key(&uid) && !self.workers.lock().contains_key(&uid) {
                 info!(%uid, "pod that nobody knows is removed");
-                self.want(&uid, Wanted::Gone, None);
+                self.want(&uid, Wanted::Gone(None), None);
             }
         }
     }

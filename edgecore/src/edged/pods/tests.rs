@@ -261,6 +261,16 @@ async fn a_pod_whose_row_is_gone_is_killed_and_its_successor_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_deleted_by_force_does_not_get_the_time_of_its_spec() {
+    let world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.remove_within("u1", Some(0));
+    world.until("nothing left", |w| w.runtime.is_empty()).await;
+    assert!(world.runtime.calls().contains(&"stop main 1".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_is_wanted_again_while_it_ends_starts_anew() {
     let world = World::new();
     world.runtime.lives("main", &[Life::Stubborn]);

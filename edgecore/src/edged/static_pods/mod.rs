@@ -95,7 +95,7 @@ fn merge(set: &PodSet, files: &BTreeMap<Uid, Arc<DesiredPod>>) -> PodSet {
         };
         pods.insert(uid.clone(), pod);
     }
-    PodSet { ready: set.ready, pods }
+    PodSet { pods, ..set.clone() }
 }
 
 /// Removes mirrors of what is in no file any more, and of what somebody deletes; makes those that are missing.

@@ -135,7 +135,7 @@ pub(crate) fn with_kept(uid: &Uid, status: Option<&PodStatus>, patch: &str) -> O
     }
     let mut value = serde_json::to_value(status?).ok()?;
     apply(&mut value, &kept.status);
-    // As text: pods are read from text everywhere else, and each way to read their status takes 0.1 MB of program.
+    // As text, as pods are read everywhere else: a second way to read their status is 40 KB of program.
     serde_json::from_str(&value.to_string()).ok()
 }
 

@@ -31,6 +31,8 @@ impl Worker {
         let grace = ctx
             .as_ref()
             .map_or_else(|| kill::orphan_grace(&self.observed), kill::pod_grace);
+        let given = self.gone_grace.filter(|_| gone).map(kill::grace);
+        let grace = given.map_or(grace, |given| given.min(grace));
         let anything = self.observed.running().next().is_some() || self.observed.sandboxes.iter().any(|s| s.ready);
         if anything {
             info!(pod = %self.key(), uid = %self.uid, grace = grace.as_secs(), gone, "pod ends");
@@ -107,7 +109,7 @@ impl Worker {
 /// Resolves when the pod is given less time than it had.
 async fn less_grace(wanted: &mut watch::Receiver<Wanted>, grace: Duration) {
     let less = |wanted: &Wanted| match wanted {
-        Wanted::Gone => false,
+        Wanted::Gone(seconds) => seconds.is_some_and(|seconds| kill::grace(seconds) < grace),
         Wanted::Pod(pod) => pod
             .metadata
             .deletion_grace_period_seconds

@@ -70,8 +70,9 @@ pub(crate) struct Shared {
 pub(super) enum Wanted {
     /// To be on this node, running or ending as the object says.
     Pod(Arc<Pod>),
-    /// Not to be here: known before, or found in the runtime without anybody knowing it.
-    Gone,
+    /// Not to be here: known before, or found in the runtime without anybody knowing it. With the seconds that it may take to end, where
+    /// whoever deleted it said so.
+    Gone(Option<i64>),
 }
 
 /// When to look again.
@@ -116,6 +117,8 @@ pub(super) struct Worker {
     stage: Stage,
     /// The pod was to be gone at some time: should it be wanted again, another worker starts it anew.
     was_gone: bool,
+    /// What [`Wanted::Gone`] gives it.
+    gone_grace: Option<i64>,
     observed: Observed,
     volumes: Option<MountedVolumes>,
     mount_backoff: Backoff,
@@ -149,6 +152,7 @@ impl Worker {
             ctx: None,
             stage: Stage::Running,
             was_gone: false,
+            gone_grace: None,
             observed: Observed::default(),
             volumes: None,
             mount_backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
@@ -238,7 +242,8 @@ impl Worker {
     fn take_wanted(&mut self) -> bool {
         let wanted = self.calls.wanted.borrow_and_update().clone();
         match wanted {
-            Wanted::Gone => {
+            Wanted::Gone(grace) => {
+                self.gone_grace = grace;
                 if self.stage == Stage::Running {
                     self.stage = Stage::Terminating;
                 }
@@ -332,7 +337,7 @@ impl fmt::Debug for Shared {
 /// Resolves when the pod is to end.
 async fn ending(wanted: &mut watch::Receiver<Wanted>) {
     let ends = |wanted: &Wanted| match wanted {
-        Wanted::Gone => true,
+        Wanted::Gone(_) => true,
         Wanted::Pod(pod) => pod.metadata.deletion_timestamp.is_some(),
     };
     if wanted.wait_for(ends).await.is_err() {
