@@ -267,7 +267,7 @@ async fn a_pod_deleted_by_force_does_not_get_the_time_of_its_spec() {
     world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
     world.api.remove_within("u1", Some(0));
     world.until("nothing left", |w| w.runtime.is_empty()).await;
-    assert!(world.runtime.calls().contains(&"stop main 1".to_owned()));
+    assert!(world.runtime.calls().contains(&"stop main 2".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
