@@ -2,10 +2,12 @@
 //!
 //! The tests of the crates include these files and replay the corpus through them, so a target and its test never differ.
 
+pub mod bus;
 pub mod devices;
 pub mod files;
 pub mod join;
 pub mod mqtt;
+pub mod streams;
 pub mod tunnel;
 pub mod wire;
 
@@ -13,3 +15,8 @@ pub mod wire;
 #[path = "../../edgecore/src/eventbus/broker/core/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod state;
+
+/// The filter of the edge's sockets, without the rest of its crate.
+#[path = "../../common/src/authority/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod authority;

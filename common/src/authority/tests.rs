@@ -4,6 +4,13 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::authority;
+
+#[path = "../../../fuzz/src/replay.rs"]
+mod replay;
+#[allow(unreachable_pub)]
+#[path = "../../../fuzz/src/streams.rs"]
+mod streams;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// `%2Fetc%2Fkubeedge%2Fdmi.sock` and `/etc/kubeedge/dmi.sock` as grpc-go 1.67 and 1.56 send them.
@@ -79,6 +86,11 @@ fn the_authorities_of_both_ages_become_acceptable() {
         assert_eq!(headers[2], (b":authority".to_vec(), expected.to_vec()));
         assert_eq!(headers[0].0, b":method");
     }
+}
+
+#[test]
+fn the_seeds_of_the_fuzz_target_pass() {
+    replay::replay("authority", streams::authority);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The seeds of the fuzz targets pass through the targets' own readers.
 
 use crate::replay::replay;
-use crate::{devices, join, tunnel_readers, wire};
+use crate::{bus, devices, join, tunnel_readers, wire};
 
 #[test]
 fn message_decode() {
@@ -81,4 +81,9 @@ fn dmi_conversion() {
 #[test]
 fn twin_json() {
     replay("twin_json", devices::twin_json);
+}
+
+#[test]
+fn bus_messages() {
+    replay("bus", bus::bus);
 }

@@ -1,5 +1,9 @@
 //! Tests of the wire formats against captured traffic and against random input.
 mod answers;
+/// The readers of the fuzz targets.
+#[path = "../../../fuzz/src/bus.rs"]
+#[expect(unreachable_pub, reason = "the file is a public module where it comes from")]
+mod bus;
 mod comparer;
 mod corpus;
 #[path = "../../../fuzz/src/devices.rs"]
