@@ -19,8 +19,8 @@ use super::{Connection, DialError, Target, host_port, words};
 /// While nobody answers, another attempt starts beside those that wait: the kernel would repeat its own ever more rarely, and a link
 /// that is back would stay unused.
 const BESIDE: Duration = Duration::from_secs(1);
-/// Attempts that wait at the same time.
-const MAX_BESIDE: usize = 8;
+/// How long an attempt waits. Then it makes room for a new one: there is one each second for as long as it takes.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 pub(super) async fn dial(target: &Target, tls: ClientConfig) -> Result<Connection, DialError> {
     let address = target.websocket.as_deref().unwrap_or_default();
@@ -94,7 +94,7 @@ async fn upgrade(
 /// Connects; while nobody answers, more attempts start. A refusal ends it, silence and missing routes do not.
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut attempts = FuturesUnordered::new();
-    attempts.push(TcpStream::connect((host, port)));
+    attempts.push(attempt(host, port));
     let mut next = tokio::time::interval_at(tokio::time::Instant::now() + BESIDE, BESIDE);
     loop {
         tokio::select! {
@@ -106,11 +106,14 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
                 ) => {}
                 Err(error) => return Err(error),
             },
-            _ = next.tick() => {
-                if attempts.len() < MAX_BESIDE {
-                    attempts.push(TcpStream::connect((host, port)));
-                }
-            }
+            _ = next.tick() => attempts.push(attempt(host, port)),
         }
     }
+}
+
+async fn attempt(host: &str, port: u16) -> io::Result<TcpStream> {
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(PATIENCE, TcpStream::connect((host, port)))
+        .await
+        .unwrap_or_else(late)
 }
