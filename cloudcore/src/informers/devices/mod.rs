@@ -141,7 +141,10 @@ impl Devices {
         let mut early = self.shared.early.lock();
         // Who takes it asks after they are known.
         let is_early = !self.is_ready();
-        if is_early {
+        // Where there are no such definitions this stays: only nodes that hold something take room.
+        if is_early && held.is_empty() {
+            early.remove(node);
+        } else if is_early {
             early.insert(node.clone(), held.to_vec());
         }
         is_early

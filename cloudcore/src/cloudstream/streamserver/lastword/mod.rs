@@ -1,7 +1,7 @@
 //! What a broken stream can still say to its client.
 //!
 //! An API server ends its own answer as if all were well when a kubelet's breaks off: kubectl then exits with 0, from `logs` as from
-//! `exec`, with a real kubelet too. So a log ends with a line, and a command with a status on its error stream. Neither is possible in
+//! `exec`. So a log ends with a line, and a command with a status on its error stream. Neither is possible in
 //! the midst of a chunk or a frame, which is why the bytes are followed; what they carry is not looked at.
 
 mod chunks;
