@@ -271,6 +271,26 @@ async fn a_pod_deleted_by_force_does_not_get_the_time_of_its_spec() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_ends_slowly_is_removed_by_force() {
+    let world = World::new();
+    world.runtime.lives("main", &[Life::Stubborn]);
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    world.api.edit("u1", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(600);
+    });
+    world
+        .until("ends", |w| w.runtime.calls().contains(&"stop main 600".to_owned()))
+        .await;
+    world.api.remove_within("u1", Some(0));
+    world
+        .until("force", |w| w.runtime.calls().contains(&"stop main 2".to_owned()))
+        .await;
+    world.until("nothing left", |w| w.runtime.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_is_wanted_again_while_it_ends_starts_anew() {
     let world = World::new();
     world.runtime.lives("main", &[Life::Stubborn]);
