@@ -20,6 +20,7 @@ pub mod fleet;
 pub mod hosts;
 pub mod hub;
 pub mod known;
+pub mod lanes;
 pub mod link;
 pub mod mqtt;
 pub mod oracle;

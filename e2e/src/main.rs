@@ -26,6 +26,12 @@ enum Command {
         /// Print the names and end
         #[arg(long)]
         list: bool,
+        /// Run that many at a time, each beside a system of its own
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+        lanes: u8,
+        /// Take whole names from the standard input, one a line
+        #[arg(long, hide = true)]
+        lane: bool,
     },
     /// Start a cluster, a cloudcore and an edge, run a workload on it and leave all of it running
     Demo {
@@ -66,12 +72,27 @@ fn run(command: Command) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::find()?;
-    if matches!(command, Command::System { .. } | Command::Bench { .. }) {
+    if matches!(command, Command::System { lanes: 1, .. } | Command::Bench { .. }) {
         e2e::hosts::isolate()?;
     }
     match command {
-        Command::System { filters, long, .. } => {
-            let count = e2e::system::run(&settings, &filters, long)?;
+        Command::System { lane: true, long, .. } => {
+            let all = e2e::scenarios::all();
+            let names = std::io::stdin().lines().map_while(Result::ok);
+            let list = names.filter_map(|name| all.iter().find(|one| one.name == name).copied());
+            e2e::system::run(&settings, list, long)?;
+        }
+        Command::System {
+            filters, long, lanes, ..
+        } => {
+            let list = e2e::system::chosen(&filters, long)?;
+            println!("cloud: {}\nedge: {}", settings.cloud.display(), settings.edge.display());
+            let count = if lanes == 1 {
+                e2e::system::run(&settings, list.into_iter(), long)?
+            } else {
+                e2e::lanes::run(list.iter().map(|one| one.name.to_owned()).collect(), lanes, long)?
+            };
+            println!("{count}");
             let strict = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
             return Ok(ExitCode::from(u8::from(
                 count.failed > 0 || (strict && count.skipped > 0),

@@ -20,6 +20,9 @@ pub struct Run {
 impl Run {
     /// A run of this process. Runs whose process died without cleaning up are removed first.
     pub fn new(settings: &Settings) -> Result<Self> {
+        std::fs::create_dir_all(base())?;
+        // Runs that start together: none takes another's folder for an abandoned one, none does another's clearing.
+        let lock = process::lock(&base().join("lock"))?;
         sweep(settings)?;
         let pid = std::process::id();
         let folder = base().join(format!("r{pid}"));
@@ -28,6 +31,7 @@ impl Run {
             folder.join("owner"),
             format!("{pid} {}", start_time(pid).unwrap_or_default()),
         )?;
+        drop(lock);
         remove_on_signal(folder.clone(), settings.clone());
         Ok(Self {
             folder,

@@ -27,6 +27,7 @@ pub const NODE: &str = "edge-1";
 const SEED: u64 = 20_261_121;
 
 /// A scenario.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// What `FILTER` is looked for in.
     pub name: &'static str,
@@ -314,6 +315,45 @@ fn expected(namespace: &str, pods: &[Value]) -> Vec<String> {
     names
 }
 
+/// How a scenario ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It held.
+    Passed,
+    /// It did not.
+    Failed,
+    /// This machine cannot run it.
+    Skipped,
+    /// It failed as `e2e/known` says it does with these programs.
+    Known,
+}
+
+impl Outcome {
+    const WORDS: [(Self, &'static str); 4] = [
+        (Self::Passed, "ok"),
+        (Self::Failed, "FAILED"),
+        (Self::Skipped, "skipped"),
+        (Self::Known, "known"),
+    ];
+
+    /// The word with which the line begins that tells of it; the scenario's name follows.
+    fn word(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(one, _)| *one == self)
+            .map_or("", |(_, word)| word)
+    }
+
+    /// What a printed line tells of a scenario, if it tells that.
+    #[must_use]
+    pub fn of_line(line: &str, name: &str) -> Option<Self> {
+        let (first, rest) = line.split_once(' ')?;
+        let outcome = Self::WORDS.iter().find(|(_, word)| *word == first)?.0;
+        let after = rest.strip_prefix(name)?;
+        (after.starts_with(" (") || after.starts_with(':')).then_some(outcome)
+    }
+}
+
 /// The outcome of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -325,6 +365,31 @@ pub struct Count {
     pub skipped: u32,
     /// Scenarios that failed as `e2e/known` says they do with these programs.
     pub known: u32,
+}
+
+impl Count {
+    /// Counts one more.
+    pub fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::Skipped => self.skipped += 1,
+            Outcome::Known => self.known += 1,
+        }
+    }
+}
+
+impl std::ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+            known: self.known + other.known,
+        }
+    }
 }
 
 impl std::fmt::Display for Count {
@@ -341,8 +406,8 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// Runs the scenarios whose name contains one of the filters (all, without filters).
-pub fn run(settings: &Settings, filters: &[String], long: bool) -> Result<Count> {
+/// The scenarios whose name contains one of the filters (all, without filters), in their order.
+pub fn chosen(filters: &[String], long: bool) -> Result<Vec<Scenario>> {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let list: Vec<Scenario> = scenarios::all()
         .into_iter()
@@ -354,7 +419,11 @@ pub fn run(settings: &Settings, filters: &[String], long: bool) -> Result<Count>
             if long { "" } else { " (without --long)" }
         );
     }
-    println!("cloud: {}\nedge: {}", settings.cloud.display(), settings.edge.display());
+    Ok(list)
+}
+
+/// Runs scenarios one after another, as they come.
+pub fn run(settings: &Settings, list: impl Iterator<Item = Scenario>, long: bool) -> Result<Count> {
     let known = Known::committed()?;
     let mut context = Context::new(settings, long)?;
     let mut count = Count::default();
@@ -363,32 +432,42 @@ pub fn run(settings: &Settings, filters: &[String], long: bool) -> Result<Count>
         let start = Instant::now();
         let result = (scenario.run)(&mut context);
         let took = start.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                count.passed += 1;
-                println!("ok {} ({took:.1} s)", scenario.name);
-            }
-            Err(error) if error.is::<Skip>() => {
-                count.skipped += 1;
-                println!("skipped {}: {error:#}", scenario.name);
-            }
+        let (outcome, why) = match result {
+            Ok(()) => (Outcome::Passed, String::new()),
+            Err(error) if error.is::<Skip>() => (Outcome::Skipped, format!(": {error:#}")),
             Err(error) => {
                 let (cloud, edge) = context.peers();
-                if let Some(what) = known.of(scenario.name, cloud.as_ref(), edge.as_ref()) {
-                    count.known += 1;
-                    println!("known {} ({took:.1} s): {what}: {error:#}", scenario.name);
-                } else {
-                    count.failed += 1;
-                    for (name, tail) in context.log_tails() {
-                        println!("----- end of the log of {name}\n{tail}");
+                let ended = match known.of(scenario.name, cloud.as_ref(), edge.as_ref()) {
+                    Some(what) => (Outcome::Known, format!(": {what}: {error:#}")),
+                    None => {
+                        for (name, tail) in context.log_tails() {
+                            println!("----- end of the log of {name}\n{tail}");
+                        }
+                        (Outcome::Failed, format!(": {error:#}"))
                     }
-                    println!("FAILED {} ({took:.1} s): {error:#}", scenario.name);
-                }
+                };
                 context.recover();
+                ended
             }
-        }
+        };
+        count.add(outcome);
+        println!("{} {} ({took:.1} s){why}", outcome.word(), scenario.name);
     }
-    drop(context);
-    println!("{count}");
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_line_tells_how_its_scenario_ended() {
+        let of = |line| Outcome::of_line(line, "link_cut");
+        assert_eq!(of("ok link_cut (12.3 s)"), Some(Outcome::Passed));
+        assert_eq!(of("FAILED link_cut (1.0 s): no"), Some(Outcome::Failed));
+        assert_eq!(of("skipped link_cut (0.0 s): no tun"), Some(Outcome::Skipped));
+        assert_eq!(of("ok link_cut_silently (12.3 s)"), None);
+        assert_eq!(of("    ok link_cut (12.3 s)"), None);
+        assert_eq!(of("--- link_cut"), None);
+    }
 }
