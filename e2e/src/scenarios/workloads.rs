@@ -25,16 +25,22 @@ const VERSION: &str = "v1.32.10-kubeedge-v1.23.1";
 fn node_ready(context: &mut Context) -> Result<()> {
     let ours = context.ours();
     let system = context.system()?;
-    let node = system.api().must(&api::node_path(system.edge.name()))?;
-    for label in [
-        "node-role.kubernetes.io/edge",
-        "node-role.kubernetes.io/agent",
-        "kubernetes.io/hostname",
-        "kubernetes.io/arch",
-    ] {
-        let labels = node.pointer("/metadata/labels").context("no labels")?;
-        ensure!(labels.get(label).is_some(), "the label {label} is missing: {labels}");
-    }
+    let path = api::node_path(system.edge.name());
+    let node = wait::quietly("the node's labels", seconds(10), || {
+        let node = system.api().must(&path)?;
+        let labels = node.pointer("/metadata/labels");
+        for label in [
+            "node-role.kubernetes.io/edge",
+            "node-role.kubernetes.io/agent",
+            "kubernetes.io/hostname",
+            "kubernetes.io/arch",
+        ] {
+            // Go's cloudcore adds them when the node exists already.
+            let present = labels.is_some_and(|labels| labels.get(label).is_some());
+            ensure!(present, "the label {label} is missing: {labels:?}");
+        }
+        Ok(Some(node))
+    })?;
     let roles = system
         .cluster
         .kubectl(&["get", "node", system.edge.name(), "--no-headers"])?;

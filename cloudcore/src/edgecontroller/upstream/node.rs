@@ -146,7 +146,7 @@ pub(in crate::edgecontroller) async fn annotate(desk: &Desk, name: &str) -> Resu
     result
 }
 
-/// The Node without the labels that nodes may not set themselves, and these labels.
+/// The Node, and those of its labels that are Kubernetes' own: the answer to one that was not created names them.
 fn prepared(request: &Message, path: &ObjectPath, address: &str) -> Result<(Object, Value), Box<Status>> {
     let bad = |text: String| Box::new(Status::failure(400, "BadRequest", text));
     let mut node: Map<String, Value> = request.content.parse().map_err(|error| bad(chain(&error)))?;
@@ -162,37 +162,24 @@ fn prepared(request: &Message, path: &ObjectPath, address: &str) -> Result<(Obje
         *annotations = json!({});
     }
     annotations[ANNOTATION] = address.into();
-    let mut stripped = Map::new();
-    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
-        labels.retain(|key, value| {
-            let keep = !is_kubernetes_label(key);
-            if !keep {
-                stripped.insert(key.clone(), value.clone());
-            }
-            keep
-        });
-    }
+    let labels = metadata.get("labels").and_then(Value::as_object);
+    let kept = labels.into_iter().flatten().filter(|(key, _)| is_kubernetes_label(key));
+    let labels: Map<String, Value> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     let node = Object::from_value(&node).map_err(|error| bad(chain(&error)))?;
-    Ok((node, Value::Object(stripped)))
+    Ok((node, Value::Object(labels)))
 }
 
-/// Creates the Node and then gives it its labels: without its role nothing would find it as an edge node again.
+/// Creates the Node. With its labels at once, unlike Go, which adds Kubernetes' own in a second step: nobody sees a Node without
+/// its role.
 async fn create(desk: &Desk, name: &str, node: &Object, labels: &Value) -> Result<Object, ApiError> {
-    let created = match desk.kube.create(&NODES, &Namespace::cluster(), node).await {
-        Ok(created) => created,
-        Err(error) if error.is_already_exists() => {
-            repair_role(desk, name, labels).await?;
-            return Err(error);
-        }
-        Err(error) => return Err(error),
-    };
-    if labels.as_object().is_none_or(Map::is_empty) {
-        return Ok(created);
+    let created = desk.kube.create(&NODES, &Namespace::cluster(), node).await;
+    if created.as_ref().is_err_and(ApiError::is_already_exists) {
+        repair_role(desk, name, labels).await?;
     }
-    label(desk, name, labels).await
+    created
 }
 
-/// A Node that was created while its labels failed has no role; one that has its role keeps what an administrator made of it.
+/// A Node that Go's cloudcore created while its labels failed has no role; one that has its role keeps what an administrator made of it.
 async fn repair_role(desk: &Desk, name: &str, labels: &Value) -> Result<(), ApiError> {
     if labels.get(ROLE).is_none() {
         return Ok(());

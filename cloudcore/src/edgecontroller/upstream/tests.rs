@@ -149,34 +149,37 @@ async fn a_node_never_stays_without_its_role() {
     let node = Content::json(
         &json!({"metadata": {"name": "sim-1", "labels": {"node-role.kubernetes.io/edge": "", "x": "1"}}}),
     );
-    world.api.refuse("PATCH /api/v1/nodes/sim-1", 403, "Forbidden");
-    let answers = world
-        .ask(Peer::Go, Operation::Insert, "null/node/sim-1", node.clone())
-        .await;
-    assert!(
-        answers[0].content.get().contains(r#""reason":"Forbidden""#),
-        "{}",
-        answers[0].content.get()
-    );
-    // Kubelet tries again, and is told that the Node exists: by then it has its labels.
-    let answers = world
-        .ask(Peer::Go, Operation::Insert, "null/node/sim-1", node.clone())
-        .await;
-    assert!(answers[0].content.get().contains(r#""reason":"AlreadyExists""#));
+    let insert = async |name: &str| {
+        let path = format!("null/node/{name}");
+        let answers = world.ask(Peer::Go, Operation::Insert, &path, node.clone()).await;
+        answers[0].content.get().to_owned()
+    };
+    let labels = |name: &str| {
+        let stored = world.api.get(&format!("/api/v1/nodes/{name}")).expect("node");
+        stored["metadata"]["labels"].clone()
+    };
+    let all = json!({"node-role.kubernetes.io/edge": "", "x": "1"});
+    // In one step: not even for a moment without it.
+    world.api.refuse("PATCH /api/v1/nodes/sim-1", 500, "InternalError");
+    let answer = insert("sim-1").await;
+    assert!(answer.ends_with(r#""Err":null}"#), "{answer}");
+    assert_eq!(labels("sim-1"), all);
     let stored = world.api.get("/api/v1/nodes/sim-1").expect("node");
-    assert_eq!(
-        stored["metadata"]["labels"],
-        json!({"node-role.kubernetes.io/edge": "", "x": "1"})
-    );
     assert_eq!(stored["metadata"]["annotations"]["cloudcore"], "192.0.2.2");
+    // A cloudcore in Go left one without.
+    world.api.put(
+        "/api/v1/nodes/other",
+        json!({"metadata": {"name": "other", "labels": {"x": "1"}}}),
+    );
+    world.api.refuse("PATCH /api/v1/nodes/other", 403, "Forbidden");
+    let answer = insert("other").await;
+    assert!(answer.contains(r#""reason":"Forbidden""#), "{answer}");
+    // Kubelet tries again, and is told that the Node exists: by then it has its labels.
     world.api.refuse("PATCH /api/v1/nodes/other", 500, "InternalError");
     world.api.refuse("PATCH /api/v1/nodes/other", 409, "Conflict");
-    let answers = world.ask(Peer::Go, Operation::Insert, "null/node/other", node).await;
-    assert!(
-        answers[0].content.get().ends_with(r#""Err":null}"#),
-        "{}",
-        answers[0].content.get()
-    );
+    let answer = insert("other").await;
+    assert!(answer.contains(r#""reason":"AlreadyExists""#), "{answer}");
+    assert_eq!(labels("other"), all);
     world.end().await;
 }
 

@@ -40,7 +40,12 @@ pub(super) struct Plan {
 impl Plan {
     /// Whether all is as it should be.
     pub(super) fn is_empty(&self) -> bool {
-        !self.kill_pod && self.create_sandbox.is_none() && self.kill.is_empty() && self.start.is_empty()
+        !self.kill_pod && self.kill.is_empty() && !self.starts()
+    }
+
+    /// Whether a sandbox or a container is to start.
+    pub(super) const fn starts(&self) -> bool {
+        self.create_sandbox.is_some() || !self.start.is_empty()
     }
 }
 

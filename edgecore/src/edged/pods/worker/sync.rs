@@ -38,7 +38,12 @@ impl Worker {
             debug!(pod = %self.key(), "waits for the network of pods");
             return Ok(self.later(Retry::Network));
         }
-        if let Err(error) = self.shared.parts.create_cgroup(&ctx).await {
+        let plan = self.plan();
+        debug!(pod = %self.key(), ?plan, "plan");
+        // Only what starts needs one: a look at a running pod walks through no hierarchy.
+        if plan.starts()
+            && let Err(error) = self.shared.parts.create_cgroup(&ctx).await
+        {
             warn!(pod = %self.key(), error, "pod has no cgroup");
             let message = format!("unable to ensure pod container exists: {error}");
             self.tell(Severity::Warning, "FailedCreatePodContainer", message);
@@ -48,8 +53,6 @@ impl Worker {
             let delay = self.mount_backoff.next_delay();
             return Ok(Outcome::Wait(Instant::now() + delay));
         };
-        let plan = self.plan();
-        debug!(pod = %self.key(), ?plan, "plan");
         if plan.kill_pod {
             if plan.create_sandbox.is_some() && !self.observed.sandboxes.is_empty() {
                 let message = "Pod sandbox changed, it will be killed and re-created.";
@@ -89,7 +92,7 @@ impl Worker {
             self.report(false, false).await;
             return Ok(self.rest());
         }
-        if plan.start.is_empty() && plan.create_sandbox.is_none() {
+        if !plan.starts() {
             self.reasons.clear();
             self.calls.sightings.settled(&self.observed);
             return Ok(self.rest());
