@@ -1,6 +1,6 @@
 //! What kubectl does through the tunnel: logs, exec, cp, attach, port-forward. Each program of kubectl is run as a user types it.
 
-use std::io::{BufRead as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -291,24 +291,39 @@ fn port_forward(context: &mut Context) -> Result<()> {
 /// A terminal: its size reaches the command, also when it changes.
 fn terminal(context: &mut Context) -> Result<()> {
     let kubernetes = context.settings.kubernetes.display().to_string();
+    let folder = context.folder().to_owned();
     let system = context.system()?;
     let namespace = pod(system, "terminal", IDLE)?;
     let config = system.cluster.kubeconfig().display().to_string();
-    // The command ends when it sees the second size.
-    let inside = r#"until first=$(stty size 2>/dev/null); [ -n \"$first\" ]; do sleep 0.1; done; until [ \"$(stty size 2>/dev/null)\" = \"44 99\" ]; do sleep 0.1; done; echo sizes $first, $(stty size)"#;
+    // It says which size it saw first, and ends when it sees the second.
+    let inside = "until first=$(stty size 2>/dev/null); [ -n \"$first\" ]; do sleep 0.1; done; echo first $first; \
+                  until [ \"$(stty size 2>/dev/null)\" = \"44 99\" ]; do sleep 0.1; done; echo then $(stty size)";
+    let tty = folder.join("tty");
     let outside = format!(
-        "stty rows 33 cols 77; (sleep 2; stty -F /dev/tty rows 44 cols 99) & \
-         timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} exec -it -n {namespace} main -- sh -c '{}'",
-        inside.replace("\\\"", "\"")
+        "stty rows 33 cols 77; tty > {}; timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} \
+         exec -it -n {namespace} main -- sh -c '{inside}'",
+        tty.display()
     );
     let start = Instant::now();
-    let output = std::process::Command::new("script")
+    let mut child = std::process::Command::new("script")
         .args(["-qec", &outside, "/dev/null"])
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .context("script")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(said.contains("sizes 33 77, 44 99"), "{said:?}");
+    let mut output = BufReader::new(child.stdout.take().context("its output")?);
+    let mut said = String::new();
+    while !said.contains("first ") && output.read_line(&mut said)? > 0 {}
+    process::call(
+        "stty",
+        &["-F", std::fs::read_to_string(&tty)?.trim(), "rows", "44", "cols", "99"],
+    )?;
+    output.read_to_string(&mut said)?;
+    child.wait()?;
+    ensure!(
+        said.contains("first 33 77\r\n") && said.contains("then 44 99\r\n"),
+        "{said:?}"
+    );
     println!(
         "    a terminal that changes its size: {:.2} s",
         start.elapsed().as_secs_f64()
