@@ -48,6 +48,7 @@ pub(crate) fn start(below: Below, inboxes: Inboxes, config: &CloudCore, host: &H
             kube: kube.clone(),
             informers: informers.clone(),
             hub: hub.clone(),
+            reconciler: reconciler.clone(),
             settings: (&modules.device_controller).into(),
         };
         controller.start(inboxes.reports, registry, &tasks);

@@ -260,6 +260,7 @@ impl Play {
             kube: kube.clone(),
             informers: informers.clone(),
             hub: hub.clone(),
+            reconciler: reconciler.clone(),
             settings: (&config::cloudcore::DeviceController::default()).into(),
         };
         devices.start(reports, &mut registry, &tasks);

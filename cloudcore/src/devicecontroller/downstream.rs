@@ -6,23 +6,25 @@ use proto::{Content, Group, Kind, Message, MsgId, NodeName, Object, ObjectPath, 
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::DeviceController;
 use super::metrics::Metrics;
 use crate::cloudhub::CloudHub;
 use crate::edgecontroller::downstream::object_message;
 use crate::edgecontroller::inventory;
 use crate::informers::Informers;
 use crate::informers::devices::{DeviceChange, member_of};
+use crate::synccontroller::SyncController;
 
 pub(super) fn start(
-    informers: &Informers,
-    hub: &CloudHub,
+    controller: &DeviceController,
     mut changes: mpsc::Receiver<DeviceChange>,
     metrics: &Metrics,
     tasks: &Tasks,
 ) {
     let down = Downstream {
-        informers: informers.clone(),
-        hub: hub.clone(),
+        informers: controller.informers.clone(),
+        hub: controller.hub.clone(),
+        reconciler: controller.reconciler.clone(),
         metrics: metrics.clone(),
     };
     tasks.spawn("devices downstream", async move {
@@ -39,16 +41,22 @@ pub(super) fn start(
 struct Downstream {
     informers: Informers,
     hub: CloudHub,
+    reconciler: SyncController,
     metrics: Metrics,
 }
 
 impl Downstream {
     async fn changed(&self, change: DeviceChange) {
         let waits = waits(&change);
+        let awaited = awaited(&change);
         for (node, message) in messages(change) {
             // A Go edge hands a device to its mapper when it comes, and never again: SyncController sends it after its model.
-            if message.group == Group::Twin || !waits || self.compares(&node) {
+            let compares = self.compares(&node);
+            if message.group == Group::Twin || !waits || compares {
                 self.send(&node, message).await;
+            }
+            if awaited && !compares && self.hub.is_connected(&node) {
+                self.reconciler.reconcile(&node).await;
             }
         }
     }
@@ -92,6 +100,17 @@ const fn waits(change: &DeviceChange) -> bool {
     matches!(
         change,
         DeviceChange::Added { waits: true, .. } | DeviceChange::Updated { waits: true, .. }
+    )
+}
+
+/// Whether it is a model that devices may have waited for.
+fn awaited(change: &DeviceChange) -> bool {
+    matches!(
+        change,
+        DeviceChange::Model {
+            operation: Operation::Insert,
+            ..
+        }
     )
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::cloudhub::{CloudHub, Upstream};
 use crate::informers::Informers;
 use crate::kubernetes::Kube;
+use crate::synccontroller::SyncController;
 use metrics::Metrics;
 
 pub(crate) use downstream::confirmation;
@@ -42,6 +43,8 @@ pub struct DeviceController {
     pub informers: Informers,
     /// The sessions.
     pub hub: CloudHub,
+    /// What sends a Go edge the devices that waited for their model.
+    pub reconciler: SyncController,
     /// The configuration.
     pub settings: Settings,
 }
@@ -52,7 +55,7 @@ impl DeviceController {
         let metrics = Metrics::register(registry);
         let devices = self.informers.devices();
         let changes = devices.start(&self.kube, tasks);
-        downstream::start(&self.informers, &self.hub, changes, &metrics, tasks);
+        downstream::start(self, changes, &metrics, tasks);
         statuses::start(devices, &self.kube, &metrics, tasks);
         upstream::start(self, reports, &metrics, tasks);
     }
