@@ -1,22 +1,28 @@
 //! What a node may not do, whatever it says: a node made by hand tries it with real certificates, against a real API server. Only
 //! our cloudcore promises all of it.
 
+mod door;
+mod requests;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use proto::{Content, Group, Message, Operation, Route, Source};
+use proto::{Message, Operation, Source};
 use serde_json::{Value, json};
+
+pub(super) use door::logged;
+use requests::{MINE, event, lease, mirror, objects, registration, request, signing, token};
 
 use super::{Entry, IDLE, bare};
 use crate::api::{self, text};
-use crate::hub::{Door, Node, encoded_request};
+use crate::hub::{Door, Node};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[
     ("authorizer_table", false, table),
-    ("authorizer_door", false, door),
-    ("revoked_node", false, revoked_node),
+    ("authorizer_door", false, door::door),
+    ("revoked_node", false, door::revoked_node),
 ];
 
 /// The node made by hand.
@@ -33,11 +39,6 @@ pub(super) fn now() -> Duration {
         .unwrap_or_default()
 }
 
-fn request(operation: Operation, resource: &str, content: &Value) -> Message {
-    let route = Route::parse(&Group::Meta, resource);
-    Message::new(Source::Edged, Group::Meta, operation, route, Content::json(content))
-}
-
 pub(super) fn door_of(system: &System) -> Result<Door> {
     Door::new(
         system.api(),
@@ -45,92 +46,6 @@ pub(super) fn door_of(system: &System) -> Result<Door> {
         system.cloud.uplink()?,
     )
 }
-
-fn registration(name: &str, label: &str) -> Value {
-    json!({"metadata": {"name": name, "labels": {label: "", "node-role.kubernetes.io/edge": ""}},
-        "spec": {}, "status": {"capacity": {"cpu": "2", "memory": "1Gi", "pods": "10"}, "allocatable": {"cpu": "2", "memory": "1Gi", "pods": "10"}}})
-}
-
-fn event(namespace: &str, kind: &str, about: &str) -> Value {
-    json!({"kind": "Event", "apiVersion": "v1", "metadata": {"name": format!("{about}.17"), "namespace": namespace},
-        "involvedObject": {"kind": kind, "name": about, "namespace": namespace, "apiVersion": "v1"},
-        "reason": "Tried", "message": "by hand", "type": "Normal", "source": {"component": "e2e"}})
-}
-
-fn lease(name: &str) -> Value {
-    json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": name, "namespace": "kube-node-lease"},
-        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}})
-}
-
-fn token(pod: &Value) -> Value {
-    json!({"spec": {"audiences": [], "expirationSeconds": 3600,
-        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": api::name(pod), "uid": text(pod, "/metadata/uid")}}})
-}
-
-fn signing(name: &str) -> Result<Value> {
-    Ok(
-        json!({"kind": "CertificateSigningRequest", "apiVersion": "certificates.k8s.io/v1", "metadata": {"name": format!("guard-{name}")},
-        "spec": {"request": encoded_request(name)?, "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-            "usages": ["digital signature", "client auth"]}}),
-    )
-}
-
-fn mirror(namespace: &str, name: &str, node: &str) -> Value {
-    json!({"kind": "Pod", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": namespace, "annotations": {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.source": "file"}},
-        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x"}], "tolerations": [{"operator": "Exists"}]}})
-}
-
-/// Secrets, ConfigMaps, accounts and claims, each once used by a pod of the node made by hand and once not.
-fn objects(namespace: &str) -> String {
-    let mut all = String::new();
-    for name in ["used", "unused"] {
-        all += &format!(
-            r#"apiVersion: v1
-kind: Secret
-metadata: {{name: {name}}}
-stringData: {{word: "sesame of {name}"}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: {name}}}
-data: {{word: "sesame of {name}"}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {name}}}
----
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{name: {namespace}-{name}}}
-spec:
-  capacity: {{storage: 1Mi}}
-  accessModes: [ReadWriteOnce]
-  persistentVolumeReclaimPolicy: Retain
-  storageClassName: none
-  claimRef: {{namespace: {namespace}, name: {name}}}
-  hostPath: {{path: /nowhere}}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{name: {name}}}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: none
-  volumeName: {namespace}-{name}
-  resources: {{requests: {{storage: 1Mi}}}}
----
-"#
-        );
-    }
-    all
-}
-
-const MINE: &str = "  serviceAccountName: used
-  volumes:
-  - {name: s, secret: {secretName: used}}
-  - {name: c, configMap: {name: used}}
-  - {name: p, persistentVolumeClaim: {claimName: used}}";
 
 /// A node made by hand that has joined and registered.
 fn node_by_hand<'a>(system: &System, door: &'a Door) -> Result<Node<'a>> {
@@ -610,158 +525,4 @@ fn permits(system: &System, node: &mut Node<'_>, namespace: &str, mine: &Value) 
     wait::until("its pod is gone", seconds(10), || {
         Ok(system.api().get(&path)?.is_none().then_some(()))
     })
-}
-
-/// What is refused before a node can say anything, at both ports.
-fn door(context: &mut Context) -> Result<()> {
-    let system = context.system()?;
-    let door = door_of(system)?;
-    let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(365 * 86_400));
-    let other = system.edge.name().to_owned();
-    let own = door.join(NODE)?;
-    let from = now();
-    let expired = door.forge(NODE, from.saturating_sub(year), hour, "[2]")?;
-    let early = door.forge(NODE, from + year, hour, "[2]")?;
-    let server = door.forge(NODE, from, hour, "[1]")?;
-    let foreign = Door::foreign(NODE, from)?;
-    for (what, name, card, code, said) in [
-        (
-            "a node_id that is not the certificate's",
-            other.as_str(),
-            Some(&own),
-            403,
-            "not that of node",
-        ),
-        ("no client certificate", NODE, None, 0, "edge refused"),
-        ("a certificate of another CA", NODE, Some(&foreign), 0, "edge refused"),
-        ("an expired certificate", NODE, Some(&expired), 0, "edge refused"),
-        ("a certificate of next year", NODE, Some(&early), 0, "edge refused"),
-        ("a certificate for servers", NODE, Some(&server), 0, "edge refused"),
-    ] {
-        let before = system.cloud.log().len();
-        let refusal = door
-            .connect(name, card)?
-            .err()
-            .with_context(|| format!("{what} was let in"))?;
-        ensure!(refusal.code == code, "{what}: {refusal:?}");
-        logged(system, before, what, said)?;
-    }
-    let token = system.cloud.token()?;
-    let forged = format!("{token}x");
-    for (what, node, subject, token, card, status) in [
-        ("a forged token", NODE, NODE, Some(&forged), None, 401),
-        ("no token", NODE, NODE, None, None, 401),
-        (
-            "another name in the request",
-            NODE,
-            other.as_str(),
-            Some(&token),
-            None,
-            500,
-        ),
-        (
-            "another node's certificate",
-            other.as_str(),
-            other.as_str(),
-            None,
-            Some(&own),
-            401,
-        ),
-        ("a renewal in another name", NODE, other.as_str(), None, Some(&own), 500),
-        (
-            "a renewal with an expired certificate",
-            NODE,
-            NODE,
-            None,
-            Some(&expired),
-            401,
-        ),
-        (
-            "a renewal with another CA's certificate",
-            NODE,
-            NODE,
-            None,
-            Some(&foreign),
-            401,
-        ),
-    ] {
-        let before = system.cloud.log().len();
-        let (code, body, _) = door.apply(node, subject, token.map(String::as_str), card)?;
-        ensure!(code == status, "{what}: {code} {}", String::from_utf8_lossy(&body));
-        logged(system, before, what, "no certificate issued")?;
-    }
-    Ok(())
-}
-
-pub(super) fn logged(system: &System, before: usize, what: &str, said: &str) -> Result<()> {
-    let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
-        let log = system.cloud.log();
-        let new = log.get(before..).unwrap_or_default();
-        Ok(new.lines().find(|line| line.contains(said)).map(str::to_owned))
-    })?;
-    println!(
-        "    refused: {what}: {}",
-        line.split_once("reason=").map_or(line.as_str(), |(_, reason)| reason)
-    );
-    Ok(())
-}
-
-/// A line in the ConfigMap `kubeedge/revokednodes` ends the node's session within a second and keeps its certificate out, at both
-/// ports and over a restart of cloudcore; a time in it lets the node join anew. Deleting the Node object ends its session too.
-fn revoked_node(context: &mut Context) -> Result<()> {
-    let system = context.system()?;
-    let door = door_of(system)?;
-    let card = door.join(NODE)?;
-    let mut node = node_by_hand(system, &door)?;
-    system.api().delete(&api::node_path(NODE))?;
-    ensure!(node.ended(seconds(5)), "the session of a deleted Node goes on");
-    let mut node = node_by_hand(system, &door)?;
-    let list = |value: &str| json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "revokednodes"}, "data": {NODE: value}});
-    system
-        .api()
-        .create("/api/v1/namespaces/kubeedge/configmaps", &list("stolen"))?;
-    ensure!(node.ended(seconds(1)), "the session of a revoked node goes on");
-    drop(node);
-    let is_out = |what: &str| -> Result<()> {
-        let before = system.cloud.log().len();
-        let refusal = door
-            .connect(NODE, Some(&card))?
-            .err()
-            .context("a revoked node was let in")?;
-        ensure!(refusal.code == 403, "{refusal:?}");
-        logged(system, before, what, "revoked")?;
-        let (status, ..) = door.apply(NODE, NODE, None, Some(&card))?;
-        ensure!(status == 401, "a revoked certificate was renewed: {status}");
-        Ok(())
-    };
-    is_out("a revoked node")?;
-    let token = system.cloud.token()?;
-    let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
-    ensure!(status == 401, "a revoked node got a certificate by a token: {status}");
-    // Certificates of before now are out, the token is good again.
-    // They know whole seconds.
-    crate::wait::pause(seconds(1));
-    let time = process_time()?;
-    system.api().patch(
-        "/api/v1/namespaces/kubeedge/configmaps/revokednodes",
-        &json!({"data": {NODE: time}}),
-    )?;
-    wait::until("the node may join again", seconds(5), || {
-        let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
-        Ok((status == 200).then_some(()))
-    })?;
-    is_out("the old certificate")?;
-    let new = door.join(NODE)?;
-    let node = door.connect(NODE, Some(&new))?;
-    ensure!(node.is_ok(), "the new certificate is refused: {:?}", node.err());
-    system
-        .api()
-        .delete("/api/v1/namespaces/kubeedge/configmaps/revokednodes")?;
-    system.api().delete(&api::node_path(NODE))?;
-    system.node_ready(seconds(10))
-}
-
-/// The time now, as operators write it.
-fn process_time() -> Result<String> {
-    crate::process::call("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).map(|text| text.trim().to_owned())
 }
