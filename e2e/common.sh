@@ -6,11 +6,12 @@ export PATH=$HOME/.cargo/bin:$PATH
 environment=$("$here/setup")
 eval "$environment"
 
+# The examples are what some scenarios put between a device and the edge.
+packages=(-p e2e -p virtual-device -p modbus-mapper)
 # Our programs are needed unless both sides are somebody else's.
 programs() {
   if [ -z "${KE_CLOUD:-}" ] || [ -z "${KE_EDGE:-}" ]; then "$here/build" --quiet; fi
-  # The examples are what some scenarios put between a device and the edge.
-  cargo build --quiet --locked -p e2e -p virtual-device -p modbus-mapper
+  cargo build --quiet --locked "${packages[@]}"
 }
 e2e() {
   case " $* " in *' --help '* | *' -h '* | *' --down '*) cargo build --quiet --locked -p e2e ;; *) programs ;; esac
