@@ -87,6 +87,8 @@ func perform(file protoreflect.FileDescriptor, words []string) error {
 			"deviceName": device, "deviceNamespace": namespace,
 			"reportedDevice": map[string]any{"twins": []any{map[string]any{
 				"propertyName": argument(2),
+				// Go's edgecore ends when this is absent.
+				"observedDesired": map[string]any{"value": ""},
 				"reported": map[string]any{"value": argument(3), "metadata": map[string]any{
 					"timestamp": fmt.Sprint(time.Now().UnixMilli()), "type": "string",
 				}},

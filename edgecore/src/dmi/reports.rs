@@ -4,7 +4,8 @@ use proto::device::{Twin, TwinMap, TwinValue};
 use proto::dmi::pb;
 use tonic::Status;
 
-/// One write for all twins of a report. Halves that are absent change nothing.
+/// One write for all twins of a report. Halves that are absent change nothing, nor does a desired value that is empty: mappers for Go's
+/// edgecore, which ends where that half is absent (dmiserver/server.go), send one where they have seen none.
 pub(super) fn twins(reported: Option<pb::DeviceStatus>) -> Result<TwinMap, Status> {
     let twins = reported.map(|device| device.twins).unwrap_or_default();
     if twins.is_empty() {
@@ -23,7 +24,7 @@ pub(super) fn twins(reported: Option<pb::DeviceStatus>) -> Result<TwinMap, Statu
             timestamp: None,
         };
         let twin_of_edge = Twin {
-            expected: twin.observed_desired.map(value),
+            expected: twin.observed_desired.filter(|seen| !seen.value.is_empty()).map(value),
             actual: twin.reported.map(value),
             kind,
             ..Twin::default()

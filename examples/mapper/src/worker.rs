@@ -155,7 +155,8 @@ fn twin(property: &Property, value: &str) -> pb::Twin {
     };
     pb::Twin {
         property_name: property.name.clone(),
-        observed_desired: property.desired.as_deref().map(text),
+        // Go's edgecore ends when this is absent.
+        observed_desired: Some(text(property.desired.as_deref().unwrap_or_default())),
         reported: Some(text(value)),
     }
 }

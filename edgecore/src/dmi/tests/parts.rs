@@ -38,6 +38,9 @@ fn a_report_is_one_write_of_the_halves_that_are_there() {
     let twin = twins["t"].clone().expect("a twin");
     assert_eq!((twin.actual, twin.kind), (None, None));
     assert!(twin.expected.is_some());
+    let unseen = reported("t", Some(property("21", "int")), Some(property("", "")));
+    let twins = reports::twins(Some(unseen)).expect("twins");
+    assert_eq!(twins["t"].clone().expect("a twin").expected, None);
 }
 
 /// Go takes every report as text; a type that would make DeviceTwin refuse it is not passed on.
