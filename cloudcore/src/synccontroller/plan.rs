@@ -50,11 +50,12 @@ pub(super) fn plan(
             // The edge asks for what its Pods name.
             None => continue,
         };
-        // A device goes after its model.
         if !waits(path) && news(&object.uid, object.told) {
             plan.send.push((path.clone(), operation));
         }
     }
+    // A device goes after its model.
+    plan.send.sort_by_key(|(path, _)| path.kind == Kind::Device);
     for (uid, record) in records
         .iter()
         .filter(|(uid, record)| !wanted_uids.contains(uid) && !record.kind.is_empty())

@@ -125,7 +125,7 @@ async fn devices_a_go_edge_lacks_are_sent_and_those_it_should_not_have_are_delet
     let all = plan(true);
     assert_eq!(
         all.send,
-        [(device("new"), Operation::Insert), (model, Operation::Update)]
+        [(model, Operation::Update), (device("new"), Operation::Insert)]
     );
     assert_eq!(all.delete, [(device("moved"), "u3".into())]);
     assert!(plan(false).delete.is_empty(), "absent knowledge removes nothing");
