@@ -10,6 +10,7 @@ pub mod error;
 pub mod fs;
 pub mod line;
 pub mod logging;
+pub mod order;
 pub mod tasks;
 pub mod tls;
 pub mod tunnel;

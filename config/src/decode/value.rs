@@ -256,7 +256,11 @@ impl<T: Value + Default> Value for BTreeMap<String, T> {
             // Read over the defaults, an empty mapping would change nothing.
             return Tree::Null;
         }
-        Tree::Map(self.iter().map(|(key, value)| (key.clone(), value.tree())).collect())
+        let mut map = BTreeMap::new();
+        for (key, value) in self {
+            map.insert(key.clone(), value.tree());
+        }
+        Tree::Map(map)
     }
     fn is_zero(&self) -> bool {
         self.is_empty()

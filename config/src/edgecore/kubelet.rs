@@ -329,14 +329,15 @@ impl crate::decode::Value for FlushFrequency {
 }
 
 fn eviction_hard() -> Texts {
-    [
+    let mut texts = Texts::new();
+    for (signal, amount) in [
         ("imagefs.available", "15%"),
         ("imagefs.inodesFree", "5%"),
         ("memory.available", "100Mi"),
         ("nodefs.available", "10%"),
         ("nodefs.inodesFree", "5%"),
-    ]
-    .into_iter()
-    .map(|(signal, amount)| (signal.to_owned(), amount.to_owned()))
-    .collect()
+    ] {
+        texts.insert(signal.to_owned(), amount.to_owned());
+    }
+    texts
 }

@@ -23,8 +23,11 @@ fn value(node: Node) -> Value {
         Kind::Str(value) => Value::String(value),
         Kind::List(items) => items.into_iter().map(value).collect(),
         Kind::Map(entries) => {
-            let pairs = entries.into_iter().map(|entry| (entry.key, value(entry.value)));
-            Value::Object(pairs.collect::<Map<_, _>>())
+            let mut map = Map::new();
+            for entry in entries {
+                map.insert(entry.key, value(entry.value));
+            }
+            Value::Object(map)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::order;
 use proto::device::DeviceId;
 use proto::dmi::Digest;
 
@@ -38,7 +39,7 @@ impl Catalog {
             Some(device) => self.devices.insert(id.clone(), device),
             None => self.devices.remove(id),
         };
-        old.map(|device| device.protocol).into_iter().chain(new).collect()
+        order::set(old.map(|device| device.protocol).into_iter().chain(new))
     }
 
     /// A model was stored or removed. Returns the protocols whose mapper is concerned.
@@ -49,11 +50,8 @@ impl Catalog {
             None => self.models.remove(id),
         };
         let of_devices = self.devices.values().filter(|device| device.model.as_ref() == Some(id));
-        old.map(|model| model.protocol)
-            .into_iter()
-            .chain(new)
-            .chain(of_devices.map(|device| device.protocol.clone()))
-            .collect()
+        let of_model = old.map(|model| model.protocol).into_iter().chain(new);
+        order::set(of_model.chain(of_devices.map(|device| device.protocol.clone())))
     }
 
     /// The devices that have a model.
@@ -78,15 +76,13 @@ impl Catalog {
     /// What the mapper of a protocol is to know: its devices with their models, and the models that name it.
     pub(super) fn wanted(&self, protocol: &str) -> Wanted {
         let devices = self.devices.iter().filter(|(_, device)| device.protocol == protocol);
-        let mut wanted: Wanted = devices
-            .map(|(id, device)| {
-                let want = Want {
-                    digest: device.digest,
-                    model: device.model.clone(),
-                };
-                (Thing::Device(id.clone()), want)
-            })
-            .collect();
+        let mut wanted: Wanted = order::map(devices.map(|(id, device)| {
+            let want = Want {
+                digest: device.digest,
+                model: device.model.clone(),
+            };
+            (Thing::Device(id.clone()), want)
+        }));
         let named = self.models.iter().filter(|(_, model)| model.protocol == protocol);
         let mut models = knowledge::models(&wanted);
         models.extend(named.map(|(id, _)| id.clone()));

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::Backoff;
+use common::{Backoff, order};
 use proto::device::DeviceId;
 use proto::dmi::Digest;
 use tokio::time::Instant;
@@ -206,5 +206,5 @@ impl Knowledge {
 
 /// The models that devices of `wanted` have.
 pub(super) fn models(wanted: &Wanted) -> BTreeSet<DeviceId> {
-    wanted.values().filter_map(|want| want.model.clone()).collect()
+    order::set(wanted.values().filter_map(|want| want.model.clone()))
 }

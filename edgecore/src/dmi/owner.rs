@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use common::Tasks;
+use common::{Tasks, order};
 use parking_lot::Mutex;
 use proto::device::DeviceId;
 use proto::dmi::{self, Digest, pb};
@@ -129,16 +129,16 @@ impl Owner {
             let device = read_device(id, device, model);
             self.set_device(id, Some(device));
         }
-        let protocols = self.mappers.keys().cloned().collect();
+        let protocols = order::set(self.mappers.keys().cloned());
         self.tell(protocols);
     }
 
     async fn stored(&self) -> Result<(BTreeMap<DeviceId, Object>, BTreeMap<DeviceId, Object>), RequestError> {
         let by_id =
             |rows: Vec<(ObjectPath, Object)>| rows.into_iter().filter_map(|(path, object)| Some((id(&path)?, object)));
-        let models = by_id(self.meta.local_all(Kind::DeviceModel).await?).collect();
-        let devices = by_id(self.meta.local_all(Kind::Device).await?).collect();
-        Ok((models, devices))
+        let models = by_id(self.meta.local_all(Kind::DeviceModel).await?);
+        let devices = by_id(self.meta.local_all(Kind::Device).await?);
+        Ok((order::map(models), order::map(devices)))
     }
 
     async fn changed(&mut self, path: &ObjectPath) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::order;
 use proto::device::{HistoryProperty, HistoryValue, Remembered};
 use rusqlite::{Connection, params};
 use tracing::warn;
@@ -134,7 +135,7 @@ impl Store {
             outcome.stored += 1;
             grown.push(series);
         }
-        grown.sort_unstable();
+        order::sort(&mut grown);
         grown.dedup();
         for series in grown {
             outcome.by_values += known.keep_newest(&transaction, series, bounds.values)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use common::order;
 use proto::Uid;
 use tokio::time::Instant;
 
@@ -76,7 +77,7 @@ impl Readiness {
     /// The cloud compared inventories; these pods are not known yet.
     pub(super) fn compared(&mut self, unknown: BTreeSet<Uid>) {
         if let Some(session) = &mut self.session {
-            session.missing = Some(unknown.difference(&session.arrived).cloned().collect());
+            session.missing = Some(order::set(unknown.difference(&session.arrived).cloned()));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use common::Tasks;
+use common::{Tasks, order};
 use proto::{Kind, Message, Object, ObjectPath, Uid};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -168,7 +168,7 @@ impl Task {
         let set = PodSet {
             ready: self.readiness.is_ready(),
             pods: self.set.clone(),
-            grace: self.gone.iter().cloned().collect(),
+            grace: order::map(self.gone.iter().cloned()),
         };
         self.pods.send_replace(Arc::new(set));
     }
@@ -225,7 +225,7 @@ impl Task {
                 Input::Connected { inventory } => self.readiness.connected(inventory),
                 Input::Compared { pods } => {
                     let unknown = pods.into_iter().filter(|uid| !self.set.contains_key(uid));
-                    self.readiness.compared(unknown.collect());
+                    self.readiness.compared(order::set(unknown));
                 }
                 Input::NodeAnswered => self.readiness.node_answered(Instant::now()),
                 Input::Adopt(running) => self.adoption.waiting = Some(running),

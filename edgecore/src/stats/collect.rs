@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use common::order;
 use jiff::Timestamp;
 use proto::cri;
 use tokio::time::timeout;
@@ -127,9 +128,11 @@ async fn told<'a>(
 fn pods(mut sandboxes: Vec<cri::PodSandbox>, mut containers: Vec<cri::Container>) -> Vec<Pod> {
     let ready = cri::PodSandboxState::SandboxReady as i32;
     sandboxes.retain(|sandbox| sandbox.labels.contains_key(LABEL_POD_UID));
-    sandboxes.sort_by_key(|sandbox| (sandbox.state != ready, std::cmp::Reverse(sandbox.created_at)));
+    order::sort_by_key(&mut sandboxes, |sandbox| {
+        (sandbox.state != ready, std::cmp::Reverse(sandbox.created_at))
+    });
     containers.retain(|container| container.state == cri::ContainerState::ContainerRunning as i32);
-    containers.sort_by_key(|container| container.created_at);
+    order::sort_by_key(&mut containers, |container| container.created_at);
     let mut pods: Vec<Pod> = Vec::new();
     for sandbox in sandboxes {
         let label = |key: &str| sandbox.labels.get(key).cloned().unwrap_or_default();
@@ -172,7 +175,7 @@ fn pods(mut sandboxes: Vec<cri::PodSandbox>, mut containers: Vec<cri::Container>
             },
         });
     }
-    pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    order::sort_by(&mut pods, |a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     pods
 }
 
@@ -186,7 +189,7 @@ fn read(cgroups: &Cgroups, names: &[CgroupNames], mut pods: Vec<Pod>, depth: Dep
         places.containers.extend(found.containers);
     }
     // Short names first: what holds all pods before its levels.
-    places.levels.sort_by_key(String::len);
+    order::sort_by_key(&mut places.levels, String::len);
     let find = |container: &mut Container| {
         container.path = places.containers.get(&container.id).cloned();
         container.usage = container.path.as_deref().and_then(|path| cgroups.usage(path));

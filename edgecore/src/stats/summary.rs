@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use common::order;
 use jiff::Timestamp;
 use proto::cri;
 use proto::stats::{
@@ -222,7 +223,7 @@ impl<'a> Disks<'a> {
                 all.push(Volume { stats, is_ephemeral });
             }
         }
-        all.sort_by(|a, b| a.stats.name.cmp(&b.stats.name));
+        order::sort_by(&mut all, |a, b| a.stats.name.cmp(&b.stats.name));
         all
     }
 }

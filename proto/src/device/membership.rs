@@ -148,11 +148,10 @@ fn attributes(fields: Fields) -> Result<AttributeMap, BadPayload> {
             kind: kind.flatten(),
         })
     };
-    fields
-        .entries()
-        .map(|(name, value)| match value {
-            Value::Null => Ok((name, None)),
-            value => Ok((name, Some(read(value)?))),
-        })
-        .collect()
+    let mut attributes = AttributeMap::new();
+    for (name, value) in fields.entries() {
+        let attribute = if value.is_null() { None } else { Some(read(value)?) };
+        attributes.insert(name, attribute);
+    }
+    Ok(attributes)
 }

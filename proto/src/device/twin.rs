@@ -134,13 +134,16 @@ impl TwinVersion {
 }
 
 pub(super) fn twins(fields: Fields) -> Result<TwinMap, BadPayload> {
-    fields
-        .entries()
-        .map(|(name, value)| match value {
-            Value::Null => Ok((name, None)),
-            value => Ok((name, Some(Twin::read(value)?))),
-        })
-        .collect()
+    let mut twins = TwinMap::new();
+    for (name, value) in fields.entries() {
+        let twin = if value.is_null() {
+            None
+        } else {
+            Some(Twin::read(value)?)
+        };
+        twins.insert(name, twin);
+    }
+    Ok(twins)
 }
 
 #[derive(Serialize)]

@@ -78,12 +78,10 @@ pub fn device(object: &Object, model: &Object) -> Result<Converted, BadDevice> {
         protocol_name: spec.protocol.protocol,
         config_data: Some(customized(&config, "spec.protocol.configData", &mut warnings)),
     };
-    let mut known: BTreeMap<String, views::ModelProperty> = model
-        .spec
-        .properties
-        .into_iter()
-        .map(|property| (property.name.clone(), property))
-        .collect();
+    let mut known = BTreeMap::new();
+    for property in model.spec.properties {
+        known.insert(property.name.clone(), property);
+    }
     let mut properties = Vec::with_capacity(spec.properties.len());
     for property in spec.properties {
         match known.get_mut(&property.name) {

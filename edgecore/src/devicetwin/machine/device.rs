@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proto::device::{Attribute, AttributeMap, DeviceId, Member, Twin, TwinMap, TwinValue, TwinVersion};
+use common::order;
+use proto::device::{Attribute, DeviceId, Member, Twin, TwinMap, TwinValue, TwinVersion};
 
 /// The type of a twin that was deleted: its versions stay, so that what is older does not come back.
 pub(in crate::devicetwin) const DELETED: &str = "deleted";
@@ -151,18 +152,15 @@ impl Device {
 
     /// The answer to `membership/get`: no twins.
     pub(super) fn member(&self, id: &DeviceId) -> Member {
-        let attributes: AttributeMap = self
-            .attributes
-            .iter()
-            .map(|(name, attribute)| (name.clone(), Some(attribute.clone())))
-            .collect();
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|(name, attribute)| (name.clone(), Some(attribute.clone())));
         Member {
             id: id.to_string(),
             name: self.name.clone(),
             description: self.description.clone(),
             state: self.state.clone(),
             last_online: self.last_online.clone(),
-            attributes,
+            attributes: order::map(attributes),
             twin: None,
         }
     }
@@ -170,8 +168,7 @@ impl Device {
     /// The twins that are there, without versions.
     pub(super) fn told(&self) -> TwinMap {
         let live = self.twins.iter().filter(|(_, property)| !property.is_deleted());
-        live.map(|(name, property)| (name.clone(), Some(property.told())))
-            .collect()
+        order::map(live.map(|(name, property)| (name.clone(), Some(property.told()))))
     }
 
     /// What is wanted, and which of it is not so; `None` while all is as it should be.

@@ -3,9 +3,9 @@
 //! A membership message makes and removes devices; so does a `device` object, because Go clouds lose membership messages. The edge asks
 //! for all of them after each connect; only our own clouds answer with a list.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use common::order;
 use proto::device::{
     Attribute, AttributeMap, AttributeUpdate, DeviceEvent, DeviceId, GetRequest, Member, MembershipDetail,
     MembershipEvent, MembershipQuestion, MembershipUpdate, Twin, event_id_of,
@@ -88,11 +88,8 @@ impl Machine {
 
     /// These are all. What has its object here stays until that is removed: the list may be older.
     pub(super) fn all_members(&mut self, detail: MembershipDetail, now: Now) {
-        let listed: BTreeSet<DeviceId> = detail
-            .devices
-            .iter()
-            .filter_map(|member| DeviceId::parse(&member.id))
-            .collect();
+        let listed = detail.devices.iter();
+        let listed = order::set(listed.filter_map(|member| DeviceId::parse(&member.id)));
         for member in detail.devices {
             self.add(member, now);
         }
@@ -197,7 +194,7 @@ impl Machine {
                     let told = twins
                         .into_iter()
                         .map(|(name, twin)| (name, twin.and_then(without_versions)));
-                    told.collect()
+                    order::map(told)
                 }),
                 ..member
             };
@@ -222,18 +219,16 @@ impl Machine {
 
     /// The cloud's attributes, all of them. No cloud since v1.13 sends any.
     fn attributes(&mut self, id: &DeviceId, member: &Member, now: Now) {
-        let given: BTreeMap<_, _> = member
-            .attributes
-            .iter()
-            .filter_map(|(name, attribute)| Some((name.clone(), complete(attribute.clone()?))))
-            .collect();
+        let given = member.attributes.iter();
+        let given =
+            order::map(given.filter_map(|(name, attribute)| Some((name.clone(), complete(attribute.clone()?)))));
         if self.device(id).is_none_or(|device| device.attributes == given) {
             return;
         }
         let stage = self.stage(id);
         let Some(device) = stage.device.as_mut() else { return };
         let gone = device.attributes.keys().filter(|name| !given.contains_key(*name));
-        let mut changed: AttributeMap = gone.map(|name| (name.clone(), None)).collect();
+        let mut changed: AttributeMap = order::map(gone.map(|name| (name.clone(), None)));
         let new = given
             .iter()
             .filter(|(name, attribute)| device.attributes.get(*name) != Some(attribute));

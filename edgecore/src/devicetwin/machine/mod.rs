@@ -17,6 +17,7 @@ mod value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use common::order;
 use proto::device::{
     DeviceEvent, DeviceId, DevicePart, DeviceRequest, DeviceTopic, MembershipEvent, Refusal, TwinMap, TwinUpdate,
     event_id_of,
@@ -261,7 +262,7 @@ impl Machine {
             let mut stage = Stage::of(device.clone());
             stage.own = true;
             stage.attributes = !device.attributes.is_empty();
-            stage.twins = device.twins.keys().cloned().collect();
+            stage.twins = order::set(device.twins.keys().cloned());
             stage.rows(id, |_| true, &mut rows);
         }
         rows.extend(

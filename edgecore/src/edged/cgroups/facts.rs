@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use common::order;
+
 use crate::edged::podspec::page_size_name;
 
 /// What the kernel of this machine can limit.
@@ -63,7 +65,7 @@ fn hugepage_sizes() -> Vec<String> {
         Some(page_size_name(kib.checked_mul(1024)?))
     });
     let mut names: Vec<String> = names.collect();
-    names.sort();
+    order::sort(&mut names);
     names
 }
 

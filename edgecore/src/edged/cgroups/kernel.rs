@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use common::order;
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::debug;
 
@@ -161,11 +162,9 @@ impl Tree for Kernel {
     }
 
     fn children(&self, path: &str) -> BTreeSet<String> {
-        self.dirs(path)
-            .iter()
-            .flat_map(|dir| subfolders(dir))
-            .filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
-            .collect()
+        let dirs = self.dirs(path);
+        let below = dirs.iter().flat_map(|dir| subfolders(dir));
+        order::set(below.filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())))
     }
 }
 

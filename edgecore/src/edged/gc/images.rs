@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use common::order;
 use proto::cri;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -73,7 +74,7 @@ impl ImageCollector {
             .filter(|image| !image.pinned && !used.contains(&image.id))
             .filter_map(|image| Some((self.0.get(&image.id).filter(old)?.last_used, image)))
             .collect();
-        unused.sort_by_key(|(last_used, _)| *last_used);
+        order::sort_by_key(&mut unused, |(last_used, _)| *last_used);
         let mut left = to_free;
         let mut chosen = Vec::new();
         for (_, image) in unused {
@@ -88,29 +89,23 @@ impl ImageCollector {
 }
 
 fn in_use(containers: &[cri::Container], images: &[cri::Image]) -> BTreeSet<String> {
-    let named: BTreeSet<&str> = containers
-        .iter()
-        .flat_map(|c| {
-            [
-                c.image_ref.as_str(),
-                c.image_id.as_str(),
-                c.image.as_ref().map_or("", |i| i.image.as_str()),
-            ]
-        })
-        .filter(|name| !name.is_empty())
-        .collect();
-    images
-        .iter()
-        .filter(|image| {
-            let names = std::iter::once(&image.id)
-                .chain(&image.repo_tags)
-                .chain(&image.repo_digests);
-            names.into_iter().any(|name| named.contains(name.as_str()))
-                // A sandbox runs the pause image without a container of its own to tell.
-                || image.repo_tags.iter().any(|tag| tag.contains("pause"))
-        })
-        .map(|image| image.id.clone())
-        .collect()
+    let named = containers.iter().flat_map(|c| {
+        [
+            c.image_ref.as_str(),
+            c.image_id.as_str(),
+            c.image.as_ref().map_or("", |i| i.image.as_str()),
+        ]
+    });
+    let named = order::set(named.filter(|name| !name.is_empty()));
+    let used = images.iter().filter(|image| {
+        let names = std::iter::once(&image.id)
+            .chain(&image.repo_tags)
+            .chain(&image.repo_digests);
+        names.into_iter().any(|name| named.contains(name.as_str()))
+            // A sandbox runs the pause image without a container of its own to tell.
+            || image.repo_tags.iter().any(|tag| tag.contains("pause"))
+    });
+    order::set(used.map(|image| image.id.clone()))
 }
 
 /// How much is above the lower limit, when the disk is above the upper one.

@@ -1,9 +1,9 @@
 //! Logs of pods that went while nobody looked: deleted while this program did not run, or lost with the runtime's state.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::order;
 use proto::Uid;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -28,9 +28,7 @@ pub(super) async fn orphans(
     let (sandboxes, containers) = futures::try_join!(runtime.list_sandboxes(None), runtime.list_containers(None))?;
     let labels = sandboxes.iter().map(|sandbox| &sandbox.labels);
     let labels = labels.chain(containers.iter().map(|container| &container.labels));
-    let held: BTreeSet<Uid> = labels
-        .filter_map(|labels| labels.get(LABEL_POD_UID).map(Uid::new))
-        .collect();
+    let held = order::set(labels.filter_map(|labels| labels.get(LABEL_POD_UID).map(Uid::new)));
     for (uid, folder) in folders {
         if set.pods.contains_key(&uid) || held.contains(&uid) {
             continue;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::order;
 use proto::{Uid, cri};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -77,7 +78,7 @@ async fn containers(
     }
     let mut removed = Vec::new();
     for group in by_name.values_mut() {
-        group.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        order::sort_by_key(group, |c| std::cmp::Reverse(c.created_at));
         let running = cri::ContainerState::ContainerRunning as i32;
         let dead = group
             .iter()
@@ -107,7 +108,7 @@ async fn sandboxes(
         }
     }
     for group in by_pod.values_mut() {
-        group.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        order::sort_by_key(group, |s| std::cmp::Reverse(s.created_at));
         for sandbox in group.iter().skip(1) {
             let used = containers.iter().any(|c| c.pod_sandbox_id == sandbox.id);
             if !used && sandbox.state != cri::PodSandboxState::SandboxReady as i32 {

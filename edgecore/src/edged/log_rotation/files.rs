@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use common::order;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::{SignedDuration, Timestamp, fmt::strtime};
@@ -57,7 +58,7 @@ pub(super) fn remove_all(log: &Path) -> io::Result<()> {
 /// Files that hold older lines, oldest first, and files that a failure left: unfinished ones, and logs whose compressed form is there.
 fn older(log: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let mut all = beginning_with(log)?;
-    all.sort();
+    order::sort(&mut all);
     let is_leftover =
         |file: &PathBuf| ends_with(file, UNFINISHED) || all.binary_search(&beside(file, COMPRESSED)).is_ok();
     let (leftovers, older) = all.iter().cloned().partition(is_leftover);

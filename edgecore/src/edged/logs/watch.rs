@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use common::order;
 use tracing::debug;
 
 use super::inotify::Inotify;
@@ -130,7 +131,7 @@ impl Watch {
         let mut names: Vec<OsString> = names
             .filter(|name| is_turned(name) && !self.turned.contains(name))
             .collect();
-        names.sort();
+        order::sort(&mut names);
         let open = |name: OsString| File::open(folder.join(&name)).ok().map(|file| (name, file));
         names.into_iter().filter_map(open).collect()
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::order;
+
 /// What does not change while the program runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -175,7 +177,7 @@ fn huge_pages(folder: &Path) -> Vec<(String, i64)> {
             ))
         })
         .collect();
-    found.sort();
+    order::sort(&mut found);
     found
 }
 

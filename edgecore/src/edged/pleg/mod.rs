@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::order;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use proto::{Uid, cri};
@@ -110,10 +111,10 @@ async fn summarize(runtime: &dyn Runtime) -> Result<Summary, RuntimeError> {
     let (sandboxes, containers) = futures::try_join!(runtime.list_sandboxes(None), runtime.list_containers(None))?;
     let sandboxes = sandboxes.into_iter().map(|s| (s.id, s.labels, s.state));
     let containers = containers.into_iter().map(|c| (c.id, c.labels, c.state));
-    Ok(sandboxes
-        .chain(containers)
-        .filter_map(|(id, labels, state)| Some((id, (Uid::new(labels.get(LABEL_POD_UID)?), state))))
-        .collect())
+    let all = sandboxes.chain(containers);
+    Ok(order::map(all.filter_map(|(id, labels, state)| {
+        Some((id, (Uid::new(labels.get(LABEL_POD_UID)?), state)))
+    })))
 }
 
 fn compare(before: &Summary, now: &Summary, waker: &Waker) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Tasks, chain};
+use common::{Tasks, chain, order};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
@@ -204,7 +204,7 @@ impl PodManager {
                 return BTreeMap::new();
             }
         };
-        newcomers.sort_by(|a, b| order(a).cmp(&order(b)));
+        order::sort_by(&mut newcomers, |a, b| arrival(a).cmp(&arrival(b)));
         let mut asked = None;
         let mut refused = BTreeMap::new();
         for pod in newcomers {
@@ -319,7 +319,7 @@ impl PodManager {
             }
         };
         uids.extend(self.shared.parts.orphans().await);
-        uids.sort();
+        order::sort(&mut uids);
         uids.dedup();
         for uid in uids {
             if !uid.is_empty() && !set.pods.contains_key(&uid) && !self.workers.lock().contains_key(&uid) {
@@ -367,7 +367,7 @@ fn full_name(pod: &Pod) -> FullName {
 }
 
 /// First come, first served.
-fn order(pod: &PodContext) -> (Option<jiff::Timestamp>, &str, &str) {
+fn arrival(pod: &PodContext) -> (Option<jiff::Timestamp>, &str, &str) {
     let created = pod.pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created, pod.namespace(), pod.name())
 }

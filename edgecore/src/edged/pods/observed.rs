@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use common::order;
 use proto::{Uid, cri};
 
 use crate::edged::runtime::{ContainerId, LABEL_CONTAINER_NAME, Runtime, RuntimeError, SandboxId};
@@ -126,10 +127,10 @@ pub(crate) async fn observe(runtime: &dyn Runtime, uid: &Uid, previous: &Observe
             Err(error) => return Err(error),
         }
     }
-    seen.sandboxes
-        .sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
-    seen.containers
-        .sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
+    order::sort_by_key(&mut seen.sandboxes, |s| std::cmp::Reverse((s.created_at, s.attempt)));
+    order::sort_by_key(&mut seen.containers, |c| {
+        std::cmp::Reverse((c.created_at, c.restart_count))
+    });
     Ok(seen)
 }
 

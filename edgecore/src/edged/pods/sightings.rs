@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use common::order;
 use parking_lot::Mutex;
 use proto::cri;
 use tokio::sync::Notify;
@@ -46,7 +47,7 @@ impl Sightings {
             .containers
             .iter()
             .map(|container| (container.id.to_string(), container.status.state));
-        self.states.lock().settled = sandboxes.chain(containers).collect();
+        self.states.lock().settled = order::map(sandboxes.chain(containers));
     }
 
     /// Resolves once something was seen that the worker has not decided on.

@@ -222,10 +222,11 @@ fn aggregate<'a>(
 }
 
 fn amounts(ctx: &PodContext, list: Option<&BTreeMap<String, Text>>) -> Result<PodResources, SpecError> {
-    list.into_iter()
-        .flatten()
-        .map(|(name, text)| Ok((name.clone(), read(ctx, name, text)?)))
-        .collect()
+    let mut amounts = PodResources::new();
+    for (name, text) in list.into_iter().flatten() {
+        amounts.insert(name.clone(), read(ctx, name, text)?);
+    }
+    Ok(amounts)
 }
 
 fn amount(ctx: &PodContext, list: Option<&BTreeMap<String, Text>>, name: &str) -> Result<Option<Quantity>, SpecError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use common::order;
 use jiff::Timestamp;
 use proto::{BadObject, NodeName, Object, Uid};
 use serde_json::{Map, Value, json};
@@ -65,7 +66,8 @@ impl Folder {
                 }
             }
         }
-        Some(self.pods.values().map(|pod| (pod.object.uid(), pod.clone())).collect())
+        let pods = self.pods.values();
+        Some(order::map(pods.map(|pod| (pod.object.uid(), pod.clone()))))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `status.containerStatuses` and its two sisters.
 
+use common::order;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
@@ -46,7 +47,7 @@ pub(super) fn statuses(input: &Input<'_>, list: List) -> Vec<ContainerStatus> {
             .collect(),
     };
     if list != List::Init {
-        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        order::sort_by(&mut statuses, |a, b| a.name.cmp(&b.name));
     }
     statuses
 }

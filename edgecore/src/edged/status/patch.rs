@@ -103,19 +103,16 @@ fn merge_list(patch: &mut Map<String, Value>, key: &str, by: &str, before: &[Val
 
 fn difference(by: &str, old: &Map<String, Value>, new: &Value) -> Value {
     let Value::Object(new) = new else { return new.clone() };
-    let mut changed: Map<String, Value> = new
-        .iter()
-        .filter(|(key, value)| *key == by || old.get(*key) != Some(value))
-        .map(clone)
-        .collect();
+    let mut changed = Map::new();
+    for (key, value) in new {
+        if key == by || old.get(key) != Some(value) {
+            changed.insert(key.clone(), value.clone());
+        }
+    }
     for key in old.keys().filter(|key| !new.contains_key(*key)) {
         changed.insert(key.clone(), Value::Null);
     }
     Value::Object(changed)
-}
-
-fn clone((key, value): (&String, &Value)) -> (String, Value) {
-    (key.clone(), value.clone())
 }
 
 /// The status of a pod after a patch that was kept while there was no link; nothing if the patch is of another pod.

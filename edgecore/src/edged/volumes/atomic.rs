@@ -3,11 +3,13 @@
 //! The layout is the kubelet's, because programs in containers watch `..data`. A power cut may leave a folder with half its files; the
 //! next write compares contents and makes a new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
+
+use common::order;
 
 /// A file to show in a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,14 +99,14 @@ pub(super) fn write(dir: &Path, payload: &Payload, own: impl Fn() -> io::Result<
 /// Links the first part of every path into the volume, and removes links that lead nowhere now.
 fn show(dir: &Path, payload: &Payload, known: &BTreeMap<PathBuf, Vec<u8>>) -> io::Result<()> {
     let first = |path: &PathBuf| path.components().next().map(|part| PathBuf::from(part.as_os_str()));
-    let wanted: BTreeSet<PathBuf> = payload.keys().filter_map(first).collect();
+    let wanted = order::set(payload.keys().filter_map(first));
     for name in &wanted {
         match symlink(Path::new(DATA).join(name), dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
     }
-    let before: BTreeSet<PathBuf> = known.keys().filter_map(first).collect();
+    let before = order::set(known.keys().filter_map(first));
     for name in before.difference(&wanted) {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use common::order;
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
@@ -233,7 +234,7 @@ async fn config_map(ctx: &PodContext, name: &str, items: &Items<'_>) -> Result<P
         .unwrap_or_default()
         .into_iter()
         .map(|(key, bytes)| (key, bytes.0));
-    items.payload("configmap", text.chain(bytes).collect())
+    items.payload("configmap", order::map(text.chain(bytes)))
 }
 
 async fn secret(ctx: &PodContext, name: &str, items: &Items<'_>) -> Result<Payload, String> {
@@ -243,15 +244,8 @@ async fn secret(ctx: &PodContext, name: &str, items: &Items<'_>) -> Result<Paylo
         Some(object) => object.view().map_err(|_| format!("secret {name:?} cannot be read"))?,
         None => Secret::default(),
     };
-    items.payload(
-        "secret",
-        secret
-            .data
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(key, bytes)| (key, bytes.0))
-            .collect(),
-    )
+    let data = secret.data.unwrap_or_default().into_iter();
+    items.payload("secret", order::map(data.map(|(key, bytes)| (key, bytes.0))))
 }
 
 /// The object; nothing when it may be missing and is.

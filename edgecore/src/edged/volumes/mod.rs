@@ -14,7 +14,6 @@ mod ownership;
 mod remove;
 mod subpath;
 
-use std::collections::BTreeSet;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -23,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::api::core::v1::Volume;
+use common::order;
 use proto::Uid;
 use tracing::{debug, warn};
 
@@ -187,7 +187,7 @@ fn used(ctx: &PodContext) -> Vec<&Volume> {
         .iter()
         .flatten()
         .flat_map(|c| c.volume_mounts.iter().flatten());
-    let names: BTreeSet<&str> = mounts.chain(ephemeral).map(|mount| mount.name.as_str()).collect();
+    let names = order::set(mounts.chain(ephemeral).map(|mount| mount.name.as_str()));
     spec.volumes
         .iter()
         .flatten()

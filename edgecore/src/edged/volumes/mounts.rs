@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use common::order;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
@@ -62,7 +63,7 @@ pub(super) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
         .map(unescape)
         .filter(|path| path.starts_with(dir))
         .collect();
-    found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    order::sort_by_key(&mut found, |path| std::cmp::Reverse(path.components().count()));
     Ok(found)
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::Tasks;
+use common::{Tasks, order};
 use parking_lot::Mutex;
 use proto::NodeName;
 use tokio::sync::{mpsc, watch};
@@ -96,7 +96,7 @@ impl External {
             );
         }
         let dialler = Arc::new(Dialler::new(server, settings.tls.clone()));
-        let always: BTreeSet<String> = ALWAYS.iter().map(|filter| (*filter).to_owned()).collect();
+        let always = order::set(ALWAYS.iter().map(|filter| (*filter).to_owned()));
         let (filters, wanted) = watch::channel(always);
         let (received, receiver) = mpsc::channel(RECEIVED);
         let said = Arc::new(Mutex::new(String::new()));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use common::order;
 use proto::mqtt::{Packet, PacketId, Publish, Qos};
 
 use super::ops::own;
@@ -139,7 +140,7 @@ impl Core {
         self.subscriptions
             .matches(&publish.topic, &mut |key, qos| targets.push((*key, qos)));
         // One message for each client, with the best QoS of those of its filters that match.
-        targets.sort_unstable();
+        order::sort(&mut targets);
         let mut targets = targets.into_iter().peekable();
         let mut owned = None;
         while let Some((key, qos)) = targets.next() {
