@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,21 +49,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let stop = self.stop.clone();
-        let failed = self.failed.clone();
-        let guarded = async move {
-            tokio::select! {
-                biased;
-                outcome = AssertUnwindSafe(task).catch_unwind() => {
-                    if outcome.is_err() {
-                        error!(task = name, "task panicked, the process stops");
-                        failed.notify_one();
-                    }
-                }
-                () = stop.cancelled() => {}
-            }
-        };
-        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
+        self.spawn_boxed(name, task.boxed());
     }
 
     /// Starts a task that sees the stop itself and drains: it is not dropped, only waited for.
@@ -71,15 +58,7 @@ impl Tasks {
         F: FnOnce(CancellationToken) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let failed = self.failed.clone();
-        let task = task(self.stop.clone());
-        let guarded = async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                error!(task = name, "task panicked, the process stops");
-                failed.notify_one();
-            }
-        };
-        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
+        self.spawn_boxed_draining(name, task(self.stop.clone()).boxed());
     }
 
     /// Starts a task that may go on for so long after the stop, to say farewell.
@@ -161,6 +140,36 @@ impl Tasks {
             name = signals.next() => warn!(signal = name, "second signal, ending at once"),
         }
         healthy
+    }
+
+    /// Not for any type of future: all that goes around a task would be compiled for each, 3 KB every time.
+    fn spawn_boxed(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        let stop = self.stop.clone();
+        let failed = self.failed.clone();
+        let guarded = async move {
+            tokio::select! {
+                biased;
+                outcome = AssertUnwindSafe(task).catch_unwind() => {
+                    if outcome.is_err() {
+                        error!(task = name, "task panicked, the process stops");
+                        failed.notify_one();
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        };
+        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
+    }
+
+    fn spawn_boxed_draining(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        let failed = self.failed.clone();
+        let guarded = async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                error!(task = name, "task panicked, the process stops");
+                failed.notify_one();
+            }
+        };
+        self.start(guarded.instrument(info_span!(parent: None, "task", name)));
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
