@@ -26,6 +26,7 @@ pub mod stats;
 pub mod status;
 pub mod tunnel;
 pub mod tunnelport;
+pub mod view;
 pub mod watching;
 pub mod words;
 

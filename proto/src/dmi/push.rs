@@ -2,46 +2,37 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-use super::views::{Free, lenient};
+use super::views::Free;
 use super::{Warning, pb, values};
+use crate::view;
 
-macro_rules! view {
-    ($name:ident { $($key:literal $field:ident: $type:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, Deserialize)]
-        #[serde(default)]
-        pub(super) struct $name {
-            $(#[serde(rename = $key, deserialize_with = "lenient")] $field: $type,)*
-        }
-    };
+view! {
+    pub(super) struct Push {
+        "http" http: Option<Http>,
+        "mqtt" mqtt: Option<Mqtt>,
+        "otel" otel: Option<Otel>,
+        "anomalyDetection" anomaly: Free,
+        "dbMethod" database: Option<Database>,
+    }
+    pub(super) struct Http { "hostName" host: String, "port" port: i64, "requestPath" path: String, "timeout" timeout: i64 }
+    pub(super) struct Mqtt { "address" address: String, "topic" topic: String, "qos" qos: i32, "retained" retained: bool }
+    pub(super) struct Otel { "endpointURL" url: String }
+    pub(super) struct Database {
+        "influxdb2" influx: Option<Influx>,
+        "redis" redis: Option<Redis>,
+        "TDEngine" tdengine: Option<TdEngine>,
+        "mysql" mysql: Option<MySql>,
+    }
+    pub(super) struct Influx { "influxdb2ClientConfig" client: Option<InfluxClient>, "influxdb2DataConfig" data: Option<InfluxData> }
+    pub(super) struct InfluxClient { "url" url: String, "org" org: String, "bucket" bucket: String }
+    pub(super) struct InfluxData { "measurement" measurement: String, "tag" tag: BTreeMap<String, String>, "fieldKey" field: String }
+    pub(super) struct Redis { "redisClientConfig" client: Option<RedisClient> }
+    pub(super) struct RedisClient { "addr" address: String, "db" db: i32, "poolsize" pool: i32, "minIdleConns" idle: i32 }
+    pub(super) struct TdEngine { "TDEngineClientConfig" client: Option<TdEngineClient> }
+    pub(super) struct TdEngineClient { "addr" address: String, "dbName" database: String }
+    pub(super) struct MySql { "mysqlClientConfig" client: Option<MySqlClient> }
+    pub(super) struct MySqlClient { "addr" address: String, "database" database: String, "userName" user: String }
 }
-
-view!(Push {
-    "http" http: Option<Http>,
-    "mqtt" mqtt: Option<Mqtt>,
-    "otel" otel: Option<Otel>,
-    "anomalyDetection" anomaly: Free,
-    "dbMethod" database: Option<Database>,
-});
-view!(Http { "hostName" host: String, "port" port: i64, "requestPath" path: String, "timeout" timeout: i64 });
-view!(Mqtt { "address" address: String, "topic" topic: String, "qos" qos: i32, "retained" retained: bool });
-view!(Otel { "endpointURL" url: String });
-view!(Database {
-    "influxdb2" influx: Option<Influx>,
-    "redis" redis: Option<Redis>,
-    "TDEngine" tdengine: Option<TdEngine>,
-    "mysql" mysql: Option<MySql>,
-});
-view!(Influx { "influxdb2ClientConfig" client: Option<InfluxClient>, "influxdb2DataConfig" data: Option<InfluxData> });
-view!(InfluxClient { "url" url: String, "org" org: String, "bucket" bucket: String });
-view!(InfluxData { "measurement" measurement: String, "tag" tag: BTreeMap<String, String>, "fieldKey" field: String });
-view!(Redis { "redisClientConfig" client: Option<RedisClient> });
-view!(RedisClient { "addr" address: String, "db" db: i32, "poolsize" pool: i32, "minIdleConns" idle: i32 });
-view!(TdEngine { "TDEngineClientConfig" client: Option<TdEngineClient> });
-view!(TdEngineClient { "addr" address: String, "dbName" database: String });
-view!(MySql { "mysqlClientConfig" client: Option<MySqlClient> });
-view!(MySqlClient { "addr" address: String, "database" database: String, "userName" user: String });
 
 impl Push {
     /// As mappers read it. `path` is where it stands, for warnings.
