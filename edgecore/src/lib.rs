@@ -10,6 +10,7 @@ pub mod environment;
 pub mod eventbus;
 pub mod history;
 pub mod metamanager;
+pub mod pod;
 pub mod server;
 pub mod settings;
 mod sqlite;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use proto::{NodeName, Uid};
 use thiserror::Error;
 
@@ -14,6 +14,7 @@ use super::api::Api;
 use super::cgroups::CgroupFacts;
 use super::log_rotation;
 use super::runtime::ContainerId;
+use crate::pod::Pod;
 
 /// `modules.edged` in checked types.
 #[derive(Clone, Debug)]

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use common::Tasks;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PodStatus};
+use k8s_openapi::api::core::v1::PodStatus;
 use proto::Uid;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ use api::Api;
 use context::{CgroupDriver, NodeFacts, Settings};
 use events::Events;
 use images::Images;
-use node::RuntimeState;
+use node::{NodeView, RuntimeState};
 use pods::{Clock, Parts, PodManager, Shared};
 use probes::{ProbeMetrics, Probes};
 use quantity::Quantity;
@@ -277,7 +277,7 @@ async fn cgroup_driver(runtime: &dyn Runtime, configured: CgroupDriver) -> Cgrou
 async fn follow_node(api: Arc<dyn Api>, facts: watch::Sender<Arc<NodeFacts>>) {
     loop {
         if let Ok(Some(node)) = api.node().await
-            && let Ok(node) = node.view::<Node>()
+            && let Ok(node) = node.view::<NodeView>()
         {
             let allocatable = node.status.and_then(|status| status.allocatable).unwrap_or_default();
             let amount = |name: &str| allocatable.get(name).and_then(|text| Quantity::parse(&text.0).ok());

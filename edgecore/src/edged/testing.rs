@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use parking_lot::Mutex;
 use proto::{Object, ObjectPath, Status, Uid, cri};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use super::pods::{Parts, ProbeGuard};
 use super::runtime::fake::Fake;
 use super::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use crate::metamanager::{DesiredPod, PodSet, RequestError};
+use crate::pod::Pod;
 use crate::uplink::{AskError, Link};
 
 /// The API and MetaManager in one.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use proto::{Content, Group, Kind, Message, NodeName, Object, ObjectPath, Operation, Route, Source, Uid};
 use serde::Deserialize;
 
 use super::DesiredPod;
 use super::store::Op;
+use crate::pod::Pod;
 
 /// What to do with a message.
 #[derive(Debug)]

@@ -28,13 +28,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Tasks;
-use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use proto::inventory::Item;
 use proto::{Message, Namespace, NodeName, Object, ObjectName, ObjectPath, Status, Uid};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::pod::Pod;
 use crate::uplink::{AskError, Link, Uplink};
 use store::Store;
 use task::Input;

@@ -7,11 +7,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use common::chain;
-use k8s_openapi::api::core::v1::Node;
 use prometheus_client::registry::Registry;
 use proto::Content;
 
 use crate::edged::Edged;
+use crate::edged::node::NodeView;
 use crate::metamanager::MetaManager;
 
 /// What Prometheus expects.
@@ -48,17 +48,17 @@ fn sync_loop(edged: Option<&Edged>) -> Response {
 /// Whether the node is Ready in the API, as far as is known here. Ours only: `keadm join` waits for it.
 async fn ready(meta: &MetaManager) -> Response {
     let node = match meta.node().await {
-        Ok(Some(node)) => node.view::<Node>().ok(),
+        Ok(Some(node)) => node.view::<NodeView>().ok(),
         Ok(None) => None,
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, chain(&error)).into_response(),
     };
     let Some(node) = node else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the node is not registered yet").into_response();
     };
-    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-    match conditions.into_iter().find(|condition| condition.type_ == "Ready") {
+    let conditions = node.status.unwrap_or_default().conditions;
+    match conditions.into_iter().find(|one| one.kind == "Ready") {
         Some(condition) if condition.status == "True" => "ok".into_response(),
-        Some(condition) => (StatusCode::SERVICE_UNAVAILABLE, condition.message.unwrap_or_default()).into_response(),
+        Some(condition) => (StatusCode::SERVICE_UNAVAILABLE, condition.message).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "the node has reported no state yet").into_response(),
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+
+use crate::edged::node::NodeView;
+use crate::pod::Pod;
 
 /// Whether the node is one that the pod may be on.
-pub(super) fn matches(pod: &Pod, node: &Node) -> bool {
+pub(super) fn matches(pod: &Pod, node: &NodeView) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let none = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);

@@ -1,15 +1,14 @@
 //! Whether what a pod asks for is left on the node.
 
-use k8s_openapi::api::core::v1::Node;
-
 use super::Refusal;
 use crate::edged::context::PodContext;
+use crate::edged::node::NodeView;
 use crate::edged::podspec::{PodResources, pod_requests};
 use crate::edged::quantity::Quantity;
 
 /// Compares requests with what is allocatable. What a Node object does not tell is not checked: a new node's first status may be on
 /// its way.
-pub(super) fn check(node: &Node, there: &[PodContext], newcomer: &PodContext) -> Result<(), Refusal> {
+pub(super) fn check(node: &NodeView, there: &[PodContext], newcomer: &PodContext) -> Result<(), Refusal> {
     let Some(allocatable) = node.status.as_ref().and_then(|status| status.allocatable.as_ref()) else {
         return Ok(());
     };

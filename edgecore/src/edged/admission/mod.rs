@@ -11,10 +11,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::Toleration;
 
 use super::context::PodContext;
+use super::node::{NodeView, Taint};
 use super::pods::decide::{init_containers, is_sidecar, main_containers};
+use crate::pod::Pod;
 
 /// Why a pod gets no place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Refusal {
 }
 
 /// Decides about a newcomer beside those who are there.
-pub(crate) fn admit(node: &Node, there: &[PodContext], newcomer: &PodContext) -> Result<(), Refusal> {
+pub(crate) fn admit(node: &NodeView, there: &[PodContext], newcomer: &PodContext) -> Result<(), Refusal> {
     let pod = &*newcomer.pod;
     operating_system(pod)?;
     fit::check(node, there, newcomer)?;
@@ -121,7 +123,7 @@ fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, (&str, i32))> {
 }
 
 /// Whether the pod stands every taint that would drive it away.
-fn tolerates(pod: &Pod, node: &Node) -> bool {
+fn tolerates(pod: &Pod, node: &NodeView) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref());
     let tolerations = tolerations.unwrap_or_default();
@@ -139,7 +141,7 @@ fn stands(toleration: &Toleration, taint: &Taint) -> bool {
     }
     match toleration.operator.as_deref().unwrap_or_default() {
         "Exists" => true,
-        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value,
         _ => false,
     }
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::{Refusal, admit};
 use crate::edged::context::PodContext;
+use crate::edged::node::NodeView;
 use crate::edged::podspec::testing;
 
-fn node(change: impl FnOnce(&mut Value)) -> Node {
+fn node(change: impl FnOnce(&mut Value)) -> NodeView {
     let mut node = json!({
         "metadata": {"name": "edge1", "labels": {"kubernetes.io/os": "linux", "disk": "ssd", "generation": "3"}},
         "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "3"}}
@@ -31,7 +31,7 @@ fn asking(cpu: &str) -> PodContext {
     pod(&json!({"containers": [{"name": "main", "resources": {"requests": {"cpu": cpu}}}]}))
 }
 
-fn reason(node: &Node, there: &[PodContext], newcomer: &PodContext) -> String {
+fn reason(node: &NodeView, there: &[PodContext], newcomer: &PodContext) -> String {
     admit(node, there, newcomer)
         .err()
         .map(|refusal| refusal.reason)

@@ -19,13 +19,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use k8s_openapi::api::core::v1::Pod;
 use proto::Uid;
 use thiserror::Error;
 use tracing::warn;
 
 use crate::edged::context::{CgroupDriver, PodContext, Settings};
 use crate::edged::podspec::{MIN_SHARES, QosClass, cpu_shares, pod_requests};
+use crate::pod::Pod;
 use kernel::Kernel;
 use limits::Limits;
 

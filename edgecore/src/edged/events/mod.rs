@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::Tasks;
-use k8s_openapi::api::core::v1::Pod;
 use proto::NodeName;
 use tokio::sync::mpsc;
 
 use super::api::Api;
 use super::context::ContainerKind;
+use crate::pod::Pod;
 
 /// Notes that wait for the task; more are dropped and counted.
 const QUEUE: usize = 256;

@@ -8,6 +8,7 @@ mod lease;
 mod status;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use common::{Backoff, Tasks};
 use jiff::Timestamp;
 use proto::{NodeName, Object};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use facts::{Machine, NodeFacts, SystemFacts, Usage};
+pub(crate) use view::NodeView;
 
 use crate::metamanager::{MetaManager, RequestError};
 use crate::uplink::{AskError, Link};
@@ -65,8 +67,9 @@ impl Allocatable {
     }
 }
 
-/// A taint to register with.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+/// What keeps pods away that do not stand it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 pub struct Taint {
     /// `key`.
     pub key: String,

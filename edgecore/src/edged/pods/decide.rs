@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 
 use super::observed::{ContainerRecord, Life, Observed};
 use crate::edged::context::ContainerKind;
 use crate::edged::runtime::{ContainerId, SandboxId};
+use crate::pod::Pod;
 
 /// What the probes found out about a container, as far as decisions go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Tasks, chain, order};
-use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use proto::Uid;
@@ -18,9 +17,11 @@ use super::sightings::Sightings;
 use super::worker::{Calls, Shared, Wanted, Worker};
 use crate::edged::admission::{Refusal, admit, is_static};
 use crate::edged::context::PodContext;
+use crate::edged::node::NodeView;
 use crate::edged::runtime::{LABEL_POD_UID, RuntimeError};
 use crate::edged::status::{is_terminal, same_beside_ours};
 use crate::metamanager::{DesiredPod, PodSet};
+use crate::pod::Pod;
 
 /// Workers that ended and wait to be taken off the list; a worker that ends waits.
 const ENDED: usize = 64;
@@ -194,7 +195,7 @@ impl PodManager {
             .api
             .node()
             .await
-            .map(|node| node.map(|node| node.view::<Node>()))
+            .map(|node| node.map(|node| node.view::<NodeView>()))
         {
             Ok(Some(Ok(node))) => node,
             // Without a Node there is nothing to compare with, and pods of a node that is offline must come up.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::Container;
 
 use super::qos::QosClass;
 use crate::edged::cgroups::CgroupNames;
 use crate::edged::context::PodContext;
+use crate::pod::PodSpec;
 
 impl PodContext {
     /// `name_namespace(uid)`, as kubelet names pods in messages.

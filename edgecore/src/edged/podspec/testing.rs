@@ -7,7 +7,6 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
-use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use proto::{Object, ObjectPath, Status, Uid};
 use tokio::sync::{broadcast, watch};
@@ -15,6 +14,7 @@ use tokio::sync::{broadcast, watch};
 use crate::edged::api::{Api, Reply, TokenQuestion};
 use crate::edged::context::{NodeFacts, PodContext, Settings};
 use crate::metamanager::{PodSet, RequestError};
+use crate::pod::Pod;
 use crate::uplink::{AskError, Link};
 
 /// Objects by path, and a token.

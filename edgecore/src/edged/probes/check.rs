@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -20,6 +20,7 @@ use crate::edged::events::{Events, Severity};
 use crate::edged::http_get::{HttpError, http_get, resolve_port, wants_tls};
 use crate::edged::podspec::expand_static;
 use crate::edged::runtime::{ContainerId, Runtime};
+use crate::pod::Pod;
 
 /// What asking needs.
 pub(super) struct Checker {

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use common::chain;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
 use proto::{BadObject, NodeName, Object, Uid};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -25,6 +24,7 @@ use tracing::{info, warn};
 use super::admission::is_static;
 use super::api::Api;
 use crate::metamanager::{DesiredPod, PodSet};
+use crate::pod::Pod;
 use file::Folder;
 
 /// How often the folder is looked at; unchanged files are not read again.

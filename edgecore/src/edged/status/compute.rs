@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateTerminated, HostIP, Pod, PodCondition, PodIP, PodStatus,
-};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, HostIP, PodCondition, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::{self, Condition};
@@ -16,6 +14,7 @@ use crate::edged::admission::Refusal;
 use crate::edged::pods::decide::{self, Findings};
 use crate::edged::pods::observed::Observed;
 use crate::edged::runtime::ContainerId;
+use crate::pod::Pod;
 
 /// Reason and message of pods that ran for longer than `activeDeadlineSeconds`.
 pub(crate) const DEADLINE: (&str, &str) = (

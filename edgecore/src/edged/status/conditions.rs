@@ -1,12 +1,13 @@
 //! `status.conditions`.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::compute::seconds;
 use super::phase::{any_main_started, by_name};
 use crate::edged::pods::decide::{init_containers, is_sidecar, main_containers};
+use crate::pod::Pod;
 
 /// A condition without its time.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use common::order;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    Pod, VolumeMountStatus,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -12,6 +12,7 @@ use super::compute::{Input, seconds};
 use super::phase::by_name;
 use crate::edged::pods::decide::{init_containers, is_sidecar, main_containers, should_restart};
 use crate::edged::pods::observed::{ContainerRecord, Life};
+use crate::pod::Pod;
 
 /// Reason of containers that vanished.
 pub(super) const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";

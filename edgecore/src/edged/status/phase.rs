@@ -1,8 +1,9 @@
 //! `status.phase`.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodStatus};
 
 use crate::edged::pods::decide::{RestartPolicy, init_containers, is_sidecar, main_containers};
+use crate::pod::Pod;
 
 /// Whether a phase is the last one.
 pub(crate) fn is_terminal(phase: Option<&str>) -> bool {

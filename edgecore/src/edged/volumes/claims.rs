@@ -4,12 +4,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Volume};
-use proto::{Kind, ObjectPath};
+use k8s_openapi::api::core::v1::HostPathVolumeSource;
+use proto::{Kind, ObjectPath, view};
 
 use super::{host_path, make_dirs, mounts, ownership, volume_dir};
 use crate::edged::context::{MountedVolume, PodContext};
 use crate::edged::podspec::source_text;
+use crate::pod::Volume;
 
 /// The claim behind a volume.
 pub(super) struct Claim {
@@ -29,6 +30,23 @@ enum Place {
     HostPath(HostPathVolumeSource),
 }
 
+view! {
+    /// What is read of a PersistentVolumeClaim.
+    struct ClaimView { "spec" spec: ClaimSpec }
+    struct ClaimSpec { "volumeName" volume: String }
+
+    /// What is read of a PersistentVolume: the library's own view has all its 22 sources.
+    struct VolumeView { "spec" spec: VolumeSpec }
+    struct VolumeSpec {
+        "claimRef" claim: Option<ClaimReference>,
+        "volumeMode" mode: String,
+        "local" local: Option<Local>,
+        "hostPath" host_path: Option<HostPathVolumeSource>,
+    }
+    struct ClaimReference { "name" name: String, "namespace" namespace: String }
+    struct Local { "path" path: String }
+}
+
 /// The claim that a volume names, or that was made for it.
 pub(super) fn claim_of(ctx: &PodContext, volume: &Volume) -> Option<Claim> {
     if let Some(source) = &volume.persistent_volume_claim {
@@ -46,37 +64,33 @@ pub(super) async fn resolve(ctx: &PodContext, claim: &Claim) -> Result<Claimed, 
     let path = ObjectPath::new(ctx.namespace(), Kind::PersistentVolumeClaim, claim.name.as_str());
     let object = ctx.api.object(&path).await;
     let object = object.map_err(|error| source_text(&path.kind, &claim.name, &error))?;
-    let found: PersistentVolumeClaim = object
+    let found: ClaimView = object
         .view()
         .map_err(|error| format!("persistentvolumeclaim {:?}: {}", claim.name, common::chain(&error)))?;
-    let volume = found
-        .spec
-        .and_then(|spec| spec.volume_name)
-        .filter(|name| !name.is_empty());
-    let Some(volume) = volume else {
+    let volume = found.spec.volume;
+    if volume.is_empty() {
         return Err(format!(
             "PVC {}/{} is not bound to a volume yet",
             ctx.namespace(),
             claim.name
         ));
-    };
+    }
     let path = ObjectPath::cluster(Kind::PersistentVolume, volume.as_str());
     let object = ctx.api.object(&path).await;
     let object = object.map_err(|error| source_text(&path.kind, &volume, &error))?;
-    let found: PersistentVolume = object
+    let found: VolumeView = object
         .view()
         .map_err(|error| format!("persistentvolume {volume:?}: {}", common::chain(&error)))?;
-    let spec = found.spec.unwrap_or_default();
-    if spec.claim_ref.as_ref().is_none_or(|claimed| {
-        claimed.name.as_deref() != Some(&claim.name) || claimed.namespace.as_deref() != Some(ctx.namespace())
-    }) {
+    let spec = found.spec;
+    let is_ours = |of: &ClaimReference| of.name == claim.name && of.namespace == ctx.namespace();
+    if !spec.claim.as_ref().is_some_and(is_ours) {
         return Err(format!(
             "PV {volume} is not bound to PVC {}/{}",
             ctx.namespace(),
             claim.name
         ));
     }
-    if spec.volume_mode.as_deref() == Some("Block") {
+    if spec.mode == "Block" {
         return Err(format!(
             "PV {volume} is a block device, which is not supported on this node"
         ));

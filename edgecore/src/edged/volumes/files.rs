@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::order;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Secret, ServiceAccountTokenProjection, VolumeProjection,
 };
 use proto::{Kind, ObjectName, ObjectPath};
 
@@ -17,6 +17,7 @@ use super::{make_dirs, mounts, ownership, volume_dir};
 use crate::edged::api::TokenQuestion;
 use crate::edged::context::PodContext;
 use crate::edged::podspec::{field_value, is_not_found, resource_value, source_text};
+use crate::pod::Volume;
 
 /// What a volume is to show.
 pub(super) struct Files {

@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use k8s_openapi::api::core::v1::Volume;
 use common::order;
 use proto::Uid;
 use tracing::{debug, warn};
 
 use crate::edged::context::{MountedVolume, MountedVolumes, PodContext, Settings, VolumeError};
+use crate::pod::Volume;
 use files::{Files, is_projected};
 
 pub(super) use subpath::{SubPath, prepare_sub_path};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, PodStatus};
 use tracing::info;
 
 use super::{MESSAGES, Stage, Worker, pod_ip};
@@ -15,6 +15,7 @@ use crate::edged::runtime::RuntimeError;
 use crate::edged::status::{
     DEADLINE, Input, Report, ephemeral_containers, is_terminal, never_ran, pod_status, terminated,
 };
+use crate::pod::Pod;
 
 impl Worker {
     /// Asks the runtime, and keeps what it said.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::backoff::random_unit;
 use common::{Backoff, chain};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::PodStatus;
 use proto::Uid;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -34,6 +34,7 @@ use crate::edged::images::{Images, PullDelays};
 use crate::edged::runtime::{ContainerId, Runtime, RuntimeError};
 use crate::edged::status::{StatusManager, refused, with_kept};
 use crate::metamanager::PodSet;
+use crate::pod::Pod;
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
 const FINDINGS: usize = 32;
