@@ -47,17 +47,18 @@ struct Downstream {
 
 impl Downstream {
     async fn changed(&self, change: DeviceChange) {
-        let waits = waits(&change);
-        let awaited = awaited(&change);
         for (node, message) in messages(change) {
             // A Go edge hands a device to its mapper when it comes, and never again: SyncController sends it after its model.
-            let compares = self.compares(&node);
-            if message.group == Group::Twin || !waits || compares {
+            if message.operation == Operation::Delete || self.compares(&node) || !self.waits(&node, &message) {
                 self.send(&node, message).await;
             }
-            if awaited && !compares && self.hub.is_connected(&node) {
-                self.reconciler.reconcile(&node).await;
-            }
+        }
+    }
+
+    fn waits(&self, node: &NodeName, message: &Message) -> bool {
+        match &message.route {
+            Route::Object(path) => self.reconciler.waits(node, path),
+            _ => false,
         }
     }
 
@@ -95,25 +96,6 @@ impl Downstream {
     }
 }
 
-/// Whether it is about a device whose model is not there.
-const fn waits(change: &DeviceChange) -> bool {
-    matches!(
-        change,
-        DeviceChange::Added { waits: true, .. } | DeviceChange::Updated { waits: true, .. }
-    )
-}
-
-/// Whether it is a model that devices may have waited for.
-fn awaited(change: &DeviceChange) -> bool {
-    matches!(
-        change,
-        DeviceChange::Model {
-            operation: Operation::Insert,
-            ..
-        }
-    )
-}
-
 /// What a change means for nodes, in order. Pure.
 pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
     use Operation::{Delete, Insert, Update};
@@ -127,9 +109,7 @@ pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
             let message = |node| (node, object(Kind::DeviceModel, operation.clone(), &model));
             return nodes.into_iter().map(message).collect();
         }
-        DeviceChange::Added {
-            node, device, model, ..
-        } => {
+        DeviceChange::Added { node, device, model } => {
             let added = MembershipUpdate {
                 added_devices: Some(vec![member(&device)]),
                 ..new_update()
@@ -144,9 +124,7 @@ pub(super) fn messages(change: DeviceChange) -> Vec<(NodeName, Message)> {
                 ],
             )
         }
-        DeviceChange::Updated {
-            node, device, model, ..
-        } => {
+        DeviceChange::Updated { node, device, model } => {
             let model = model.map(|model| object(Kind::DeviceModel, Insert, &model));
             (node, [None, model, Some(object(Kind::Device, Update, &device))])
         }
@@ -256,7 +234,6 @@ mod tests {
                 node: node.clone(),
                 device: device.clone(),
                 model: model.clone(),
-                waits: false,
             }),
             [
                 "n: devicecontroller twin update membership ",
@@ -281,7 +258,6 @@ mod tests {
                 node,
                 device,
                 model: None,
-                waits: false,
             }),
             ["n: devicecontroller resource update ns/device/d 7"]
         );
@@ -310,7 +286,6 @@ mod tests {
             node: "n".into(),
             device,
             model: None,
-            waits: true,
         });
         let content: serde_json::Value = sent[0].1.content.parse().expect("JSON");
         assert_eq!(

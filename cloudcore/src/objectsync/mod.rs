@@ -15,7 +15,7 @@ use common::{Tasks, chain};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use proto::{Namespace, NodeName, Uid};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cloudhub::{DeliveryRecords, ObjectRef};
@@ -33,6 +33,7 @@ pub struct ObjectSyncs {
     index: Arc<RwLock<Index>>,
     writes: mpsc::Sender<Write>,
     synced: watch::Receiver<bool>,
+    models: broadcast::Sender<NodeName>,
 }
 
 impl ObjectSyncs {
@@ -45,6 +46,7 @@ impl ObjectSyncs {
             index: Arc::default(),
             writes,
             synced,
+            models: broadcast::Sender::new(MODELS),
         };
         tasks.spawn("objectsync writer", write::run(kube.clone(), queue));
         let index = syncs.index.clone();
@@ -93,6 +95,11 @@ impl ObjectSyncs {
     /// The records of a node.
     pub fn of(&self, node: &NodeName) -> Vec<(Uid, Record)> {
         self.index.read().of(node)
+    }
+
+    /// Nodes that acknowledge a DeviceModel, from now on.
+    pub fn models_delivered(&self) -> broadcast::Receiver<NodeName> {
+        self.models.subscribe()
     }
 
     /// A node is gone: so are its records, unless the Node exists after all.
@@ -159,6 +166,10 @@ impl DeliveryRecords for ObjectSyncs {
             if object.uid.is_empty() || !self.index.write().acked(node, object, version) {
                 return;
             }
+            if &*object.kind == DEVICE_MODEL {
+                // Nobody listens where SyncController is off.
+                let _ = self.models.send(node.clone());
+            }
             self.queue(
                 node,
                 &object.uid,
@@ -189,3 +200,6 @@ fn record_name(node: &NodeName, uid: &Uid) -> String {
 const WRITES: usize = 1024;
 /// Events that a watch may be ahead of the cache.
 const EVENTS: usize = 64;
+/// Acknowledgements of models that may wait for who listens.
+const MODELS: usize = 64;
+const DEVICE_MODEL: &str = "DeviceModel";

@@ -120,6 +120,19 @@ async fn records_of_a_node_that_is_gone_are_deleted() {
     tasks.stop(Duration::from_secs(1)).await;
 }
 
+/// SyncController looks at the devices that wait for it, not only at its next round.
+#[tokio::test]
+async fn who_waits_for_models_hears_of_their_acknowledgements() {
+    let (api, tasks, node) = (FakeApi::default(), Tasks::new(), NodeName::from("e"));
+    let syncs = ObjectSyncs::start(api.kube(), &tasks);
+    let mut models = syncs.models_delivered();
+    syncs.acked(&node, &object("Pod", "ns"), "7").await;
+    assert!(models.try_recv().is_err());
+    syncs.acked(&node, &object(DEVICE_MODEL, "ns"), "8").await;
+    assert_eq!(models.try_recv().ok(), Some(node));
+    tasks.stop(Duration::from_secs(1)).await;
+}
+
 #[test]
 fn the_watch_does_not_set_back_what_was_written() {
     let mut index = Index::default();

@@ -2,20 +2,21 @@
 //!
 //! Owns when it last sent what. Reads the records, the informers and the hub's sessions; emits messages through the hub. Every
 //! 5 s, and when a node connects, it compares: what is gone is sent as a deletion that names the uid alone, what is newer than the
-//! record as an update, a Pod, a Device, its model or the Node without a record anew. Edges that report an inventory need nothing of this. It looks
-//! only at nodes that are connected here, and at none before everything is known. Spec 02 §4.
+//! record as an update, a Pod, a Device, its model or the Node without a record anew. A Device waits until its model is acknowledged: a Go
+//! edge may swap what comes together. Edges that report an inventory need nothing of this. It looks only at nodes that are connected here,
+//! and at none before everything is known. Spec 02 §4.
 
 mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Tasks, chain};
 use parking_lot::Mutex;
-use proto::{Kind, NodeName, ObjectPath, Operation};
+use proto::{Kind, NodeName, ObjectPath, Operation, Uid};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
@@ -62,20 +63,43 @@ impl SyncController {
     }
 
     async fn run(&self) {
+        let mut models = self.syncs.models_delivered();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for round in 1u64.. {
-            ticks.tick().await;
-            for node in self.hub.connected() {
-                if self
-                    .hub
-                    .features(&node)
-                    .is_some_and(|features| !features.has_inventory())
-                {
-                    self.compare(&node, round.is_multiple_of(ASK_EVERY)).await;
+        let mut round = 0_u64;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    round += 1;
+                    for node in self.hub.connected() {
+                        if self.looks_at(&node) {
+                            self.compare(&node, round.is_multiple_of(ASK_EVERY)).await;
+                        }
+                    }
+                }
+                // One that is missed is seen by the next round.
+                Ok(node) = models.recv() => {
+                    if self.looks_at(&node) {
+                        self.compare(&node, false).await;
+                    }
                 }
             }
         }
+    }
+
+    /// Whether it is connected and does not compare by itself.
+    fn looks_at(&self, node: &NodeName) -> bool {
+        self.hub
+            .features(node)
+            .is_some_and(|features| !features.has_inventory())
+    }
+
+    /// Whether a node should not get this Device yet: its model is not there, or the node has not acknowledged it.
+    pub fn waits(&self, node: &NodeName, device: &ObjectPath) -> bool {
+        let delivered = delivered(&self.syncs.of(node));
+        self.informers
+            .devices()
+            .waits(device, |model| delivered.contains(model))
     }
 
     /// Compares one node at once, as after it connected.
@@ -96,6 +120,7 @@ impl SyncController {
         let has_devices = self.informers.devices().is_ready();
         let wanted = self.informers.wanted(node);
         let records = self.syncs.of(node);
+        let delivered = delivered(&records);
         let plan = {
             let mut sent = self.sent.lock();
             let sent = sent.entry(node.clone()).or_default();
@@ -103,7 +128,7 @@ impl SyncController {
                 &wanted,
                 &records,
                 |path| self.informers.known(path),
-                |path| self.informers.devices().waits(path),
+                |path| self.informers.devices().waits(path, |model| delivered.contains(model)),
                 has_devices,
                 sent,
                 Instant::now(),
@@ -145,7 +170,7 @@ impl SyncController {
     }
 
     /// A record of a kind that no informer follows.
-    async fn ask(&self, node: &NodeName, uid: &proto::Uid, record: &Record) {
+    async fn ask(&self, node: &NodeName, uid: &Uid, record: &Record) {
         let path = plan::path_of(record);
         let resource = Resource::guess(&record.api_version, &record.kind, !record.namespace.is_cluster());
         match self.kube.get(&resource, &record.namespace, record.name.as_str()).await {
@@ -166,6 +191,12 @@ impl SyncController {
             }
         }
     }
+}
+
+/// The objects that a node has acknowledged once.
+fn delivered(records: &[(Uid, Record)]) -> HashSet<Uid> {
+    let begun = records.iter().filter(|(_, record)| record.number() > 0);
+    begun.map(|(uid, _)| uid.clone()).collect()
 }
 
 /// As Go's loop.

@@ -54,8 +54,6 @@ pub(super) fn plan(
             plan.send.push((path.clone(), operation));
         }
     }
-    // A device goes after its model.
-    plan.send.sort_by_key(|(path, _)| path.kind == Kind::Device);
     for (uid, record) in records
         .iter()
         .filter(|(uid, record)| !wanted_uids.contains(uid) && !record.kind.is_empty())

@@ -125,8 +125,17 @@ async fn devices_a_go_edge_lacks_are_sent_and_those_it_should_not_have_are_delet
     let all = plan(true);
     assert_eq!(
         all.send,
-        [(model, Operation::Update), (device("new"), Operation::Insert)]
+        [(device("new"), Operation::Insert), (model, Operation::Update)]
     );
     assert_eq!(all.delete, [(device("moved"), "u3".into())]);
     assert!(plan(false).delete.is_empty(), "absent knowledge removes nothing");
+}
+
+#[test]
+fn a_record_that_was_begun_only_is_no_acknowledgement() {
+    let records: Vec<(Uid, Record)> = vec![
+        ("begun".into(), record("DeviceModel", "ns", "a", "0")),
+        ("there".into(), record("DeviceModel", "ns", "b", "3")),
+    ];
+    assert_eq!(super::delivered(&records), [Uid::from("there")].into());
 }

@@ -13,10 +13,10 @@ use super::{MetaManager, RequestError, RunningPod, Settings, TokenKey};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
 const NODE: &str = "edge-go";
-/// Of Go edges of these releases that run a pod with a ConfigMap and a Secret; without `managedFields`. The tables of v1.22 are those
-/// of v1.16 to the letter: the same models, made by beego/v2 2.1.6.
+/// Of Go edges of these releases that run a pod with a ConfigMap and a Secret; without `managedFields`.
 const GO_V1_12: &str = include_str!("../../golden/go-v1.12.sql");
 const GO_V1_16: &str = include_str!("../../golden/go-v1.16.sql");
+const GO_V1_22: &str = include_str!("../../golden/go-v1.22.sql");
 
 struct Edge {
     meta: MetaManager,
@@ -375,7 +375,7 @@ async fn the_database_of_a_go_edge_is_taken_over() {
 /// the link down: the pod, what it needs, and the node are known.
 #[tokio::test]
 async fn databases_of_older_go_edges_are_taken_over() {
-    for dump in [GO_V1_12, GO_V1_16] {
+    for dump in [GO_V1_12, GO_V1_16, GO_V1_22] {
         let (_folder, path) = database();
         let connection = Connection::open(&path).expect("database");
         connection.execute_batch(dump).expect("a dump");

@@ -22,8 +22,6 @@ pub enum DeviceChange {
         device: Object,
         /// Its model, if the node did not need it so far.
         model: Option<Object>,
-        /// Its model is not there yet, and comes as a change of its own.
-        waits: bool,
     },
     /// A Device changed and stays where it is.
     Updated {
@@ -33,8 +31,6 @@ pub enum DeviceChange {
         device: Object,
         /// Its model, if the node did not need it so far.
         model: Option<Object>,
-        /// Its model is not there yet, and comes as a change of its own.
-        waits: bool,
     },
     /// A Device left a node.
     Removed {
@@ -162,17 +158,14 @@ impl Index {
         models.chain(devices).collect()
     }
 
-    /// Whether this is a Device whose model is not there.
-    pub(super) fn waits(&self, path: &ObjectPath) -> bool {
+    /// Whether this is a Device whose model is not there or not `delivered`.
+    pub(super) fn waits(&self, path: &ObjectPath, delivered: impl Fn(&Uid) -> bool) -> bool {
         let device = id_at(path).filter(|_| path.kind == Kind::Device);
-        device.is_some_and(|id| {
-            let model = self.devices.get(&id).and_then(|entry| entry.model_id(&id));
-            self.lacks(model.as_ref())
+        let model = device.and_then(|id| self.devices.get(&id)?.model_id(&id));
+        model.is_some_and(|model| {
+            let model = self.models.get(&model);
+            model.is_none_or(|model| !delivered(&model.object.uid()))
         })
-    }
-
-    fn lacks(&self, model: Option<&DeviceId>) -> bool {
-        model.is_some_and(|model| !self.models.contains_key(model))
     }
 
     pub(super) fn known(&self, path: &ObjectPath) -> Option<Known> {
@@ -303,7 +296,6 @@ impl Index {
             });
         }
         let Some(node) = node else { return changes };
-        let waits = self.lacks(model.as_ref());
         match old.filter(|old| old.node.as_ref() == Some(&node)) {
             None => {
                 let needed = self.enter(id, &node, model);
@@ -312,7 +304,6 @@ impl Index {
                     node,
                     device: object,
                     model: needed,
-                    waits,
                 });
             }
             Some(old) if old.model_id(id) == model => {
@@ -320,7 +311,6 @@ impl Index {
                     node,
                     device: object,
                     model: None,
-                    waits,
                 });
             }
             Some(old) => {
@@ -330,7 +320,6 @@ impl Index {
                     node: node.clone(),
                     device: object,
                     model: needed,
-                    waits,
                 });
                 changes.extend(unneeded.map(|model| DeviceChange::Model {
                     nodes: vec![node],

@@ -120,10 +120,10 @@ impl Devices {
         }
     }
 
-    /// Whether this is a Device whose model is not there: a Go edge hands a Device to its mapper when it comes, and never again
-    /// (spec 03 §5.3).
-    pub fn waits(&self, path: &ObjectPath) -> bool {
-        self.shared.index.read().waits(path)
+    /// Whether this is a Device whose model is not there, or not `delivered`: a Go edge hands a Device to its mapper when it comes,
+    /// never again, and not without its model (spec 03 §5.3).
+    pub fn waits(&self, path: &ObjectPath, delivered: impl Fn(&Uid) -> bool) -> bool {
+        self.shared.index.read().waits(path, delivered)
     }
 
     /// The version of a Device or DeviceModel.

@@ -40,20 +40,9 @@ fn object(value: &Value) -> Object {
 /// `node: what name +model`.
 fn told(changes: Vec<DeviceChange>) -> Vec<String> {
     let with = |model: Option<Object>| model.map_or_else(String::new, |model| format!(" +{}", model.name()));
-    let waiting = |waits| if waits { " waits" } else { "" };
     let one = |change| match change {
-        DeviceChange::Added {
-            node,
-            device,
-            model,
-            waits,
-        } => format!("{node}: added {}{}{}", device.name(), with(model), waiting(waits)),
-        DeviceChange::Updated {
-            node,
-            device,
-            model,
-            waits,
-        } => format!("{node}: updated {}{}{}", device.name(), with(model), waiting(waits)),
+        DeviceChange::Added { node, device, model } => format!("{node}: added {}{}", device.name(), with(model)),
+        DeviceChange::Updated { node, device, model } => format!("{node}: updated {}{}", device.name(), with(model)),
         DeviceChange::Removed { node, device, model } => format!("{node}: removed {}{}", device.name(), with(model)),
         DeviceChange::Model {
             mut nodes,
@@ -128,14 +117,15 @@ fn a_status_alone_is_not_told_and_older_events_are_not_taken() {
 fn devices_without_a_model_go_out_and_a_late_model_follows() {
     let mut index = index(&[], &[]);
     let path = |name: &str| ObjectPath::new("ns", Kind::Device, name);
-    assert_eq!(seen(&mut index, &device("a", 2, "n", "m")), ["n: added a waits"]);
+    assert_eq!(seen(&mut index, &device("a", 2, "n", "m")), ["n: added a"]);
     assert_eq!(seen(&mut index, &device("b", 3, "n", "")), ["n: added b"]);
     let mut changed = device("a", 4, "n", "m");
     changed["spec"]["protocol"] = json!({"protocolName": "p"});
-    assert_eq!(seen(&mut index, &changed), ["n: updated a waits"]);
-    assert!(index.waits(&path("a")) && !index.waits(&path("b")) && !index.waits(&path("absent")));
+    assert_eq!(seen(&mut index, &changed), ["n: updated a"]);
+    let waits = |index: &Index, name: &str, delivered: bool| index.waits(&path(name), |_| delivered);
+    assert!(waits(&index, "a", true) && !waits(&index, "b", false) && !waits(&index, "absent", false));
     assert_eq!(seen(&mut index, &model("m", 5)), [r#"["n"]: insert m"#]);
-    assert!(!index.waits(&path("a")));
+    assert!(!waits(&index, "a", true) && waits(&index, "a", false));
     let first = index.wanted(&"n".into()).remove(0);
     assert_eq!(
         first.0.to_string(),
