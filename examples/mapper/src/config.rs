@@ -61,6 +61,7 @@ impl Config {
             None => Ok(None),
             Some(Value::Text(text)) => Ok(Some(text.clone())),
             Some(Value::Integer(number)) => Ok(Some(number.to_string())),
+            Some(Value::Float(number)) => Ok(Some(number.to_string())),
             Some(_) => Err(BadConfig::Wrong { key, wanted: "a text" }),
         }
     }
@@ -70,8 +71,10 @@ impl Config {
         let number = match self.get(key) {
             None => return Ok(default),
             Some(Value::Integer(number)) => Some(*number),
+            // Go's edgecore sends every number so; a whole one is written without a point.
+            Some(Value::Float(number)) => number.to_string().parse().ok(),
             Some(Value::Text(text)) => text.trim().parse().ok(),
-            Some(_) => None,
+            Some(Value::Boolean(_)) => None,
         };
         number
             .and_then(|number| T::try_from(number).ok())

@@ -164,6 +164,7 @@ fn values_of_all_kinds_are_read_and_keys_in_any_case() {
         ("port", Any::from_msg(&502_i64).expect("encoded")),
         ("slaveID", Any::from_msg(&7_i32).expect("encoded")),
         ("scale", Any::from_msg(&0.1_f32).expect("encoded")),
+        ("number", Any::from_msg(&1502_f32).expect("encoded")),
         ("isSwap", Any::from_msg(&true).expect("encoded")),
     ];
     let data = data.map(|(key, any)| (key.to_owned(), any)).into();
@@ -172,6 +173,10 @@ fn values_of_all_kinds_are_read_and_keys_in_any_case() {
     assert_eq!(config.integer::<u16>("port", 0), Ok(502));
     assert_eq!(config.integer::<u8>("slaveid", 1), Ok(7));
     assert_eq!(config.float("scale", 1.0), Ok(0.1));
+    // As Go's edgecore sends it.
+    assert_eq!(config.integer::<u16>("number", 0), Ok(1502));
+    assert_eq!(config.text("number"), Ok(Some("1502".to_owned())));
+    assert!(config.integer::<u16>("scale", 0).is_err());
     assert_eq!(
         (config.boolean("isSwap"), config.boolean("other")),
         (Ok(true), Ok(false))
