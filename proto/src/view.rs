@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Declares what is read of objects: for each key its text, field and type; a field is as visible as its struct. Keys may be absent or null, which is the type's default;
-/// other keys are skipped, and of a key that is there twice the last one counts, as Go reads.
+/// Declares what is read of objects: for each key its text, field and type; a field is as visible as its struct. Keys may be absent or
+/// null, which is the type's default; other keys are skipped, and of a key that is there twice the last one counts, as Go reads.
 ///
 /// Against serde's own derive: no list reads as an object, and it is half the code.
 #[macro_export]
