@@ -41,8 +41,12 @@ impl Said {
         String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
+    /// Without a remark of kubectl's own: it begins to read before it has made its streams, and on a busy machine the empty message
+    /// with which the API server opens each of them finds none (client-go's websocket.go).
     pub(super) fn error(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
+        let text = String::from_utf8_lossy(&self.output.stderr);
+        let lines = text.split_inclusive('\n');
+        lines.filter(|line| !line.contains("] Unknown stream id ")).collect()
     }
 
     pub(super) fn code(&self) -> Option<i32> {
