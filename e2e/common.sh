@@ -10,8 +10,9 @@ eval "$environment"
 packages=(-p e2e -p virtual-device -p modbus-mapper)
 # Our programs are needed unless both sides are somebody else's.
 programs() {
-  if [ -z "${KE_CLOUD:-}" ] || [ -z "${KE_EDGE:-}" ]; then "$here/build" --quiet; fi
   cargo build --quiet --locked "${packages[@]}"
+  # Last: where there are builds of both kinds, e2e takes the newer.
+  if [ -z "${KE_CLOUD:-}" ] || [ -z "${KE_EDGE:-}" ]; then "$here/build" --quiet; fi
 }
 e2e() {
   case " $* " in *' --help '* | *' -h '* | *' --down '*) cargo build --quiet --locked -p e2e ;; *) programs ;; esac

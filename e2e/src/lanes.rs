@@ -59,7 +59,8 @@ fn drive(number: u8, queue: &Mutex<VecDeque<String>>, long: bool) -> Result<Coun
 struct Lane {
     number: u8,
     child: Child,
-    names: ChildStdin,
+    /// Closed when there are no more.
+    names: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -79,14 +80,14 @@ impl Lane {
         Ok(Self {
             number,
             child,
-            names: names.context("a lane's input")?,
+            names,
             output: BufReader::new(output.context("a lane's output")?),
         })
     }
 
     /// Runs a scenario and passes on what is printed meanwhile; none when the lane ended.
     fn scenario(&mut self, name: &str) -> Option<Outcome> {
-        writeln!(self.names, "{name}").ok()?;
+        writeln!(self.names.as_mut()?, "{name}").ok()?;
         loop {
             let line = self.line()?;
             if let Some(outcome) = Outcome::of_line(&line, name) {
@@ -105,11 +106,10 @@ impl Lane {
         Some(line)
     }
 
-    /// Lets it clean up and waits for its end.
+    /// Lets it clean up, passes on what it still says and waits for its end.
     fn end(mut self) -> Result<std::process::ExitStatus> {
-        drop(self.names);
-        let mut rest = Vec::new();
-        while self.output.read_until(b'\n', &mut rest).is_ok_and(|read| read > 0) {}
+        self.names = None;
+        while self.line().is_some() {}
         Ok(self.child.wait()?)
     }
 }
