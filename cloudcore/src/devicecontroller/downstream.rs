@@ -28,11 +28,16 @@ pub(super) fn start(
         metrics: metrics.clone(),
     };
     tasks.spawn("devices downstream", async move {
-        while let Some(change) = changes.recv().await {
-            if change == DeviceChange::Ready {
-                down.known().await;
-            } else {
-                down.changed(change).await;
+        let mut models = down.reconciler.models_delivered();
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(DeviceChange::Ready) => down.known().await,
+                    Some(change) => down.changed(change).await,
+                    None => return,
+                },
+                // One that is missed is seen by SyncController's next round.
+                Ok(node) = models.recv() => down.reconciler.model_delivered(&node).await,
             }
         }
     });

@@ -167,7 +167,7 @@ impl DeliveryRecords for ObjectSyncs {
                 return;
             }
             if &*object.kind == DEVICE_MODEL {
-                // Nobody listens where SyncController is off.
+                // Nobody listens where DeviceController is off.
                 let _ = self.models.send(node.clone());
             }
             self.queue(

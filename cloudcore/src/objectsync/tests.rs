@@ -120,7 +120,7 @@ async fn records_of_a_node_that_is_gone_are_deleted() {
     tasks.stop(Duration::from_secs(1)).await;
 }
 
-/// SyncController looks at the devices that wait for it, not only at its next round.
+/// DeviceController has the devices that wait sent then, not only by SyncController's next round.
 #[tokio::test]
 async fn who_waits_for_models_hears_of_their_acknowledgements() {
     let (api, tasks, node) = (FakeApi::default(), Tasks::new(), NodeName::from("e"));

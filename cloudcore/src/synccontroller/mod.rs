@@ -17,6 +17,7 @@ use std::time::Duration;
 use common::{Tasks, chain};
 use parking_lot::Mutex;
 use proto::{Kind, NodeName, ObjectPath, Operation, Uid};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
@@ -63,25 +64,13 @@ impl SyncController {
     }
 
     async fn run(&self) {
-        let mut models = self.syncs.models_delivered();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut round = 0_u64;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {
-                    round += 1;
-                    for node in self.hub.connected() {
-                        if self.looks_at(&node) {
-                            self.compare(&node, round.is_multiple_of(ASK_EVERY)).await;
-                        }
-                    }
-                }
-                // One that is missed is seen by the next round.
-                Ok(node) = models.recv() => {
-                    if self.looks_at(&node) {
-                        self.compare(&node, false).await;
-                    }
+        for round in 1u64.. {
+            ticks.tick().await;
+            for node in self.hub.connected() {
+                if self.looks_at(&node) {
+                    self.compare(&node, round.is_multiple_of(ASK_EVERY)).await;
                 }
             }
         }
@@ -92,6 +81,18 @@ impl SyncController {
         self.hub
             .features(node)
             .is_some_and(|features| !features.has_inventory())
+    }
+
+    /// Nodes that acknowledge a DeviceModel, for which Devices may have waited: see [`SyncController::model_delivered`].
+    pub fn models_delivered(&self) -> broadcast::Receiver<NodeName> {
+        self.syncs.models_delivered()
+    }
+
+    /// Sends a node the Devices that waited for their model.
+    pub async fn model_delivered(&self, node: &NodeName) {
+        if self.looks_at(node) {
+            self.compare(node, false).await;
+        }
     }
 
     /// Whether a node should not get this Device yet: its model is not there, or the node has not acknowledged it.
