@@ -21,6 +21,8 @@ pub struct Features {
     pub lanes: u16,
     /// `uploads`: the cloud acknowledges what MQTT clients upload, and reads payloads that are no text; 0 when absent.
     pub uploads: u16,
+    /// `events`: the cloud answers Events that the edge sends; 0 when absent.
+    pub events: u16,
 }
 
 impl Features {
@@ -30,6 +32,7 @@ impl Features {
         credits: 0,
         lanes: 1,
         uploads: 1,
+        events: 1,
     };
 
     /// What this release offers on the tunnel.
@@ -38,6 +41,7 @@ impl Features {
         credits: 1,
         lanes: 0,
         uploads: 0,
+        events: 0,
     };
 
     /// Reads the header's value. Unknown names and unreadable versions are skipped.
@@ -53,6 +57,7 @@ impl Features {
                 "credits" => features.credits = version,
                 "lanes" => features.lanes = version,
                 "uploads" => features.uploads = version,
+                "events" => features.events = version,
                 _ => {}
             }
         }
@@ -67,6 +72,7 @@ impl Features {
             credits: self.credits.min(other.credits),
             lanes: self.lanes.min(other.lanes),
             uploads: self.uploads.min(other.uploads),
+            events: self.events.min(other.events),
         }
     }
 
@@ -94,6 +100,11 @@ impl Features {
     pub const fn has_uploads(self) -> bool {
         self.uploads > 0
     }
+
+    /// Whether Events are answered.
+    pub const fn has_events(self) -> bool {
+        self.events > 0
+    }
 }
 
 impl fmt::Display for Features {
@@ -104,6 +115,7 @@ impl fmt::Display for Features {
             ("credits", self.credits),
             ("lanes", self.lanes),
             ("uploads", self.uploads),
+            ("events", self.events),
         ];
         for (name, version) in all {
             if version > 0 {
@@ -126,12 +138,13 @@ mod tests {
             credits: 3,
             lanes: 4,
             uploads: 5,
+            events: 6,
         };
         for features in [Features::OURS, Features::TUNNEL, all, Features::default()] {
             assert_eq!(Features::parse(&features.to_string()), features);
         }
         assert_eq!(
-            Features::parse(" credits/3 ,inventory/2,odd,lanes/4,uploads/5,x/y"),
+            Features::parse(" credits/3 ,inventory/2,odd,lanes/4,uploads/5,events/6,x/y"),
             all
         );
         assert_eq!(Features::parse("inventory/-1"), Features::default());
@@ -145,6 +158,7 @@ mod tests {
             credits: 9,
             lanes: 3,
             uploads: 7,
+            events: 2,
         };
         assert_eq!(newer.common(Features::OURS), Features::OURS);
         assert_eq!(newer.common(Features::TUNNEL), Features::TUNNEL);

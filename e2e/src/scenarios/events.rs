@@ -22,7 +22,7 @@ const MISSING: &str = r"  volumes:
   - {name: absent, hostPath: {path: /nobody/made/it, type: Directory}}";
 
 /// Events of a pod's life, of trouble with its image, its volumes, its probe, of a crash loop; counted when they repeat; those of a
-/// time without a link arrive after it.
+/// time without a link arrive after it, whatever was restarted meanwhile.
 fn pod_events(context: &mut Context) -> Result<()> {
     let ours = context.ours();
     let system = context.system()?;
@@ -45,9 +45,10 @@ fn report(system: &mut System, on: bool) -> Result<()> {
     system.join()
 }
 
-fn look(system: &System, ours: bool) -> Result<()> {
+fn look(system: &mut System, ours: bool) -> Result<()> {
     let namespace = system.namespace("events")?;
-    let node = system.edge.name();
+    let node = system.edge.name().to_owned();
+    let node = node.as_str();
     let pods = [
         bare("fine", node, "", IDLE),
         bare("sick", node, "", SICK),
@@ -131,17 +132,22 @@ fn look(system: &System, ours: bool) -> Result<()> {
     if ours {
         let fine = system.edge.container(&namespace, "fine", "main")?;
         system.edge.set_link(false)?;
+        let told = |system: &System| -> Result<bool> {
+            let told = events(system, &namespace, "fine")?;
+            Ok(number(&told["Normal Started Started container main"], "/count") > 1)
+        };
         let killed = system.edge.ctr(&["task", "kill", "-s", "KILL", &fine.id]);
         wait::until("the container is started again", seconds(30), || {
             let now = system.edge.containers(&namespace)?;
             let again = |(name, id): (&String, &String)| name.ends_with("/fine/main") && *id != fine.id;
             Ok(now.iter().any(again).then_some(()))
         })?;
-        system.edge.set_link(true)?;
         killed?;
-        wait::until("what happened without a link is told", seconds(60), || {
-            let told = events(system, &namespace, "fine")?;
-            Ok((number(&told["Normal Started Started container main"], "/count") > 1).then_some(()))
+        system.edge.stop_edgecore()?;
+        system.edge.start_edgecore()?;
+        system.edge.set_link(true)?;
+        wait::until("what happened without a link, before a restart, is told", seconds(60), || {
+            Ok(told(system)?.then_some(()))
         })?;
     }
     system.clean(&namespace)

@@ -9,8 +9,9 @@ use k8s_openapi::api::authentication::v1::TokenRequest;
 use proto::{Namespace, Object, ObjectName, ObjectPath, Uid};
 use tokio::sync::{broadcast, watch};
 
+pub use crate::metamanager::Delivery;
 use crate::metamanager::{MetaManager, PodSet, RequestError, TokenKey};
-use crate::uplink::{AskError, Link};
+use crate::uplink::Link;
 
 /// The answer to a question.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, RequestError>>;
@@ -54,8 +55,8 @@ pub trait Api: Send + Sync + fmt::Debug {
     fn pod_patch<'a>(&'a self, namespace: &'a str, name: &'a str) -> Reply<'a, Option<String>>;
     /// Creates the mirror of a static pod.
     fn create_pod<'a>(&'a self, pod: &'a Object) -> Reply<'a, Object>;
-    /// Sends an event, whole, under its name; nobody answers. Refused while there is no link.
-    fn tell_event<'a>(&'a self, event: &'a Object) -> BoxFuture<'a, Result<(), AskError>>;
+    /// Sends an event, whole, under its name.
+    fn send_event<'a>(&'a self, event: &'a Object) -> Reply<'a, Delivery>;
     /// Removes a pod from the API, guarded by its uid.
     fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()>;
 }
@@ -109,8 +110,8 @@ impl Api for MetaManager {
         Self::create_pod(self, pod).boxed()
     }
 
-    fn tell_event<'a>(&'a self, event: &'a Object) -> BoxFuture<'a, Result<(), AskError>> {
-        Self::tell_event(self, event).boxed()
+    fn send_event<'a>(&'a self, event: &'a Object) -> Reply<'a, Delivery> {
+        Self::send_event(self, event).boxed()
     }
 
     fn delete_pod<'a>(&'a self, namespace: &'a str, name: &'a str, uid: &'a Uid, grace: i64) -> Reply<'a, ()> {

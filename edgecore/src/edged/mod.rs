@@ -96,6 +96,7 @@ impl Edged {
         tasks.spawn("edged-health", health);
         tasks.spawn("edged-adopt", adopt(runtime.clone(), meta.clone()));
         let (facts, node) = watch::channel(Arc::new(facts));
+        let tables = meta.tables();
         let api: Arc<dyn Api> = Arc::new(meta);
         tasks.spawn("edged-node", follow_node(api.clone(), facts));
         let group = tasks.clone();
@@ -107,7 +108,7 @@ impl Edged {
             });
             let metrics = channels.probes.clone();
             let events = if settings.report_event {
-                Events::start(api.clone(), &node.borrow().name, &group)
+                Events::start(api.clone(), tables, &node.borrow().name, &group)
             } else {
                 Events::default()
             };

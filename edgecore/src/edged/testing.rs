@@ -16,7 +16,7 @@ use proto::{Object, ObjectPath, Status, Uid, cri};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::api::{Api, Reply, TokenQuestion};
+use super::api::{Api, Delivery, Reply, TokenQuestion};
 use super::context::{
     ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
 };
@@ -224,12 +224,12 @@ impl Api for FakeApi {
         futures::future::ready(Ok(self.sent.lock().kept.clone())).boxed()
     }
 
-    fn tell_event<'a>(&'a self, event: &'a Object) -> BoxFuture<'a, Result<(), AskError>> {
+    fn send_event<'a>(&'a self, event: &'a Object) -> Reply<'a, Delivery> {
         let outcome = if self.link.borrow().is_up() {
             self.sent.lock().events.push(event.view().expect("JSON"));
-            Ok(())
+            Ok(Delivery::Told)
         } else {
-            Err(AskError::Offline)
+            Err(RequestError::Unanswered(AskError::Offline))
         };
         futures::future::ready(outcome).boxed()
     }

@@ -112,6 +112,15 @@ pub enum RequestError {
     Store(String),
 }
 
+/// How far something went that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The cloud has done with it what it should.
+    Answered,
+    /// It was handed to the connection, to a cloud that does not answer.
+    Told,
+}
+
 impl RequestError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub const fn is_transient(&self) -> bool {

@@ -12,11 +12,12 @@ use tracing::warn;
 use super::dispatch::typed;
 use super::store::{Op, StoreError, patch_key};
 use super::task::Input;
-use super::{MetaManager, RequestError};
-use crate::uplink::AskError;
+use super::{Delivery, MetaManager, RequestError};
 
 /// How long an answer about this node, its lease or a pod's status may take: they are asked again every 10 s anyway.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer about an event may take.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the leases of nodes live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
@@ -191,10 +192,18 @@ impl MetaManager {
     }
 
     /// Sends an event. As an update, which creates what is not there (as the API does for events): one that comes twice does no harm.
-    pub async fn tell_event(&self, event: &Object) -> Result<(), AskError> {
+    /// Refused only where the cloud answers events.
+    pub async fn send_event(&self, event: &Object) -> Result<Delivery, RequestError> {
         let path = ObjectPath::new(event.namespace(), Kind::Event, event.name());
         let message = self.question(Operation::Update, path, event.into());
-        self.shared.uplink.tell(message).await
+        if !self.shared.uplink.features().has_events() {
+            let told = self.shared.uplink.tell(message).await;
+            return told.map(|()| Delivery::Told).map_err(RequestError::Unanswered);
+        }
+        match self.ask(message, EVENT_TIMEOUT).await?.content.answer() {
+            Answer::Failed(status) => Err(RequestError::Refused(status.into())),
+            _ => Ok(Delivery::Answered),
+        }
     }
 
     /// Creates the mirror of a static pod.

@@ -23,6 +23,7 @@ pub(in crate::cloudhub) fn refusal(
         format!("{} {path} by node {node}: {reason}", request.operation),
     );
     let enveloped = match (&path.kind, &request.operation) {
+        (Kind::Event, _) if features.has_events() => false,
         (Kind::Event | Kind::RuleStatus, _) => return None,
         (Kind::Lease | Kind::NodePatch | Kind::PodPatch, _) => true,
         (Kind::Node | Kind::Pod | Kind::CertificateSigningRequest, Operation::Insert) => true,

@@ -59,10 +59,7 @@ impl Desk {
             }
             (Kind::CertificateSigningRequest, Insert) => self.create_csr(request, path).await,
             (Kind::ServiceAccountToken, Query) => self.create_token(peer, request, path).await,
-            (Kind::Event, Insert | Update | Patch) => {
-                self.event(node, request, path).await;
-                return Vec::new();
-            }
+            (Kind::Event, Insert | Update | Patch) => return one(self.event(peer, node, request, path).await),
             _ => return unsupported(node, request),
         };
         vec![answer]
@@ -164,31 +161,36 @@ impl Desk {
         }
     }
 
-    /// Events are answered with silence, whatever becomes of them.
-    async fn event(&self, node: &NodeName, request: &Message, path: &ObjectPath) {
+    /// Go answers events with silence, whatever becomes of them; an edge that asks for more hears it.
+    async fn event(&self, peer: Peer, node: &NodeName, request: &Message, path: &ObjectPath) -> Option<Message> {
         let written = match &request.operation {
             Operation::Patch => self.patch_event(request).await,
             operation => match content_object(request, &EVENTS) {
-                Ok(event) if *operation == Operation::Insert => {
-                    self.kube.create(&EVENTS, &event.namespace(), &event).await.map(drop)
-                }
-                Ok(event) => self
-                    .kube
-                    .update(&EVENTS, &event.namespace(), &event.meta().name, "", &event)
-                    .await
-                    .map(drop),
-                Err(status) => {
-                    warn!(%node, event = %path, error = %status, "event of an edge cannot be read");
-                    return;
-                }
+                Ok(event) => self.write_event(operation, &event).await,
+                Err(status) => Err(status),
             },
         };
-        if let Err(error) = written {
-            warn!(%node, event = %path, error = %chain(&error), "event of an edge was not written");
+        if let Err(status) = &written {
+            warn!(%node, event = %path, error = %status, "event of an edge was not written");
         }
+        let answered = matches!(peer, Peer::Ours(features) if features.has_events());
+        answered.then(|| match written {
+            Ok(()) => reply::ok(request),
+            Err(status) => reply::bare(request, &status),
+        })
     }
 
-    async fn patch_event(&self, request: &Message) -> Result<(), ApiError> {
+    async fn write_event(&self, operation: &Operation, event: &Object) -> Result<(), Box<Status>> {
+        let namespace = event.namespace();
+        let written = if *operation == Operation::Insert {
+            self.kube.create(&EVENTS, &namespace, event).await
+        } else {
+            self.kube.update(&EVENTS, &namespace, &event.meta().name, "", event).await
+        };
+        written.map(drop).map_err(|error| Box::new(error.into_status()))
+    }
+
+    async fn patch_event(&self, request: &Message) -> Result<(), Box<Status>> {
         let content: Value = request.content.parse().unwrap_or_default();
         let text = |pointer: &str| {
             content
@@ -203,6 +205,7 @@ impl Desk {
             .patch(&EVENTS, &namespace.into(), &name, "", PatchKind::Strategic, &patch)
             .await
             .map(drop)
+            .map_err(|error| Box::new(error.into_status()))
     }
 }
 

@@ -114,10 +114,9 @@ async fn serve(
 }
 
 fn peer(hub: &CloudHub, node: &NodeName) -> Peer {
-    if hub.features(node).is_some_and(|features| !features.is_empty()) {
-        Peer::Ours
-    } else {
-        Peer::Go
+    match hub.features(node) {
+        Some(features) if !features.is_empty() => Peer::Ours(features),
+        _ => Peer::Go,
     }
 }
 

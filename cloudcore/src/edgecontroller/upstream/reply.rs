@@ -1,6 +1,6 @@
 //! The shapes of answers, as Go gives them (spec 02 §3.2).
 
-use proto::{Content, Kind, Message, Object, ObjectPath, Operation, Route, Source, Status};
+use proto::{Content, Features, Kind, Message, Object, ObjectPath, Operation, Route, Source, Status};
 use serde_json::{Value, json};
 
 /// The program at the other end.
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 pub(super) enum Peer {
     /// It takes a bare error for an empty object: some errors must look otherwise.
     Go,
-    /// It knows errors when it sees them.
-    Ours,
+    /// It knows errors when it sees them, and has these extras.
+    Ours(Features),
 }
 
 /// `"OK"`.
@@ -67,7 +67,7 @@ pub(super) fn bare(request: &Message, status: &Status) -> Message {
 /// An error to whoever asked for an object. Go edges would store a bare one and use it as an empty object without an error; the
 /// operation `error` with a text reaches the caller (spec 02 §3.2 c).
 pub(super) fn refused(peer: Peer, request: &Message, status: &Status) -> Message {
-    if peer == Peer::Ours {
+    if peer != Peer::Go {
         return bare(request, status);
     }
     let mut message = text(request, &status.to_string());

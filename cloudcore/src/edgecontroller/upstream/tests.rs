@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::Tasks;
 use proto::golden::{Capture, Differences, Exchange};
-use proto::{Content, Group, Message, NodeName, Operation, Source};
+use proto::{Answer, Content, Features, Group, Message, NodeName, Operation, Source};
 use serde_json::{Value, json};
 
 use super::desk::Desk;
@@ -106,7 +106,7 @@ async fn answers_are_those_of_go() {
                 exchange.request["route"]["resource"]
             );
             // Our own edge gets Go's forms to the letter; Go edges get other forms of bare errors.
-            for (peer, differences) in [(Peer::Ours, &none), (Peer::Go, &allowed)] {
+            for (peer, differences) in [(Peer::Ours(Features::OURS), &none), (Peer::Go, &allowed)] {
                 world.api.force(said(&exchange));
                 let request = exchange.fresh_request();
                 let messages = world.desk.handle(peer, &NodeName::from(node), &request).await;
@@ -140,6 +140,28 @@ async fn what_go_leaves_unanswered_stays_so() {
             "{resource}"
         );
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn events_are_answered_to_those_who_wait_for_it() {
+    let world = world().await;
+    let event = json!({"metadata": {"name": "e", "namespace": "sim-ns"}, "reason": "Started"});
+    world.api.put("/api/v1/namespaces/sim-ns/events/e", event.clone());
+    let event = || Content::json(&event);
+    let ask = |peer, content| world.ask(peer, Operation::Update, "sim-ns/event/e", content);
+    let older = Features {
+        events: 0,
+        ..Features::OURS
+    };
+    assert!(ask(Peer::Go, event()).await.is_empty());
+    assert!(ask(Peer::Ours(older), event()).await.is_empty());
+    let answers = ask(Peer::Ours(Features::OURS), event()).await;
+    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(matches!(answer.content.answer(), Answer::Ok), "{answer:?}");
+    let answers = ask(Peer::Ours(Features::OURS), Content::text("x")).await;
+    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(matches!(answer.content.answer(), Answer::Failed(status) if status.code == 400), "{answer:?}");
     world.end().await;
 }
 
@@ -248,7 +270,7 @@ async fn an_inventory_is_not_answered_before_the_node_is_known() {
         let world = world().await;
         tokio::time::pause();
         let empty = Content::json(&proto::inventory::Digest::default());
-        let answers = world.ask(Peer::Ours, Operation::Query, "inventory/sync", empty).await;
+        let answers = world.ask(Peer::Ours(Features::OURS), Operation::Query, "inventory/sync", empty).await;
         assert!(
             answers[0].content.get().contains("ServiceUnavailable"),
             "{}",
@@ -276,7 +298,7 @@ async fn devices_take_part_in_the_inventory_once_they_are_known() {
         let lines = messages.iter().map(line);
         lines.filter(|line| line.starts_with("devicecontroller")).collect()
     };
-    let ask = || world.ask(Peer::Ours, Operation::Update, "inventory/sync", listing.clone());
+    let ask = || world.ask(Peer::Ours(Features::OURS), Operation::Update, "inventory/sync", listing.clone());
     assert_eq!(told(ask().await), [""; 0], "absent knowledge removes nothing");
     let mut changes = world.desk.informers.devices().start(&world.api.kube(), &world.tasks);
     while changes.recv().await.expect("changes") != crate::informers::devices::DeviceChange::Ready {}

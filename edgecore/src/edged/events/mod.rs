@@ -1,14 +1,16 @@
 //! Events of pods, which `kubectl describe pod` and `kubectl get events` show (`edged.reportEvent`).
 //!
 //! Owns what repeats, and what is still to be sent. Takes notes from workers without making them wait. Emits Events through MetaManager,
-//! each as the whole object under its name: a repeated one replaces the last, so that one that arrives twice does no harm. Nobody
-//! answers an event; those of the last half minute before a link was lost are sent again. Offline the newest [`WAITING`] are kept, in
-//! memory: events tell people what happened, nothing depends on them. Behaviour: spec 05 §5.5, spec 02 §1.4.
+//! each as the whole object under its name: a repeated one replaces the last, so that one that arrives twice does no harm. They are
+//! *records* (ARCHITECTURE.md, "The classes of messages"): `waiting` keeps them until the cloud has answered, in the database after a
+//! second. Go's cloud answers none. Behaviour: spec 05 §5.5, spec 02 §1.4.
 
 mod correlator;
+mod store;
 mod task;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,12 +22,11 @@ use tokio::sync::mpsc;
 
 use super::api::Api;
 use super::context::ContainerKind;
+use crate::metamanager::Tables;
 use crate::pod::Pod;
 
 /// Notes that wait for the task; more are dropped and counted.
 const QUEUE: usize = 256;
-/// Events that wait for a link; older ones give way, and are counted.
-const WAITING: usize = 256;
 /// Bytes of a message: some outputs of probes are long.
 const MESSAGE: usize = 1024;
 
@@ -74,10 +75,17 @@ pub(crate) struct Events {
 
 impl Events {
     /// Starts the task that sends them.
-    pub(crate) fn start(api: Arc<dyn Api>, node: &NodeName, tasks: &Tasks) -> Self {
+    pub(crate) fn start(api: Arc<dyn Api>, tables: Tables, node: &NodeName, tasks: &Tasks) -> Self {
         let (notes, queue) = mpsc::channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
-        tasks.spawn("edged-events", task::run(api, node.clone(), queue, dropped.clone()));
+        let sender = task::Sender {
+            api,
+            tables,
+            node: node.clone(),
+            notes: queue,
+            dropped: dropped.clone(),
+        };
+        tasks.spawn_draining("edged-events", |stop| task::run(sender, stop));
         Self {
             notes: Some(notes),
             dropped,

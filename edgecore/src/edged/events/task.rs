@@ -1,117 +1,144 @@
-//! Sends events while there is a link.
+//! Does what [`Waiting`] says.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use proto::{NodeName, Object};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
-use tracing::{debug, info};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use super::correlator::{Correlator, Event};
-use super::{Note, WAITING};
-use crate::edged::api::Api;
-use crate::uplink::Link;
+use super::waiting::{Action, Outcome, Said, Waiting};
+use super::{Note, store};
+use crate::edged::api::{Api, Delivery};
+use crate::metamanager::{RequestError, Tables};
 
-/// What was sent this long before a link was lost may have been lost with it.
-const DOUBTFUL: Duration = Duration::from_secs(30);
 /// What kubelets call themselves in events.
 const COMPONENT: &str = "kubelet";
 
-struct Sender {
-    api: Arc<dyn Api>,
-    node: NodeName,
-    link: watch::Receiver<Link>,
-    waiting: VecDeque<Event>,
-    sent: VecDeque<(Instant, Event)>,
-    dropped: Arc<AtomicU64>,
+/// What [`run`] works with.
+pub(super) struct Sender {
+    pub(super) api: Arc<dyn Api>,
+    pub(super) tables: Tables,
+    pub(super) node: NodeName,
+    pub(super) notes: mpsc::Receiver<Note>,
+    /// Notes that found the queue full.
+    pub(super) dropped: Arc<AtomicU64>,
 }
 
-/// Runs until nobody takes notes any more.
-pub(super) async fn run(api: Arc<dyn Api>, node: NodeName, mut notes: mpsc::Receiver<Note>, dropped: Arc<AtomicU64>) {
+type Sending = FuturesUnordered<BoxFuture<'static, (String, Result<Delivery, RequestError>)>>;
+
+/// Runs until nobody takes notes any more, or until the stop: what has not arrived by then is written.
+pub(super) async fn run(mut sender: Sender, stop: CancellationToken) {
     let mut correlator = Correlator::default();
-    let mut sender = Sender {
-        link: api.link(),
-        api,
-        node,
-        waiting: VecDeque::new(),
-        sent: VecDeque::new(),
-        dropped,
-    };
+    let rows = store::load(&sender.tables).await.unwrap_or_else(|error| {
+        warn!(%error, "events that waited for a link before the start cannot be read");
+        Vec::new()
+    });
+    let mut replaced = sender.tables.replaced();
+    let mut waiting = Waiting::new(Instant::now(), rows);
+    let mut link = sender.api.link();
+    waiting.link(Instant::now(), link.borrow_and_update().is_up());
+    let mut sending = Sending::new();
     loop {
-        tokio::select! {
-            note = notes.recv() => {
-                let Some(note) = note else { return };
-                if let Some(event) = correlator.observe(note, Timestamp::now()) {
-                    sender.put(event);
-                }
-            }
-            changed = sender.link.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                sender.doubt();
-            }
+        if std::mem::replace(&mut replaced, sender.tables.replaced()) != replaced {
+            waiting.rows_lost(Instant::now());
         }
-        sender.send().await;
+        let wake = sender.work(&mut waiting, &mut sending).await;
+        let pause = async {
+            match wake {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            changed = link.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                sending.clear();
+                waiting.link(Instant::now(), link.borrow_and_update().is_up());
+            }
+            Some((name, outcome)) = sending.next() => waiting.sent(Instant::now(), &name, judged(&name, outcome)),
+            note = sender.notes.recv() => {
+                let Some(note) = note else { break };
+                if let Some(said) = correlator.observe(note, Timestamp::now()).and_then(|event| sender.said(event)) {
+                    waiting.put(Instant::now(), said);
+                }
+            }
+            () = pause => {}
+        }
+    }
+    if let Action::Store { write, forget } = waiting.store()
+        && !(write.is_empty() && forget.is_empty())
+        && let Err(error) = store::write(&sender.tables, write, forget).await
+    {
+        debug!(%error, "events that wait for a link are lost by the stop");
     }
 }
 
 impl Sender {
-    /// The newest of a name wins; the oldest gives way.
-    fn put(&mut self, event: Event) {
-        self.waiting.retain(|other| other.name != event.name);
-        if self.waiting.len() >= WAITING {
-            self.waiting.pop_front();
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        self.waiting.push_back(event);
-    }
-
-    /// A link ended or another began: what was sent last is sent again.
-    fn doubt(&mut self) {
-        while let Some((at, event)) = self.sent.pop_back() {
-            let is_newer = self.waiting.iter().any(|other| other.name == event.name);
-            if at.elapsed() < DOUBTFUL && !is_newer && self.waiting.len() < WAITING {
-                self.waiting.push_front(event);
-            }
-        }
-    }
-
-    async fn send(&mut self) {
-        if !self.link.borrow().is_up() {
-            return;
-        }
-        while let Some(event) = self.waiting.pop_front() {
-            let object = match object(&event, &self.node) {
-                Ok(object) => object,
-                Err(error) => {
-                    debug!(event = event.name, %error, "an event cannot be written");
-                    continue;
-                }
-            };
-            if let Err(error) = self.api.tell_event(&object).await {
-                debug!(event = event.name, %error, "an event waits for a link");
-                self.waiting.push_front(event);
-                return;
-            }
-            let now = Instant::now();
-            self.sent.retain(|(at, _)| now - *at < DOUBTFUL);
-            if self.sent.len() >= WAITING {
-                self.sent.pop_front();
-            }
-            self.sent.push_back((now, event));
-        }
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+    /// Does what is to be done; says when to look again.
+    async fn work(&self, waiting: &mut Waiting, sending: &mut Sending) -> Option<Instant> {
+        let dropped = waiting.dropped() + self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             info!(
                 events = dropped,
-                "events of pods were not sent: there were too many while there was no link"
+                "events of pods were dropped: there were too many while the cloud took none"
             );
+        }
+        loop {
+            match waiting.next(Instant::now()) {
+                Action::Wait(until) => return until,
+                Action::Send(Said { name, object }) => {
+                    let api = self.api.clone();
+                    sending.push(Box::pin(async move { (name, api.send_event(&object).await) }));
+                }
+                Action::Store { write, forget } => match store::write(&self.tables, write, forget).await {
+                    Ok(()) => waiting.stored(),
+                    Err(error) => {
+                        debug!(%error, "events that wait for a link cannot be written");
+                        waiting.store_failed(Instant::now());
+                    }
+                },
+            }
+        }
+    }
+
+    fn said(&self, event: Event) -> Option<Said> {
+        match object(&event, &self.node) {
+            Ok(object) => Some(Said {
+                name: event.name,
+                object,
+            }),
+            Err(error) => {
+                debug!(event = event.name, %error, "an event cannot be written");
+                None
+            }
+        }
+    }
+}
+
+fn judged(name: &str, outcome: Result<Delivery, RequestError>) -> Outcome {
+    match outcome {
+        Ok(Delivery::Answered) => Outcome::Written,
+        Ok(Delivery::Told) => Outcome::Told,
+        Err(RequestError::Refused(status)) if status.code < 500 && status.code != 429 => {
+            debug!(event = name, error = %status, "the API does not take an event");
+            Outcome::Refused
+        }
+        Err(error) => {
+            debug!(event = name, %error, "an event waits");
+            Outcome::Later
         }
     }
 }

@@ -1,12 +1,18 @@
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use proto::Object;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::correlator::Correlator;
+use super::waiting::{Action, DOUBTFUL, Outcome, PATIENCE, Said, WAITING, Waiting};
 use super::*;
 use crate::edged::testing::FakeApi;
-use crate::uplink::Link;
+use crate::metamanager::{MetaManager, Settings};
+use crate::uplink::{Link, Uplink};
 
 fn note(pod: &str, message: &str) -> Note {
     Note {
@@ -83,61 +89,241 @@ async fn a_pod_that_says_too_much_is_not_heard() {
     assert!(correlator.observe(note("a", "again"), at(342)).is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn events_wait_for_a_link_and_are_sent_again_after_it_was_lost() {
-    let api = Arc::new(FakeApi::new());
-    api.set_link(Link::Down);
-    let tasks = Tasks::new();
-    let events = Events::start(api.clone(), &"edge-1".into(), &tasks);
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"namespace": "default", "name": "web", "uid": "u1", "resourceVersion": "5"},
-    }))
-    .expect("a pod");
-    let settle = || tokio::time::sleep(Duration::from_millis(10));
-    events.container(
-        &pod,
-        (ContainerKind::Main, "main"),
-        Severity::Normal,
-        "Started",
-        "Started container main",
-    );
-    settle().await;
-    assert_eq!(api.events(), Vec::<Value>::new());
-    api.set_link(Link::Up(1));
-    settle().await;
-    let sent = api.events();
-    let [event] = sent.as_slice() else { panic!("{sent:?}") };
+fn said(name: &str, count: u32) -> Said {
+    let event = json!({"metadata": {"name": name, "namespace": "default"}, "count": count});
+    Said {
+        name: name.to_owned(),
+        object: Object::from_value(&event).expect("an object"),
+    }
+}
+
+/// Rows by name, and what the machine does with them until it waits.
+#[derive(Default)]
+struct Rows {
+    rows: BTreeMap<String, String>,
+    writes: usize,
+    fails: bool,
+}
+
+impl Rows {
+    /// Returns what it sends and when it wants to be asked again.
+    fn drive(&mut self, waiting: &mut Waiting, now: Instant) -> (Vec<String>, Option<Instant>) {
+        let mut sent = Vec::new();
+        for _ in 0..10_000 {
+            match waiting.next(now) {
+                Action::Wait(until) => return (sent, until),
+                Action::Send(said) => sent.push(said.name),
+                Action::Store { .. } if self.fails => waiting.store_failed(now),
+                Action::Store { write, forget } => {
+                    assert!(!write.is_empty() || !forget.is_empty());
+                    self.writes += 1;
+                    for said in write {
+                        self.rows.insert(said.name, said.object.json().to_owned());
+                    }
+                    for name in forget {
+                        self.rows.remove(&name);
+                    }
+                    waiting.stored();
+                }
+            }
+        }
+        panic!("it never waits");
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.rows.keys().map(String::as_str).collect()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn what_the_cloud_answers_at_once_is_never_written() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, Vec::new());
+    waiting.link(start, true);
+    waiting.put(start, said("a", 1));
+    assert_eq!(rows.drive(&mut waiting, start), (vec!["a".to_owned()], Some(start + PATIENCE)));
+    waiting.sent(start, "a", Outcome::Written);
+    assert_eq!(rows.drive(&mut waiting, start + 100 * SECOND), (vec![], None));
+    waiting.link(start + 101 * SECOND, true);
+    assert_eq!(rows.drive(&mut waiting, start + 102 * SECOND), (vec![], None));
+    assert_eq!(rows.writes, 0);
+}
+
+#[test]
+fn what_has_not_arrived_is_written_together_and_removed_together() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, Vec::new());
+    for name in ["a", "b", "c"] {
+        waiting.put(start, said(name, 1));
+    }
+    let (sent, until) = rows.drive(&mut waiting, start);
+    assert_eq!((sent, until), (vec![], Some(start + PATIENCE)));
+    rows.fails = true;
+    let until = rows.drive(&mut waiting, start + SECOND).1.expect("again");
+    rows.fails = false;
+    assert_eq!(rows.drive(&mut waiting, until), (vec![], None));
+    assert_eq!((rows.names(), rows.writes), (vec!["a", "b", "c"], 1));
+    // One that repeats is written again a minute later.
+    waiting.put(until, said("b", 2));
+    let (_, again) = rows.drive(&mut waiting, until);
+    assert_eq!(again, Some(until + 60 * SECOND));
+    rows.drive(&mut waiting, until + 60 * SECOND);
+    assert!(rows.rows["b"].contains("2"), "{:?}", rows.rows);
+
+    let now = until + 100 * SECOND;
+    waiting.link(now, true);
+    assert_eq!(rows.drive(&mut waiting, now).0, ["a", "b", "c"]);
+    for name in ["a", "b", "c"] {
+        waiting.sent(now, name, Outcome::Written);
+    }
+    let (_, until) = rows.drive(&mut waiting, now);
+    rows.drive(&mut waiting, until.expect("rows to remove"));
+    assert_eq!((rows.names(), rows.writes), (vec![], 3));
+}
+
+#[test]
+fn a_link_that_is_lost_and_a_cloud_that_cannot_write_mean_once_more() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, vec![said("old", 1)]);
+    waiting.put(start, said("new", 1));
+    waiting.link(start, true);
+    assert_eq!(rows.drive(&mut waiting, start).0, ["old", "new"]);
+    waiting.link(start, false);
+    waiting.sent(start, "old", Outcome::Written);
+    waiting.link(start, true);
+    assert_eq!(rows.drive(&mut waiting, start).0, ["old", "new"], "the answer was to the last link's");
+    // It repeats while it is under way: the answer is to the first count.
+    waiting.put(start, said("new", 2));
+    waiting.sent(start, "new", Outcome::Written);
+    assert_eq!(rows.drive(&mut waiting, start).0, ["new"]);
+    waiting.sent(start, "new", Outcome::Written);
+    waiting.sent(start, "old", Outcome::Later);
+    assert_eq!(rows.drive(&mut waiting, start).0, Vec::<String>::new());
+    let (_, until) = rows.drive(&mut waiting, start + SECOND / 2);
+    assert_eq!(rows.drive(&mut waiting, until.expect("a pause")).0, ["old"]);
+    waiting.sent(start, "old", Outcome::Refused);
+    assert_eq!(rows.drive(&mut waiting, start).0, Vec::<String>::new());
+}
+
+#[test]
+fn a_cloud_that_does_not_answer_gets_the_last_half_minute_twice() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, Vec::new());
+    waiting.link(start, true);
+    waiting.put(start, said("a", 1));
+    rows.drive(&mut waiting, start);
+    waiting.sent(start, "a", Outcome::Told);
+    let later = start + 20 * SECOND;
+    waiting.put(later, said("b", 1));
+    rows.drive(&mut waiting, later);
+    waiting.sent(later, "b", Outcome::Told);
+    waiting.link(later, true);
+    assert_eq!(rows.drive(&mut waiting, later).0, ["a", "b"]);
+    waiting.sent(later, "a", Outcome::Told);
+    waiting.sent(later, "b", Outcome::Told);
+    let later = later + DOUBTFUL;
+    waiting.link(later, true);
+    assert_eq!(rows.drive(&mut waiting, later).0, Vec::<String>::new());
+}
+
+#[test]
+fn the_oldest_gives_way() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, (0..WAITING).map(|number| said(&format!("{number:04}"), 1)).collect());
+    rows.rows = (0..WAITING).map(|number| (format!("{number:04}"), String::new())).collect();
+    for number in WAITING..WAITING + 50 {
+        waiting.put(start, said(&format!("{number:04}"), 1));
+    }
+    assert_eq!((waiting.dropped(), waiting.dropped()), (50, 0));
+    rows.drive(&mut waiting, start + 10 * SECOND);
+    assert_eq!((rows.names().len(), rows.names()[0]), (WAITING, "0050"));
+    // A new database has none of them.
+    rows.rows.clear();
+    waiting.rows_lost(start);
+    rows.drive(&mut waiting, start + 10 * SECOND);
+    assert_eq!(rows.names().len(), WAITING);
+}
+
+/// An edge with a database.
+struct World {
+    api: Arc<FakeApi>,
+    events: Events,
+    meta: MetaManager,
+    tasks: Tasks,
+}
+
+impl World {
+    async fn start(database: &Path, link: Link) -> Self {
+        let (tasks, (uplink, _cloud)) = (Tasks::new(), Uplink::channel());
+        let settings = Settings {
+            node: "edge-1".into(),
+            database: database.to_owned(),
+            remote_timeout: Duration::from_secs(60),
+        };
+        let meta = MetaManager::start(settings, uplink, &tasks).await.expect("started");
+        let api = Arc::new(FakeApi::new());
+        api.set_link(link);
+        let events = Events::start(api.clone(), meta.tables(), &"edge-1".into(), &tasks);
+        Self {
+            api,
+            events,
+            meta,
+            tasks,
+        }
+    }
+
+    fn say(&self, message: &str) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": "web", "uid": "u1", "resourceVersion": "5"},
+        }))
+        .expect("a pod");
+        let main = (ContainerKind::Main, "main");
+        self.events.container(&pod, main, Severity::Normal, "Started", message);
+    }
+
+    async fn until_sent(&self, count: usize) -> Vec<Value> {
+        while self.api.events().len() < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.api.events()
+    }
+
+    async fn until_rows(&self, count: usize) {
+        while super::store::load(&self.meta.tables()).await.expect("rows").len() != count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_wait_for_a_link_through_a_stop_and_a_crash() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("edgecore.db");
+    let first = World::start(&database, Link::Down).await;
+    first.say("Started container main");
+    first.until_rows(1).await;
+    first.say(&"x".repeat(5000));
+    // Let the task take it; a stop writes what waits.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(first.tasks.stop(Duration::from_secs(10)).await);
+    assert_eq!(first.api.events(), Vec::<Value>::new());
+
+    let second = World::start(&database, Link::Down).await;
+    second.until_rows(2).await;
+    second.say("Started once more");
+    second.api.set_link(Link::Up(1));
+    let sent = second.until_sent(3).await;
+    let [event, long, last] = sent.as_slice() else { panic!("{sent:?}") };
     assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{main}");
     assert_eq!(
         (&event["reason"], &event["type"], &event["count"]),
         (&json!("Started"), &json!("Normal"), &json!(1))
     );
     assert_eq!(event["source"], json!({"component": "kubelet", "host": "edge-1"}));
-    api.set_link(Link::Up(2));
-    settle().await;
-    let sent = api.events();
-    assert_eq!((sent.len(), &sent[0]), (2, &sent[1]), "nobody said that it had arrived");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    api.set_link(Link::Up(3));
-    settle().await;
-    assert_eq!(api.events().len(), 2, "it arrived long ago");
-}
-
-#[tokio::test(start_paused = true)]
-async fn offline_the_newest_are_kept() {
-    let api = Arc::new(FakeApi::new());
-    api.set_link(Link::Down);
-    let tasks = Tasks::new();
-    let events = Events::start(api.clone(), &"edge-1".into(), &tasks);
-    for number in 0..WAITING + 50 {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": format!("p{number}")}})).expect("a pod");
-        events.pod(&pod, Severity::Normal, "Killing", "x".repeat(5000));
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    api.set_link(Link::Up(1));
-    tokio::time::sleep(Duration::from_millis(10)).await;
-    let sent = api.events();
-    assert_eq!(sent.len(), WAITING);
-    assert_eq!(sent[0]["involvedObject"]["name"], "p50");
-    assert_eq!(sent[0]["message"].as_str().map(str::len), Some(MESSAGE));
+    assert_eq!(long["message"].as_str().map(str::len), Some(MESSAGE));
+    assert_eq!(last["message"], "Started once more");
+    second.until_rows(0).await;
+    second.tasks.stop(Duration::from_secs(10)).await;
 }

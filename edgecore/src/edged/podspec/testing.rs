@@ -5,13 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
 use parking_lot::Mutex;
 use proto::{Object, ObjectPath, Status, Uid};
 use tokio::sync::{broadcast, watch};
 
-use crate::edged::api::{Api, Reply, TokenQuestion};
+use crate::edged::api::{Api, Delivery, Reply, TokenQuestion};
 use crate::edged::context::{NodeFacts, PodContext, Settings};
 use crate::metamanager::{PodSet, RequestError};
 use crate::pod::Pod;
@@ -95,8 +94,8 @@ impl Api for Objects {
         futures::future::ready(Err(RequestError::Unanswered(AskError::Offline))).boxed()
     }
 
-    fn tell_event<'a>(&'a self, _: &'a Object) -> BoxFuture<'a, Result<(), AskError>> {
-        async { Ok(()) }.boxed()
+    fn send_event<'a>(&'a self, _: &'a Object) -> Reply<'a, Delivery> {
+        async { Ok(Delivery::Told) }.boxed()
     }
 
     fn delete_pod<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Uid, _: i64) -> Reply<'a, ()> {
