@@ -126,6 +126,14 @@ impl HostNumber {
         self.configure_link()
     }
 
+    /// Makes the cloud's end of a link whose other end is in a kernel of its own.
+    pub fn make_tap(self) -> Result<()> {
+        let (interface, address) = (self.interface(), format!("{}/24", self.cloud_address()));
+        call("ip", &["tuntap", "add", &interface, "mode", "tap"])?;
+        call("ip", &["addr", "add", &address, "dev", &interface])?;
+        self.set_link(true)
+    }
+
     /// Gives both ends of a link their addresses and brings them up.
     pub fn configure_link(self) -> Result<()> {
         let interface = self.interface();

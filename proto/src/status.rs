@@ -49,6 +49,18 @@ impl Status {
         }
     }
 
+    /// Whether nothing can be created because the namespace is being deleted.
+    pub fn is_namespace_terminating(&self) -> bool {
+        let causes = self
+            .details
+            .as_ref()
+            .and_then(|details| details.get("causes")?.as_array());
+        causes
+            .into_iter()
+            .flatten()
+            .any(|cause| cause.get("reason").and_then(Value::as_str) == Some("NamespaceTerminating"))
+    }
+
     /// What the API server answers for an object that does not exist; `kind` is the resource as named there (`lease`, `pods`).
     pub fn not_found(group: &str, kind: &str, name: &str) -> Self {
         let resource = if group.is_empty() {

@@ -58,10 +58,40 @@ pub(super) fn start(devices: &Devices, kube: &Kube, metrics: &Metrics, tasks: &T
 async fn create(kube: &Kube, device: &DeviceId, uid: &Uid) -> Result<(), ApiError> {
     let object = DeviceStatus::default().object(device, uid);
     match kube.create(&DEVICE_STATUSES, &device.namespace, &object).await {
-        Err(error) if !error.is_already_exists() => Err(error),
+        // A namespace that is deleted takes its Devices along, its DeviceStatuses perhaps a moment before them.
+        Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
         _ => Ok(()),
     }
 }
 
 /// Requests at a time.
 const AT_A_TIME: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::fake::FakeApi;
+
+    #[tokio::test]
+    async fn a_namespace_that_is_deleted_needs_none() {
+        let api = FakeApi::default();
+        let device = DeviceId {
+            namespace: "ns".into(),
+            name: "d".into(),
+        };
+        let forbidden = |details| {
+            let message = "devicestatuses.devices.kubeedge.io \"d\" is forbidden";
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+                "reason": "Forbidden", "details": details, "code": 403})
+        };
+        let cause = json!({"reason": "NamespaceTerminating", "message": "namespace ns is being terminated", "field": "metadata.namespace"});
+        api.force(Some((403, forbidden(json!({"name": "d", "causes": [cause]})))));
+        create(&api.kube(), &device, &"u".into())
+            .await
+            .expect("nothing to make");
+        api.force(Some((403, forbidden(json!({"name": "d"})))));
+        create(&api.kube(), &device, &"u".into()).await.expect_err("no right");
+    }
+}

@@ -91,6 +91,11 @@ impl ApiError {
         self.status().is_some_and(Status::is_already_exists)
     }
 
+    /// Whether nothing can be created because the namespace is being deleted.
+    pub fn is_namespace_terminating(&self) -> bool {
+        self.status().is_some_and(Status::is_namespace_terminating)
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {

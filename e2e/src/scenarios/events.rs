@@ -137,18 +137,19 @@ fn look(system: &mut System, ours: bool) -> Result<()> {
             Ok(number(&told["Normal Started Started container main"], "/count") > 1)
         };
         let killed = system.edge.ctr(&["task", "kill", "-s", "KILL", &fine.id]);
+        let started = format!("container started pod={namespace}/fine ");
         wait::until("the container is started again", seconds(30), || {
-            let now = system.edge.containers(&namespace)?;
-            let again = |(name, id): (&String, &String)| name.ends_with("/fine/main") && *id != fine.id;
-            Ok(now.iter().any(again).then_some(()))
+            Ok((system.edge.log().matches(&started).count() > 1).then_some(()))
         })?;
         killed?;
         system.edge.stop_edgecore()?;
         system.edge.start_edgecore()?;
         system.edge.set_link(true)?;
-        wait::until("what happened without a link, before a restart, is told", seconds(60), || {
-            Ok(told(system)?.then_some(()))
-        })?;
+        wait::until(
+            "what happened without a link, before a restart, is told",
+            seconds(60),
+            || Ok(told(system)?.then_some(())),
+        )?;
     }
     system.clean(&namespace)
 }

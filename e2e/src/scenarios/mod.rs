@@ -3,6 +3,7 @@
 
 mod account;
 mod authorizer;
+mod board;
 mod channels;
 mod device_versions;
 pub(crate) mod devices;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Scenario> {
         device_versions::LIST,
         account::LIST,
         install::LIST,
+        board::LIST,
         authorizer::LIST,
         tunnels::LIST,
         identity::LIST,

@@ -234,9 +234,11 @@ pub(super) fn tree(root: &Path) -> Option<Size> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Some(metadata) = entry.metadata().ok().filter(|found| found.dev() == top.dev()) else {
+            let Ok(metadata) = entry.metadata() else { continue };
+            // On an overlay files have other devices than folders.
+            if metadata.is_dir() && metadata.dev() != top.dev() {
                 continue;
-            };
+            }
             sum = sum.with(&metadata);
             if metadata.is_dir() {
                 folders.push(entry.path());

@@ -170,8 +170,12 @@ impl Desk {
                 Err(status) => Err(status),
             },
         };
-        if let Err(status) = &written {
-            warn!(%node, event = %path, error = %status, "event of an edge was not written");
+        match &written {
+            Err(status) if status.is_namespace_terminating() => {
+                debug!(%node, event = %path, "event of an edge came when its namespace was being deleted");
+            }
+            Err(status) => warn!(%node, event = %path, error = %status, "event of an edge was not written"),
+            Ok(()) => {}
         }
         let answered = matches!(peer, Peer::Ours(features) if features.has_events());
         answered.then(|| match written {
@@ -185,7 +189,9 @@ impl Desk {
         let written = if *operation == Operation::Insert {
             self.kube.create(&EVENTS, &namespace, event).await
         } else {
-            self.kube.update(&EVENTS, &namespace, &event.meta().name, "", event).await
+            self.kube
+                .update(&EVENTS, &namespace, &event.meta().name, "", event)
+                .await
         };
         written.map(drop).map_err(|error| Box::new(error.into_status()))
     }

@@ -157,11 +157,18 @@ async fn events_are_answered_to_those_who_wait_for_it() {
     assert!(ask(Peer::Go, event()).await.is_empty());
     assert!(ask(Peer::Ours(older), event()).await.is_empty());
     let answers = ask(Peer::Ours(Features::OURS), event()).await;
-    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    let [answer] = answers.as_slice() else {
+        panic!("{answers:?}")
+    };
     assert!(matches!(answer.content.answer(), Answer::Ok), "{answer:?}");
     let answers = ask(Peer::Ours(Features::OURS), Content::text("x")).await;
-    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
-    assert!(matches!(answer.content.answer(), Answer::Failed(status) if status.code == 400), "{answer:?}");
+    let [answer] = answers.as_slice() else {
+        panic!("{answers:?}")
+    };
+    assert!(
+        matches!(answer.content.answer(), Answer::Failed(status) if status.code == 400),
+        "{answer:?}"
+    );
     world.end().await;
 }
 
@@ -270,7 +277,9 @@ async fn an_inventory_is_not_answered_before_the_node_is_known() {
         let world = world().await;
         tokio::time::pause();
         let empty = Content::json(&proto::inventory::Digest::default());
-        let answers = world.ask(Peer::Ours(Features::OURS), Operation::Query, "inventory/sync", empty).await;
+        let answers = world
+            .ask(Peer::Ours(Features::OURS), Operation::Query, "inventory/sync", empty)
+            .await;
         assert!(
             answers[0].content.get().contains("ServiceUnavailable"),
             "{}",
@@ -298,7 +307,14 @@ async fn devices_take_part_in_the_inventory_once_they_are_known() {
         let lines = messages.iter().map(line);
         lines.filter(|line| line.starts_with("devicecontroller")).collect()
     };
-    let ask = || world.ask(Peer::Ours(Features::OURS), Operation::Update, "inventory/sync", listing.clone());
+    let ask = || {
+        world.ask(
+            Peer::Ours(Features::OURS),
+            Operation::Update,
+            "inventory/sync",
+            listing.clone(),
+        )
+    };
     assert_eq!(told(ask().await), [""; 0], "absent knowledge removes nothing");
     let mut changes = world.desk.informers.devices().start(&world.api.kube(), &world.tasks);
     while changes.recv().await.expect("changes") != crate::informers::devices::DeviceChange::Ready {}

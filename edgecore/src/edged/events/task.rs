@@ -71,12 +71,13 @@ pub(super) async fn run(mut sender: Sender, stop: CancellationToken) {
             Some((name, outcome)) = sending.next() => waiting.sent(Instant::now(), &name, judged(&name, outcome)),
             note = sender.notes.recv() => {
                 let Some(note) = note else { break };
-                if let Some(said) = correlator.observe(note, Timestamp::now()).and_then(|event| sender.said(event)) {
-                    waiting.put(Instant::now(), said);
-                }
+                sender.take(&mut correlator, &mut waiting, note);
             }
             () = pause => {}
         }
+    }
+    while let Ok(note) = sender.notes.try_recv() {
+        sender.take(&mut correlator, &mut waiting, note);
     }
     if let Action::Store { write, forget } = waiting.store()
         && !(write.is_empty() && forget.is_empty())
@@ -114,16 +115,16 @@ impl Sender {
         }
     }
 
-    fn said(&self, event: Event) -> Option<Said> {
+    fn take(&self, correlator: &mut Correlator, waiting: &mut Waiting, note: Note) {
+        let Some(event) = correlator.observe(note, Timestamp::now()) else {
+            return;
+        };
         match object(&event, &self.node) {
-            Ok(object) => Some(Said {
-                name: event.name,
-                object,
-            }),
-            Err(error) => {
-                debug!(event = event.name, %error, "an event cannot be written");
-                None
+            Ok(object) => {
+                let name = event.name;
+                waiting.put(Instant::now(), Said { name, object });
             }
+            Err(error) => debug!(event = event.name, %error, "an event cannot be written"),
         }
     }
 }

@@ -143,7 +143,10 @@ fn what_the_cloud_answers_at_once_is_never_written() {
     let mut waiting = Waiting::new(start, Vec::new());
     waiting.link(start, true);
     waiting.put(start, said("a", 1));
-    assert_eq!(rows.drive(&mut waiting, start), (vec!["a".to_owned()], Some(start + PATIENCE)));
+    assert_eq!(
+        rows.drive(&mut waiting, start),
+        (vec!["a".to_owned()], Some(start + PATIENCE))
+    );
     waiting.sent(start, "a", Outcome::Written);
     assert_eq!(rows.drive(&mut waiting, start + 100 * SECOND), (vec![], None));
     waiting.link(start + 101 * SECOND, true);
@@ -193,7 +196,11 @@ fn a_link_that_is_lost_and_a_cloud_that_cannot_write_mean_once_more() {
     waiting.link(start, false);
     waiting.sent(start, "old", Outcome::Written);
     waiting.link(start, true);
-    assert_eq!(rows.drive(&mut waiting, start).0, ["old", "new"], "the answer was to the last link's");
+    assert_eq!(
+        rows.drive(&mut waiting, start).0,
+        ["old", "new"],
+        "the answer was to the last link's"
+    );
     // It repeats while it is under way: the answer is to the first count.
     waiting.put(start, said("new", 2));
     waiting.sent(start, "new", Outcome::Written);
@@ -231,8 +238,13 @@ fn a_cloud_that_does_not_answer_gets_the_last_half_minute_twice() {
 #[test]
 fn the_oldest_gives_way() {
     let (start, mut rows) = (Instant::now(), Rows::default());
-    let mut waiting = Waiting::new(start, (0..WAITING).map(|number| said(&format!("{number:04}"), 1)).collect());
-    rows.rows = (0..WAITING).map(|number| (format!("{number:04}"), String::new())).collect();
+    let mut waiting = Waiting::new(
+        start,
+        (0..WAITING).map(|number| said(&format!("{number:04}"), 1)).collect(),
+    );
+    rows.rows = (0..WAITING)
+        .map(|number| (format!("{number:04}"), String::new()))
+        .collect();
     for number in WAITING..WAITING + 50 {
         waiting.put(start, said(&format!("{number:04}"), 1));
     }
@@ -305,8 +317,7 @@ async fn events_wait_for_a_link_through_a_stop_and_a_crash() {
     first.say("Started container main");
     first.until_rows(1).await;
     first.say(&"x".repeat(5000));
-    // Let the task take it; a stop writes what waits.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // A stop writes what waits.
     assert!(first.tasks.stop(Duration::from_secs(10)).await);
     assert_eq!(first.api.events(), Vec::<Value>::new());
 
@@ -315,7 +326,9 @@ async fn events_wait_for_a_link_through_a_stop_and_a_crash() {
     second.say("Started once more");
     second.api.set_link(Link::Up(1));
     let sent = second.until_sent(3).await;
-    let [event, long, last] = sent.as_slice() else { panic!("{sent:?}") };
+    let [event, long, last] = sent.as_slice() else {
+        panic!("{sent:?}")
+    };
     assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{main}");
     assert_eq!(
         (&event["reason"], &event["type"], &event["count"]),

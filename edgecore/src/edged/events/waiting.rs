@@ -266,7 +266,9 @@ impl Waiting {
             (Some(due), _) if may_store && due <= now => self.store(),
             (due, pause) => {
                 let store = due.map(|due| pause.map_or(due, |pause| due.max(pause)));
-                let send = self.paused.filter(|_| self.up && self.held.iter().any(|held| !held.flight));
+                let send = self
+                    .paused
+                    .filter(|_| self.up && self.held.iter().any(|held| !held.flight));
                 Action::Wait(store.into_iter().chain(send).min())
             }
         }

@@ -86,15 +86,20 @@ fn move_up(folder: &OwnedFd, name: &CString, top: &OwnedFd, mut number: u64) -> 
     }
 }
 
+/// Of folders alone the device tells whether they are ours: on an overlay (a board whose root is read-only, say) files have others.
+/// A file that something is mounted on cannot be removed.
 fn is_folder(parent: &OwnedFd, name: &CString, device: u64) -> io::Result<bool> {
     let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(false);
+    }
     if stat.st_dev != device {
         let name = name.to_string_lossy();
         return Err(io::Error::other(format!(
             "{name} is on another file system, nothing of it is deleted"
         )));
     }
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    Ok(true)
 }
 
 /// Some names in a folder, a bounded number.
