@@ -6,3 +6,4 @@ mod any_name;
 mod anybody;
 pub mod client;
 pub mod server;
+pub mod stream;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::line::websocket::{self, Counted, WebSocketLine};
+use common::tls::stream::ServerStream;
 use http::{HeaderValue, StatusCode};
 use proto::FEATURES_HEADER;
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -37,16 +38,16 @@ const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 12\r\nConnection: close\r\n\r\nBad Request\n";
 
 pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAddr, StartError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls_config(shared)?));
+    let tls = Arc::new(tls_config(shared)?);
     let (listener, bound) = listen("edges (modules.cloudHub.websocket)", shared.settings.websocket).await?;
     info!(address = %bound, "listening for edges");
     shared
         .tasks
-        .spawn("edge listener", accept(shared.clone(), listener, acceptor));
+        .spawn("edge listener", accept(shared.clone(), listener, tls));
     Ok(bound)
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfig>) {
     shared.knows_revocations().await;
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
@@ -55,7 +56,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
+                let task = connect(shared.clone(), tls.clone(), stream, peer, place);
                 shared.tasks.spawn("edge handshake", task);
             }
             Err(error) => {
@@ -70,14 +71,14 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
 /// The handshakes. The session gets a task of its own, so that what they needed is given back.
 async fn connect(
     shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) {
     websocket::tune(&stream);
     let upgraded = timeout(HANDSHAKE, async {
-        let tls = match acceptor.accept(stream).await {
+        let tls = match ServerStream::accept(tls, stream).await {
             Ok(tls) => tls,
             Err(error) => {
                 shared.metrics.refused("tls");
@@ -105,14 +106,14 @@ async fn connect(
     }
 }
 
-type Tls = tokio_rustls::server::TlsStream<TcpStream>;
+type Tls = ServerStream<TcpStream>;
 
 async fn upgrade(
     shared: &Arc<Shared>,
     mut tls: Tls,
     peer: SocketAddr,
 ) -> Option<(Arc<Session>, WebSocketStream<Counted<Tls>>)> {
-    let card = Card::of(tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()));
+    let card = Card::of(tls.peer_certificates().and_then(|chain| chain.first()));
     let mut session = None;
     #[expect(clippy::result_large_err, reason = "the type is that of the WebSocket library")]
     let decide = |request: &Request, mut response: Response| match admit(shared, request.headers(), &card, peer) {
