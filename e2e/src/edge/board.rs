@@ -15,7 +15,7 @@ use crate::wait;
 
 /// The kernel, of Debian's package `user-mode-linux`.
 const KERNEL: &str = "/usr/bin/linux.uml";
-const MEMORY: &str = "640M";
+const MEMORY: u64 = 640 << 20;
 /// Of the disk; what is not written takes no space.
 const DISK: u64 = 2 << 30;
 
@@ -127,6 +127,15 @@ modules:
         command.args(["-ec", r#"echo $$ > "$1"; shift; exec "$@""#, "board"]);
         command.arg(self.number.cgroup().system_procs()).arg(KERNEL);
         command.arg(format!("mem={MEMORY}"));
+        // Its memory is a file without a name; a disk will do where there is no room.
+        command.env(
+            "TMPDIR",
+            if free("/dev/shm") > 2 * MEMORY {
+                Path::new("/dev/shm")
+            } else {
+                &self.folder
+            },
+        );
         command.arg(format!("ubd0={}", self.folder.join("disk").display()));
         command.args(["root=/dev/root", "rootfstype=hostfs", "ro", "quiet"]);
         command.arg(format!("eth0=tuntap,{}", self.number.interface()));
@@ -138,8 +147,6 @@ modules:
         for image in ["pause.tar", "busybox.tar"] {
             command.arg(self.settings.images.join(image));
         }
-        // Its memory is a file there, without a name.
-        command.env("TMPDIR", "/dev/shm");
         let mut kernel = Daemon::start(&self.folder, "board", &mut command)?;
         let booted = wait::until("the board has booted", wait::seconds(60), || {
             Ok((!kernel.alive() || kernel.tail().contains("boot is done")).then_some(()))
@@ -171,6 +178,11 @@ modules:
             .map(|name| format!("{name}:\n{}", process::tail(&self.folder.join(format!("{name}.log")))))
             .concat()
     }
+}
+
+/// Free bytes of a file system.
+fn free(path: &str) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |found| found.blocks_available() * found.fragment_size())
 }
 
 impl Drop for Board {

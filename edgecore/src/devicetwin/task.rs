@@ -261,7 +261,7 @@ impl Task {
 
     fn answered(&mut self, id: u64, outcome: Outcome) {
         match outcome {
-            Outcome::Confirmed => self.metrics.confirmed.inc(),
+            Outcome::Confirmed | Outcome::ConfirmedByGo => self.metrics.confirmed.inc(),
             Outcome::Unanswered => self.metrics.unanswered.inc(),
             Outcome::Unsent => 0,
         };
@@ -301,6 +301,7 @@ impl Task {
 
 async fn ask(uplink: Uplink, id: u64, message: Message) -> (u64, Outcome) {
     let outcome = match uplink.ask(message, ANSWER).await {
+        Ok(_) if uplink.features().is_empty() => Outcome::ConfirmedByGo,
         Ok(_) => Outcome::Confirmed,
         Err(AskError::Timeout(_)) => Outcome::Unanswered,
         Err(AskError::Offline | AskError::Stopped) => Outcome::Unsent,

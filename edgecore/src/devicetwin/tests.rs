@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::device::{DeviceTopic, TwinUpdate};
-use proto::{Content, Group, Message, Object, ObjectPath, Operation, Source};
+use proto::{Content, Features, Group, Message, Object, ObjectPath, Operation, Source};
 use serde_json::Value;
 
 use super::*;
@@ -24,6 +24,7 @@ struct Edge {
 impl Edge {
     async fn start(database: &Path) -> Self {
         let (uplink, cloud) = Uplink::channel();
+        cloud.features.send_replace(Features::OURS);
         let tasks = Tasks::new();
         let settings = metamanager::Settings {
             node: "edge-go".into(),

@@ -53,6 +53,8 @@ pub(super) enum Told {
 pub(in crate::devicetwin) enum Outcome {
     /// The cloud answered.
     Confirmed,
+    /// A Go cloud answered. It writes the first value of a property into a copy that it drops (spec 03 §2.5): each is told twice.
+    ConfirmedByGo,
     /// It did not, in time.
     Unanswered,
     /// It did not leave, or the link broke.
@@ -78,6 +80,8 @@ pub(super) struct Reports {
     silent: bool,
     /// Marks of confirmed properties by the time at which they may go.
     resting: BTreeSet<(Instant, DeviceId, String)>,
+    /// Properties that a Go cloud was told of twice.
+    twice: BTreeSet<(DeviceId, String)>,
 }
 
 #[derive(Debug)]
@@ -143,6 +147,7 @@ impl Reports {
             confirmed: None,
             silent: false,
             resting: BTreeSet::new(),
+            twice: BTreeSet::new(),
         }
     }
 
@@ -184,6 +189,7 @@ impl Reports {
 
     /// A device is gone, with its marks.
     pub(super) fn forget(&mut self, device: &DeviceId) {
+        self.twice.retain(|(of, _)| of != device);
         let Some(report) = self.devices.remove(device) else {
             return;
         };
@@ -286,7 +292,16 @@ impl Reports {
             return;
         };
         report.flight = None;
-        if outcome == Outcome::Confirmed {
+        let is_confirmed = matches!(outcome, Outcome::Confirmed | Outcome::ConfirmedByGo);
+        if is_confirmed {
+            if let (Outcome::ConfirmedByGo, Told::Twins(told)) = (outcome, &flight.told) {
+                for (name, sides) in told {
+                    if self.twice.insert((flight.device.clone(), name.clone())) {
+                        let waiting = report.twins.entry(name.clone()).or_default();
+                        *waiting = waiting.and(*sides);
+                    }
+                }
+            }
             report.backoff.reset();
             report.since = report.has_news().then_some(flight.since);
             self.confirmed = Some(now);
@@ -310,7 +325,7 @@ impl Reports {
             self.silent |= outcome == Outcome::Unanswered && nothing_since;
         }
         self.queue(&flight.device);
-        if outcome == Outcome::Confirmed && std::mem::take(&mut self.silent) {
+        if is_confirmed && std::mem::take(&mut self.silent) {
             // The cloud was away, not these devices unknown to it.
             self.all_at_once(now);
         }

@@ -46,6 +46,22 @@ fn a_quiet_device_is_told_of_at_once_and_a_busy_one_by_its_newest_value() {
 }
 
 #[test]
+fn a_go_cloud_is_told_of_the_first_value_of_a_property_twice() {
+    let mut edge = Edge::with_t1();
+    edge.connect();
+    for (value, times) in [(1, 2), (2, 1)] {
+        set(&mut edge, "default/t1", value);
+        for _ in 0..times {
+            let sent = edge.sent();
+            assert_eq!(values(&sent), [value.to_string()]);
+            edge.answer(sent[0].0, Outcome::ConfirmedByGo);
+            edge.wait(Duration::from_secs(1));
+        }
+        assert!(edge.sent().is_empty());
+    }
+}
+
+#[test]
 fn all_devices_together_keep_the_rate_and_leave_room_for_others() {
     let mut edge = Edge::new();
     edge.checks = false;
