@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Entry, bare};
 use crate::api::{self, number, text};
 use crate::edge::Board;
-use crate::system::{Context, System};
+use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[("board", false, board)];
@@ -21,6 +21,9 @@ const HUNGRY: &str = r#"    command: [sh, -c, "sleep 1000000 & dd if=/dev/zero o
 /// Limits arrive in the kernel's one hierarchy, at the container, its pod and the pod's class; use is told; a container without memory
 /// is killed and says why. Then the power fails while there is no link: the pods come back from the board's disk alone.
 fn board(context: &mut Context) -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(Skip("user-mode Linux is there for x86_64 alone".to_owned()).into());
+    }
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let ours = context.ours();
     let system = context.system()?;

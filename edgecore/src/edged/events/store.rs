@@ -33,19 +33,19 @@ pub(super) async fn load(tables: &Tables) -> Result<Vec<Said>, RequestError> {
     Ok(read.collect())
 }
 
-/// Writes events and removes the rows of those that need none any more.
-pub(super) async fn write(tables: &Tables, write: Vec<Said>, forget: Vec<String>) -> Result<(), RequestError> {
+/// Removes the rows of those that need none any more, then writes events.
+pub(super) async fn write(tables: &Tables, forget: Vec<String>, write: Vec<Said>) -> Result<(), RequestError> {
     tables
         .transact(move |connection| {
             connection.execute_batch(TABLE)?;
+            let mut delete = connection.prepare_cached("DELETE FROM pod_event WHERE name = ?1")?;
+            for name in &forget {
+                delete.execute(params![name])?;
+            }
             let mut insert =
                 connection.prepare_cached("INSERT OR REPLACE INTO pod_event (name, event) VALUES (?1, ?2)")?;
             for Said { name, object } in &write {
                 insert.execute(params![name, object.json()])?;
-            }
-            let mut delete = connection.prepare_cached("DELETE FROM pod_event WHERE name = ?1")?;
-            for name in &forget {
-                delete.execute(params![name])?;
             }
             Ok(())
         })

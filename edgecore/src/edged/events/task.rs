@@ -79,9 +79,9 @@ pub(super) async fn run(mut sender: Sender, stop: CancellationToken) {
     while let Ok(note) = sender.notes.try_recv() {
         sender.take(&mut correlator, &mut waiting, note);
     }
-    if let Action::Store { write, forget } = waiting.store()
+    if let Action::Store { forget, write } = waiting.store()
         && !(write.is_empty() && forget.is_empty())
-        && let Err(error) = store::write(&sender.tables, write, forget).await
+        && let Err(error) = store::write(&sender.tables, forget, write).await
     {
         debug!(%error, "events that wait for a link are lost by the stop");
     }
@@ -104,7 +104,7 @@ impl Sender {
                     let api = self.api.clone();
                     sending.push(Box::pin(async move { (name, api.send_event(&object).await) }));
                 }
-                Action::Store { write, forget } => match store::write(&self.tables, write, forget).await {
+                Action::Store { forget, write } => match store::write(&self.tables, forget, write).await {
                     Ok(()) => waiting.stored(),
                     Err(error) => {
                         debug!(%error, "events that wait for a link cannot be written");

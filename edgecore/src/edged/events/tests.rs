@@ -114,14 +114,14 @@ impl Rows {
                 Action::Wait(until) => return (sent, until),
                 Action::Send(said) => sent.push(said.name),
                 Action::Store { .. } if self.fails => waiting.store_failed(now),
-                Action::Store { write, forget } => {
+                Action::Store { forget, write } => {
                     assert!(!write.is_empty() || !forget.is_empty());
                     self.writes += 1;
-                    for said in write {
-                        self.rows.insert(said.name, said.object.json().to_owned());
-                    }
                     for name in forget {
                         self.rows.remove(&name);
+                    }
+                    for said in write {
+                        self.rows.insert(said.name, said.object.json().to_owned());
                     }
                     waiting.stored();
                 }
@@ -212,6 +212,35 @@ fn a_link_that_is_lost_and_a_cloud_that_cannot_write_mean_once_more() {
     assert_eq!(rows.drive(&mut waiting, until.expect("a pause")).0, ["old"]);
     waiting.sent(start, "old", Outcome::Refused);
     assert_eq!(rows.drive(&mut waiting, start).0, Vec::<String>::new());
+}
+
+#[test]
+fn what_repeats_before_its_row_was_removed_is_written_again() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let mut waiting = Waiting::new(start, vec![said("a", 1)]);
+    rows.rows.insert("a".to_owned(), String::new());
+    waiting.link(start, true);
+    rows.drive(&mut waiting, start);
+    waiting.sent(start, "a", Outcome::Written);
+    waiting.link(start, false);
+    waiting.put(start, said("a", 2));
+    rows.drive(&mut waiting, start + 100 * SECOND);
+    assert!(rows.rows["a"].contains('2'), "{:?}", rows.rows);
+}
+
+#[test]
+fn many_that_fail_together_are_one_failure() {
+    let (start, mut rows) = (Instant::now(), Rows::default());
+    let names: Vec<String> = (0..16).map(|number| number.to_string()).collect();
+    let mut waiting = Waiting::new(start, names.iter().map(|name| said(name, 1)).collect());
+    waiting.link(start, true);
+    rows.drive(&mut waiting, start);
+    for name in &names {
+        waiting.sent(start, name, Outcome::Later);
+    }
+    let until = rows.drive(&mut waiting, start).1.expect("a pause");
+    assert!(until <= start + 2 * SECOND, "{:?}", until - start);
+    assert_eq!(rows.drive(&mut waiting, until).0, names);
 }
 
 #[test]

@@ -41,8 +41,9 @@ pub(super) struct Said {
 pub(super) enum Action {
     /// Send it: [`Waiting::sent`] is told what became of it.
     Send(Said),
-    /// Write these and remove the rows of those names; then, before anything else, [`Waiting::stored`] or [`Waiting::store_failed`].
-    Store { write: Vec<Said>, forget: Vec<String> },
+    /// Remove the rows of those names, then write these: one may be both. Before anything else follows [`Waiting::stored`] or
+    /// [`Waiting::store_failed`].
+    Store { forget: Vec<String>, write: Vec<Said> },
     /// Nothing until then, or until something happens.
     Wait(Option<Instant>),
 }
@@ -191,7 +192,10 @@ impl Waiting {
         held.flight = false;
         let again = std::mem::take(&mut held.again);
         if outcome == Outcome::Later {
-            self.paused = Some(now + self.backoff.next_delay());
+            // All that were under way fail together: that is one failure.
+            if self.paused.is_none_or(|until| until <= now) {
+                self.paused = Some(now + self.backoff.next_delay());
+            }
             return;
         }
         self.backoff.reset();
@@ -221,8 +225,7 @@ impl Waiting {
         for held in &mut self.held {
             held.row = Row::Same;
         }
-        self.forget.clear();
-        self.forget_at = None;
+        self.forgotten();
     }
 
     /// It is not; it is tried again.
@@ -235,10 +238,10 @@ impl Waiting {
         for held in &mut self.held {
             (held.row, held.since) = (Row::None, now);
         }
-        self.stored_none();
+        self.forgotten();
     }
 
-    fn stored_none(&mut self) {
+    fn forgotten(&mut self) {
         self.forget.clear();
         self.forget_at = None;
     }
@@ -278,8 +281,8 @@ impl Waiting {
     pub(super) fn store(&self) -> Action {
         let unwritten = self.held.iter().filter(|held| held.row != Row::Same);
         Action::Store {
-            write: unwritten.map(|held| held.said.clone()).collect(),
             forget: self.forget.clone(),
+            write: unwritten.map(|held| held.said.clone()).collect(),
         }
     }
 }
