@@ -202,11 +202,8 @@ pub fn teardown(settings: &Settings, folder: &Path) -> Result<()> {
     if folder.join("pki").exists() {
         process::run(Command::new(settings.script("down")).arg(folder))?;
     }
-    match HostNumber::read(&folder.join(HOST)) {
-        Ok(host) => host.remove(),
-        // Most control planes have none.
-        Err(_) => Ok(()),
-    }
+    // Most control planes have none.
+    HostNumber::give_back(&folder.join(HOST))
 }
 
 /// File with the number of the control plane's own host.
@@ -214,8 +211,7 @@ const HOST: &str = "host";
 
 /// A host for the control plane, whose number is on disk before anything else happens, for the teardown.
 fn own_host(folder: &Path) -> Result<HostNumber> {
-    let host = HostNumber::take()?;
-    std::fs::write(folder.join(HOST), host.to_string())?;
+    let host = HostNumber::take(&folder.join(HOST))?;
     host.make_veth()?;
     Ok(host)
 }

@@ -36,14 +36,15 @@ pub fn isolate() -> Result<()> {
 pub struct HostNumber(u8);
 
 impl HostNumber {
-    /// Takes the first free number and makes its network namespace.
-    pub fn take() -> Result<Self> {
+    /// Takes the first free number, makes its network namespace and writes the number to `file`, by which anybody can give it back.
+    pub fn take(file: &Path) -> Result<Self> {
         std::fs::create_dir_all(run::base())?;
         let _lock = process::lock(&run::base().join("lock"))?;
         let addresses = call("ip", &["-4", "-o", "addr"])?;
         for number in 0..=254 {
             let host = Self(number);
             if !host.netns_path().exists() && !addresses.contains(&format!(" 10.250.{number}.")) {
+                std::fs::write(file, host.to_string()).with_context(|| format!("{}", file.display()))?;
                 call("ip", &["netns", "add", &host.netns()])?;
                 host.inside(&["link", "set", "lo", "up"])?;
                 return Ok(host);
@@ -163,8 +164,20 @@ impl HostNumber {
         .map(drop)
     }
 
-    /// Removes the link and the namespace; what is not there is no error.
-    pub fn remove(self) -> Result<()> {
+    /// Ends the processes of the host whose number `file` holds, removes its cgroups, link and namespace, and the file with them: a
+    /// file that stayed would soon name somebody else's host. What is not there is no error.
+    pub fn give_back(file: &Path) -> Result<()> {
+        if !file.exists() {
+            return Ok(());
+        }
+        let host = Self::read(file)?;
+        host.cgroup().kill()?;
+        host.cgroup().remove()?;
+        host.remove()?;
+        std::fs::remove_file(file).with_context(|| format!("{}", file.display()))
+    }
+
+    fn remove(self) -> Result<()> {
         if self.netns_path().exists() {
             // An open TUN descriptor keeps its namespace: the interface goes first.
             let _ = self.inside(&["link", "del", "eth0"]);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{PAUSE, Uplink, teardown};
+use super::{NUMBER, PAUSE, Uplink, teardown};
 use crate::hosts::HostNumber;
 use crate::process::{self, Daemon};
 use crate::settings::{Settings, program};
@@ -34,8 +34,7 @@ impl Board {
     pub fn new(settings: &Settings, run: &Path, name: &str) -> Result<Self> {
         let folder = run.join("edges").join(name);
         std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
-        let number = HostNumber::take()?;
-        std::fs::write(folder.join("number"), number.to_string())?;
+        let number = HostNumber::take(&folder.join(NUMBER))?;
         let board = Self {
             name: name.to_owned(),
             folder,

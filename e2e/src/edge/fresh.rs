@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
-use super::{BUSYBOX, PAUSE, files, teardown};
+use super::{BUSYBOX, NUMBER, PAUSE, files, teardown};
 use crate::hosts::HostNumber;
 use crate::process::{self, Daemon};
 use crate::settings::Settings;
@@ -42,8 +42,7 @@ impl FreshHost {
         for part in ["opt", "cni/lib"] {
             std::fs::create_dir_all(folder.join(part)).with_context(|| format!("{}", folder.display()))?;
         }
-        let number = HostNumber::take()?;
-        std::fs::write(folder.join("number"), number.to_string())?;
+        let number = HostNumber::take(&folder.join(NUMBER))?;
         match Self::boot(settings, &folder, name, number, init) {
             Ok(host) => Ok(host),
             Err(error) => {

@@ -21,6 +21,8 @@ use crate::wait;
 pub use board::Board;
 pub use fresh::{FreshHost, Init, PROGRAMS};
 
+/// File with the host's number, in its folder.
+pub const NUMBER: &str = "number";
 /// The sandbox image of all edges, imported at start.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The image that workloads of tests use, imported at start.
@@ -103,8 +105,7 @@ impl EdgeHost {
         ] {
             std::fs::create_dir_all(folder.join(part)).with_context(|| format!("{}", folder.display()))?;
         }
-        let number = HostNumber::take()?;
-        std::fs::write(folder.join("number"), number.to_string())?;
+        let number = HostNumber::take(&folder.join(NUMBER))?;
         let link = match wire {
             Wire::Veth => number.make_veth().map(|()| None)?,
             Wire::Tun(seed) => Some(Link::start(number, seed)?),
@@ -406,11 +407,6 @@ pub fn teardown(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    if let Ok(number) = HostNumber::read(&folder.join("number")) {
-        let cgroup = number.cgroup();
-        cgroup.kill()?;
-        cgroup.remove()?;
-        number.remove()?;
-    }
+    HostNumber::give_back(&folder.join(NUMBER))?;
     std::fs::remove_dir_all(folder).with_context(|| format!("{}", folder.display()))
 }

@@ -1,7 +1,7 @@
 //! The redirect rules of the API server's host and the record of tunnel ports that they are made from (spec 04 §12, §15 rows
 //! 27 to 29). All of it happens in the network namespace of the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Entry;
 use crate::api::{self, Api, text};
 use crate::cloud::CloudHost;
+use crate::edge::{self, NUMBER};
 use crate::hosts::HostNumber;
 use crate::process::{self, Daemon, call};
 use crate::settings::{is_ours, program};
@@ -472,15 +473,15 @@ done"#
 struct Manager {
     daemon: Daemon,
     host: HostNumber,
+    folder: PathBuf,
 }
 
 impl Manager {
     /// The host's first commands are `setup`.
     fn start(system: &System, folder: &Path, name: &str, setup: &str, cloudcore: &Path) -> Result<Self> {
-        let host = HostNumber::take()?;
         let folder = folder.join("edges").join(name);
         std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join("number"), host.to_string())?;
+        let host = HostNumber::take(&folder.join(NUMBER))?;
         host.make_veth()?;
         let kubeconfig = folder.join("kubeconfig");
         let text = std::fs::read_to_string(system.cluster.kubeconfig())?;
@@ -496,7 +497,7 @@ impl Manager {
             .args(["--iptables-manager", "--forwardport=10003", "--kubeconfig"])
             .arg(&kubeconfig);
         let daemon = Daemon::start(&folder, "manager", &mut command)?;
-        Ok(Self { daemon, host })
+        Ok(Self { daemon, host, folder })
     }
 
     fn run(&self, words: &[&str]) -> Result<String> {
@@ -512,7 +513,7 @@ impl Manager {
 impl Drop for Manager {
     fn drop(&mut self) {
         self.daemon.kill();
-        if let Err(error) = self.host.remove() {
+        if let Err(error) = edge::teardown(&self.folder) {
             eprintln!("e2e: {error:#}");
         }
     }
