@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Tasks, order};
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use proto::dmi::{self, Digest, pb};
 use proto::{Kind, Namespace, Object, ObjectName, ObjectPath};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 use tracing::{info, warn};
 
@@ -21,6 +23,8 @@ use crate::metamanager::{MetaManager, RequestError};
 
 /// Registrations that wait for the task; a full queue makes mappers wait.
 const REGISTRATIONS: usize = 16;
+/// When the database could not be read, it is read again after this.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The namespaces of the devices of a name, for mappers that know no namespaces.
 pub(super) type Names = Arc<Mutex<HashMap<ObjectName, BTreeSet<Namespace>>>>;
@@ -44,6 +48,8 @@ pub(super) fn start(meta: MetaManager, tasks: &Tasks) -> (mpsc::Sender<Registrat
         names: names.clone(),
         catalog: Catalog::default(),
         mappers: BTreeMap::new(),
+        resumed: false,
+        again: None,
     };
     tasks.spawn("dmi", owner.run(registrations));
     (registrar, names)
@@ -65,14 +71,24 @@ struct Owner {
     catalog: Catalog,
     /// By protocol: who registered last has it.
     mappers: BTreeMap<String, Running>,
+    /// Whether the mappers of the last run are known.
+    resumed: bool,
+    /// When to read again what could not be read.
+    again: Option<Instant>,
 }
 
 impl Owner {
     async fn run(mut self, mut registrations: mpsc::Receiver<Registration>) {
         let mut changes = self.meta.changes();
-        self.reload().await;
-        self.resume().await;
+        self.catch_up().await;
         loop {
+            let again = self.again;
+            let due = async {
+                match again {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 change = changes.recv() => match change {
                     Ok(path) => self.changed(&path).await,
@@ -83,19 +99,46 @@ impl Owner {
                     let answer = self.register(registration.mapper, registration.with_data).await;
                     let _ = registration.answer.send(answer);
                 }
+                () = due => self.catch_up().await,
             }
         }
     }
 
-    /// The mappers of an earlier run: each is told what changed since.
+    /// Reads what there is, and what an earlier attempt could not.
+    async fn catch_up(&mut self) {
+        self.again = None;
+        self.reload().await;
+        self.resume().await;
+    }
+
+    fn read_again(&mut self) {
+        self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+    }
+
+    /// The mappers of an earlier run: each is told what changed since. Who registered meanwhile is newer than its row.
     async fn resume(&mut self) {
-        match self.meta.tables().read(rows::load).await {
-            Ok(stored) => stored.into_iter().for_each(|mapper| self.run_mapper(mapper)),
-            Err(error) => warn!(
-                error = common::chain(&error),
-                "the mappers of the last run cannot be read: each has to register again"
-            ),
+        if self.resumed {
+            return;
         }
+        match self.meta.tables().read(rows::load).await {
+            Ok(mut stored) => {
+                self.resumed = true;
+                stored.retain(|mapper| !self.runs(&mapper.info));
+                stored.into_iter().for_each(|mapper| self.run_mapper(mapper));
+            }
+            Err(error) => {
+                warn!(
+                    error = common::chain(&error),
+                    "the mappers of the last run cannot be read yet: those that do not register again wait"
+                );
+                self.read_again();
+            }
+        }
+    }
+
+    fn runs(&self, mapper: &pb::MapperInfo) -> bool {
+        self.mappers.contains_key(&mapper.protocol)
+            || self.mappers.values().any(|running| running.name == mapper.name)
     }
 
     /// Reads all devices and models anew.
@@ -105,9 +148,9 @@ impl Owner {
             Err(error) => {
                 warn!(
                     error = common::chain(&error),
-                    "devices cannot be read: mappers keep what they have"
+                    "devices cannot be read yet: mappers keep what they have"
                 );
-                return;
+                return self.read_again();
             }
         };
         // Absent knowledge removes nothing: the cloud tells what belongs into a new database.
@@ -155,11 +198,14 @@ impl Owner {
         };
         match protocols {
             Ok(protocols) => self.tell(protocols),
-            Err(error) => warn!(
-                object = %path,
-                error = common::chain(&error),
-                "cannot be read: its mapper keeps what it has until the next change"
-            ),
+            Err(error) => {
+                warn!(
+                    object = %path,
+                    error = common::chain(&error),
+                    "cannot be read yet: its mapper keeps what it has"
+                );
+                self.read_again();
+            }
         }
     }
 

@@ -60,17 +60,12 @@ impl Edge {
     }
 
     async fn start_in(folder: tempfile::TempDir) -> Self {
-        let (uplink, mut cloud) = Uplink::channel();
         let tasks = Tasks::new();
-        let settings = metamanager::Settings {
-            node: "edge-1".into(),
-            database: folder.path().join("edgecore.db"),
-            remote_timeout: Duration::from_secs(60),
-        };
-        let meta = MetaManager::start(settings, uplink, &tasks).await.expect("started");
-        cloud.link.send_replace(Link::Up(1));
-        // Acknowledgements go nowhere.
-        tasks.spawn("the cloud", async move { while cloud.recv().await.is_some() {} });
+        let meta = meta_manager(&folder, &tasks).await;
+        Self::serve(folder, meta, tasks)
+    }
+
+    fn serve(folder: tempfile::TempDir, meta: MetaManager, tasks: Tasks) -> Self {
         let (registrar, names) = owner::start(meta.clone(), &tasks);
         let (reports, reported) = mpsc::channel(16);
         let service = server::Service::new(registrar, names, Reporter(reports));
@@ -175,6 +170,20 @@ impl Edge {
         let answer = self.client().await.mapper_register(request).await;
         answer.expect("registered").into_inner()
     }
+}
+
+async fn meta_manager(folder: &tempfile::TempDir, tasks: &Tasks) -> MetaManager {
+    let (uplink, mut cloud) = Uplink::channel();
+    let settings = metamanager::Settings {
+        node: "edge-1".into(),
+        database: folder.path().join("edgecore.db"),
+        remote_timeout: Duration::from_secs(60),
+    };
+    let meta = MetaManager::start(settings, uplink, tasks).await.expect("started");
+    cloud.link.send_replace(Link::Up(1));
+    // Acknowledgements go nowhere.
+    tasks.spawn("the cloud", async move { while cloud.recv().await.is_some() {} });
+    meta
 }
 
 fn device(name: &str, version: u32, desired: &str) -> Value {
@@ -360,6 +369,44 @@ async fn a_mapper_is_known_after_its_database_was_replaced() {
     edge.device("d", 4, "3").await;
     assert_eq!(next(&mut called).await, "update d 3", "it is told of the change alone");
     drop(edge);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_at_the_start_is_read_later() {
+    let edge = Edge::start().await;
+    edge.model().await;
+    edge.device("d", 2, "1").await;
+    edge.stored(1).await;
+    let socket = edge.mapper_socket("m.sock");
+    edge.register(&socket).await;
+    assert!(edge.tasks.stop(LIMIT).await);
+    let Edge { folder, meta, .. } = edge;
+    drop(meta);
+    let tasks = Tasks::new();
+    let meta = meta_manager(&folder, &tasks).await;
+    let away = |connection: &rusqlite::Connection| {
+        let changed = device("d", 3, "2").to_string();
+        connection.execute("UPDATE meta SET value = ?1 WHERE type = 'device'", [changed])?;
+        connection.execute("ALTER TABLE meta RENAME TO away", []).map(drop)
+    };
+    meta.tables().transact(away).await.expect("renamed");
+    let edge = Edge::serve(folder, meta, tasks);
+    // Who asks is told, and the owner has had its first attempt.
+    let request = pb::MapperRegisterRequest {
+        with_data: true,
+        mapper: Some(pb::MapperInfo {
+            name: "other".into(),
+            protocol: "opcua".into(),
+            address: b"/nowhere.sock".to_vec(),
+            ..Default::default()
+        }),
+    };
+    let refused = edge.client().await.mapper_register(request).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let back = |connection: &rusqlite::Connection| connection.execute("ALTER TABLE away RENAME TO meta", []).map(drop);
+    edge.meta.tables().transact(back).await.expect("renamed");
+    let mut called = Mapper::serve(&socket, &edge.tasks);
+    assert_eq!(next(&mut called).await, "update d 2");
 }
 
 /// The framework takes nothing of an answer with an empty list, and serves its socket some time later.
