@@ -104,6 +104,17 @@ impl Context {
         self.system.as_mut().context("was just started")
     }
 
+    /// A host that a scenario leaves is stopped with the run only, by a number that may be another's by then.
+    fn nothing_left(&self) -> Result<()> {
+        let entries = std::fs::read_dir(self.folder().join("edges"));
+        for entry in entries.into_iter().flatten().flatten() {
+            if entry.file_name() != NODE {
+                bail!("its host {} is left", entry.path().display());
+            }
+        }
+        Ok(())
+    }
+
     fn log_tails(&self) -> Vec<(String, String)> {
         self.system.as_ref().map_or_else(Vec::new, |system| {
             let mut all = system.edge.log_tails();
@@ -430,7 +441,7 @@ pub fn run(settings: &Settings, list: impl Iterator<Item = Scenario>, long: bool
     for scenario in list {
         println!("--- {}", scenario.name);
         let start = Instant::now();
-        let result = (scenario.run)(&mut context);
+        let result = (scenario.run)(&mut context).and_then(|()| context.nothing_left());
         let took = start.elapsed().as_secs_f64();
         let (outcome, why) = match result {
             Ok(()) => (Outcome::Passed, String::new()),

@@ -48,13 +48,8 @@ impl Bench {
             let checksum = |bench: &Self| bench.exec(&namespace, &["sha256sum", KEPT], None);
             let right = sha256(&input)?;
             let times = repeat(RUNS, || {
-                let script = format!("cat > {KEPT} && wc -c < {KEPT}");
-                let (took, count) = self.exec(&namespace, &["sh", "-c", &script], Some(&input))?;
-                ensure!(
-                    count == format!("{STREAM}\n").into_bytes(),
-                    "of {STREAM} bytes came {}",
-                    String::from_utf8_lossy(&count)
-                );
+                // What counts them comes later: it would be a fifth of the time, whoever carries the bytes.
+                let took = self.exec(&namespace, &["sh", "-c", &format!("cat > {KEPT}")], Some(&input))?.0;
                 let said = String::from_utf8(checksum(self)?.1)?;
                 ensure!(said.starts_with(&right), "the container has {said}, not {right}");
                 Ok(took)

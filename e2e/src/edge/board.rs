@@ -47,6 +47,11 @@ impl Board {
         let disk = board.folder.join("disk");
         std::fs::File::create(&disk)?.set_len(DISK)?;
         process::run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk))?;
+        let (source, preloaded) = (board.folder.join("board.c"), board.preloaded());
+        std::fs::write(&source, include_str!("board.c"))?;
+        let mut compiler = Command::new("gcc");
+        compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([preloaded, source]);
+        process::run(&mut compiler)?;
         let init = board.folder.join("board.sh");
         std::fs::write(&init, include_str!("board.sh"))?;
         std::fs::set_permissions(init, std::fs::Permissions::from_mode(0o755))?;
@@ -67,6 +72,11 @@ impl Board {
             ),
         )?;
         Ok(board)
+    }
+
+    /// What makes its kernel run on processors that are newer than it.
+    fn preloaded(&self) -> PathBuf {
+        self.folder.join("board.so")
     }
 
     /// The node's name.
@@ -125,6 +135,7 @@ modules:
         let mut command = Command::new("bash");
         command.args(["-ec", r#"echo $$ > "$1"; shift; exec "$@""#, "board"]);
         command.arg(self.number.cgroup().system_procs()).arg(KERNEL);
+        command.env("LD_PRELOAD", self.preloaded());
         command.arg(format!("mem={MEMORY}"));
         // Its memory is a file without a name; a disk will do where there is no room.
         command.env(

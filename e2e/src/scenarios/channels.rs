@@ -170,6 +170,11 @@ fn follow_all(system: &mut System) -> Result<()> {
     system.until_pod("talker Running", (&namespace, "talker"), 60, |pod| {
         (api::text(pod, "/status/phase") != "Pending").then_some(())
     })?;
+    // Go's edgecore dials its tunnel some seconds after it has registered.
+    wait::until("logs are there", seconds(60), || {
+        let said = kubectl(system, &["logs", "-n", &namespace, "talker", "--limit-bytes=1"], b"")?;
+        Ok((said.text() == "l").then_some(()))
+    })?;
     let said = kubectl(system, &["logs", "-f", "-n", &namespace, "talker"], b"")?;
     let expected: String = (0..LINES).map(|number| format!("line {number}\n")).collect();
     if said.text() != expected {

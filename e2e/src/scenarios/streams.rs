@@ -520,7 +520,8 @@ fn metrics(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let path = format!("/api/v1/nodes/{}/proxy/metrics", system.edge.name());
     let said = kubectl(system, &["get", "--raw", &path], b"")?;
-    ensure!(said.text().contains("edgecore_"), "{} {}", said.text(), said.error());
+    let of_an_edge = ["edgecore_", "kubelet_"].iter().any(|name| said.text().contains(name));
+    ensure!(of_an_edge, "{} {}", said.text(), said.error());
     Ok(())
 }
 

@@ -11,20 +11,19 @@ use std::time::Duration;
 
 use common::tls::client::certificates;
 use common::tls::server::{ClientCertificates, client_verifier_of, server_config};
+use common::tls::stream::ServerStream;
 use common::tunnel::{self, TunnelSettings};
 use http::StatusCode;
 use proto::NodeName;
 use proto::tunnel::Role;
 use proto::tunnel::upgrade::{Refused, Request};
-use rustls::AlertDescription;
 use rustls::server::ResolvesServerCert;
+use rustls::{AlertDescription, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use super::sessions::Session;
@@ -41,10 +40,9 @@ pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesSer
     let port = shared.settings.tunnel_port;
     let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port).await?;
     info!(port, "listening for tunnels of edges");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
     shared
         .tasks
-        .spawn("tunnel listener", accept(shared.clone(), listener, acceptor));
+        .spawn("tunnel listener", accept(shared.clone(), listener, Arc::new(config)));
     shared.tasks.spawn("revoked tunnels", revocations(shared.clone()));
     Ok(())
 }
@@ -64,7 +62,7 @@ fn authorities(shared: &Shared) -> Vec<CertificateDer<'static>> {
     found
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, config: Arc<ServerConfig>) {
     shared.hub.knows_revocations().await;
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
@@ -73,7 +71,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
+                let task = connect(shared.clone(), config.clone(), stream, peer, place);
                 shared.tasks.spawn("tunnel handshake", task);
             }
             Err(error) => {
@@ -87,9 +85,11 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
 
 /// What came in.
 enum Visitor {
-    Edge(TlsStream<TcpStream>, Box<Admitted>),
-    Cloudcore(TlsStream<TcpStream>),
+    Edge(Tls, Box<Admitted>),
+    Cloudcore(Tls),
 }
+
+type Tls = ServerStream<TcpStream>;
 
 struct Admitted {
     request: Request,
@@ -101,14 +101,14 @@ struct Admitted {
 
 async fn connect(
     shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) {
     tunnel::tune(&stream);
     let visitor = timeout(HANDSHAKE, async {
-        let tls = match acceptor.accept(stream).await {
+        let tls = match ServerStream::accept(config, stream).await {
             Ok(tls) => tls,
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
@@ -150,13 +150,8 @@ fn tls_reason(error: &io::Error) -> String {
     }
 }
 
-async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr) -> Option<Visitor> {
-    let certificate = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .cloned();
+async fn greet(shared: &Shared, mut tls: Tls, peer: SocketAddr) -> Option<Visitor> {
+    let certificate = tls.peer_certificates().and_then(|chain| chain.first()).cloned();
     if certificate
         .as_ref()
         .is_some_and(|certificate| forward::is_cloudcore(certificate))
@@ -199,7 +194,7 @@ async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr)
 }
 
 /// A tunnel from its upgrade to its end. The node need not exist yet.
-async fn serve(shared: &Shared, mut tls: TlsStream<TcpStream>, admitted: Admitted, peer: SocketAddr) {
+async fn serve(shared: &Shared, mut tls: Tls, admitted: Admitted, peer: SocketAddr) {
     let Admitted {
         request,
         node,
