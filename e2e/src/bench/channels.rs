@@ -49,7 +49,9 @@ impl Bench {
             let right = sha256(&input)?;
             let times = repeat(RUNS, || {
                 // What counts them comes later: it would be a fifth of the time, whoever carries the bytes.
-                let took = self.exec(&namespace, &["sh", "-c", &format!("cat > {KEPT}")], Some(&input))?.0;
+                let took = self
+                    .exec(&namespace, &["sh", "-c", &format!("cat > {KEPT}")], Some(&input))?
+                    .0;
                 let said = String::from_utf8(checksum(self)?.1)?;
                 ensure!(said.starts_with(&right), "the container has {said}, not {right}");
                 Ok(took)

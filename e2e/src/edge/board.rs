@@ -50,7 +50,9 @@ impl Board {
         let (source, preloaded) = (board.folder.join("board.c"), board.preloaded());
         std::fs::write(&source, include_str!("board.c"))?;
         let mut compiler = Command::new("gcc");
-        compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([preloaded, source]);
+        compiler
+            .args(["-shared", "-fPIC", "-O2", "-o"])
+            .args([preloaded, source]);
         process::run(&mut compiler)?;
         let init = board.folder.join("board.sh");
         std::fs::write(&init, include_str!("board.sh"))?;

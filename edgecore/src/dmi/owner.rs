@@ -137,8 +137,7 @@ impl Owner {
     }
 
     fn runs(&self, mapper: &pb::MapperInfo) -> bool {
-        self.mappers.contains_key(&mapper.protocol)
-            || self.mappers.values().any(|running| running.name == mapper.name)
+        self.mappers.contains_key(&mapper.protocol) || self.mappers.values().any(|running| running.name == mapper.name)
     }
 
     /// Reads all devices and models anew.
