@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use proto::{Object, ObjectPath};
 
-use super::index::Known;
+use super::known::Known;
 
 pub(super) struct Bodies {
     budget: usize,

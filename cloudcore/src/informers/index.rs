@@ -1,93 +1,17 @@
 //! What cloudcore remembers of the cluster: versions and references, no bodies. Pure: events in, changes for nodes out.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use proto::inventory::Item;
 use proto::{Kind, Namespace, NodeName, Object, ObjectName, ObjectPath, Operation, Uid};
 
+use super::change::{Change, Need};
 use super::hosts::{EdgeHosts, Host, others_of};
+use super::known::{Known, fingerprint, shell};
 use super::references::{Reference, references};
+use super::watches::Watch;
 use crate::kubernetes::Seen;
-
-/// What nodes have to hear of.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// A Pod of a node.
-    Pod {
-        /// Where it is to run.
-        node: NodeName,
-        /// Insert, update or delete.
-        operation: Operation,
-        /// The Pod; only its metadata when it vanished unseen.
-        pod: Object,
-    },
-    /// The node itself.
-    Node {
-        /// Which.
-        node: NodeName,
-        /// The Node.
-        object: Object,
-    },
-    /// An edge node that was not known before: its Pods have to be looked up.
-    NodeAppeared {
-        /// Which.
-        node: NodeName,
-    },
-    /// The Node was deleted, or is no edge node any more.
-    NodeGone {
-        /// Which.
-        node: NodeName,
-    },
-    /// A ConfigMap or Secret that Pods of these nodes name. Its body is not known here.
-    Referenced {
-        /// Which.
-        path: ObjectPath,
-        /// Insert, update or delete.
-        operation: Operation,
-        /// Its metadata.
-        object: Object,
-        /// Whom it concerns.
-        nodes: Vec<NodeName>,
-    },
-}
-
-/// How a node needs a ConfigMap or Secret.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Need {
-    /// No Pod of the node names it.
-    None,
-    /// All Pods that name it start without it.
-    Optional,
-    /// A Pod cannot start without it.
-    Required,
-}
-
-/// A version of an object.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Known {
-    /// `metadata.uid`.
-    pub uid: Uid,
-    /// `metadata.resourceVersion`; 0 for what is no number.
-    pub version: u64,
-    /// The version of the last change that edges are told of: for Pods, the last that was not one of status alone.
-    pub told: u64,
-}
-
-/// Which watch an event came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Watch {
-    /// Edge nodes.
-    Nodes,
-    /// Pods of all namespaces.
-    Pods,
-    /// Metadata of ConfigMaps.
-    ConfigMaps,
-    /// Metadata of Secrets.
-    Secrets,
-}
 
 #[derive(Default)]
 pub(super) struct Index {
@@ -142,7 +66,7 @@ impl Index {
                 Vec::new()
             }
             Seen::Listed(object) => {
-                let path = path_of(watch, &object);
+                let path = watch.path(&object);
                 if let Some(listed) = self.listing.get_mut(&watch) {
                     listed.insert(path.clone());
                 }
@@ -152,9 +76,9 @@ impl Index {
                 self.synced.insert(watch);
                 self.sweep(watch)
             }
-            Seen::Added(object) => self.present(watch, path_of(watch, &object), object, true),
-            Seen::Modified(object) => self.present(watch, path_of(watch, &object), object, false),
-            Seen::Deleted(object) => self.absent(watch, &path_of(watch, &object), object),
+            Seen::Added(object) => self.present(watch, watch.path(&object), object, true),
+            Seen::Modified(object) => self.present(watch, watch.path(&object), object, false),
+            Seen::Deleted(object) => self.absent(watch, &watch.path(&object), object),
         }
     }
 
@@ -162,13 +86,13 @@ impl Index {
     pub(super) fn found_pods(&mut self, node: &NodeName, pods: Vec<Object>) -> Vec<Change> {
         let deleted = self.looking.remove(node).unwrap_or_default();
         let pods = pods.into_iter().filter(|pod| !deleted.contains(&pod.uid()));
-        pods.flat_map(|pod| self.present(Watch::Pods, path_of(Watch::Pods, &pod), pod, true))
+        pods.flat_map(|pod| self.present(Watch::Pods, Watch::Pods.path(&pod), pod, true))
             .collect()
     }
 
     /// Whether all that a node is to hold is known.
     pub(super) fn is_ready(&self, node: &NodeName) -> bool {
-        self.synced.len() == WATCHES.len() && self.nodes.contains_key(node) && !self.looking.contains_key(node)
+        self.synced.len() == Watch::ALL.len() && self.nodes.contains_key(node) && !self.looking.contains_key(node)
     }
 
     /// The annotation `cloudcore` of a node.
@@ -307,7 +231,7 @@ impl Index {
                 unlisted(paths, &listed)
             }
             Watch::ConfigMaps | Watch::Secrets => {
-                let kind = kind_of(watch);
+                let kind = watch.kind();
                 let paths = self.objects.iter().filter(|(path, _)| path.kind == kind);
                 unlisted(paths.map(|(path, known)| (path.clone(), known)), &listed)
             }
@@ -528,38 +452,6 @@ impl Index {
     }
 }
 
-impl Known {
-    /// What stands in an object's metadata.
-    pub fn of(object: &Object) -> Self {
-        let version = object.version().unwrap_or_default();
-        Self {
-            uid: object.uid(),
-            version,
-            told: version,
-        }
-    }
-
-    /// As a line of the inventory.
-    pub fn item(&self, path: ObjectPath) -> Item {
-        Item {
-            path,
-            uid: self.uid.clone(),
-            version: self.version.to_string().into(),
-        }
-    }
-}
-
-/// What stands for an object of which only this is known (spec 02 §4: the form that edges take as "gone").
-pub fn shell(path: &ObjectPath, uid: &Uid) -> Object {
-    let mut metadata = serde_json::Map::new();
-    metadata.insert("name".into(), path.name_str().into());
-    if !path.namespace.is_cluster() {
-        metadata.insert("namespace".into(), path.namespace.as_str().into());
-    }
-    metadata.insert("uid".into(), uid.as_str().into());
-    Object::from_value(&serde_json::json!({ "metadata": metadata })).expect("a JSON object is an object")
-}
-
 /// The annotation `cloudcore` and the port of the kubelet.
 fn facts_of(node: &Object) -> (Box<str>, u16) {
     #[derive(serde::Deserialize)]
@@ -595,25 +487,6 @@ fn facts_of(node: &Object) -> (Box<str>, u16) {
     (owner.unwrap_or_default().into(), port.unwrap_or_default())
 }
 
-/// Where an object of a watch travels.
-fn path_of(watch: Watch, object: &Object) -> ObjectPath {
-    let kind = kind_of(watch);
-    if kind == Kind::Node {
-        ObjectPath::cluster(kind, object.name())
-    } else {
-        ObjectPath::new(object.namespace(), kind, object.name())
-    }
-}
-
-const fn kind_of(watch: Watch) -> Kind {
-    match watch {
-        Watch::Nodes => Kind::Node,
-        Watch::Pods => Kind::Pod,
-        Watch::ConfigMaps => Kind::ConfigMap,
-        Watch::Secrets => Kind::Secret,
-    }
-}
-
 fn unlisted<'a>(
     known: impl Iterator<Item = (ObjectPath, &'a Known)>,
     listed: &HashSet<ObjectPath>,
@@ -623,24 +496,3 @@ fn unlisted<'a>(
         .map(|(path, known)| (path, known.uid.clone()))
         .collect()
 }
-
-/// A hash of what makes a difference to an edge: not the version, not who manages which field and, for Pods, not the status, which
-/// the edge itself reports.
-pub(super) fn fingerprint(object: &Object, without_status: bool) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if let Ok(mut map) = object.view::<serde_json::Map<String, serde_json::Value>>() {
-        if let Some(serde_json::Value::Object(metadata)) = map.get_mut("metadata") {
-            metadata.retain(|key, _| !matches!(key.as_str(), "resourceVersion" | "generation" | "managedFields"));
-        }
-        if without_status {
-            map.remove("status");
-        }
-        map.remove("kind");
-        map.remove("apiVersion");
-        serde_json::Value::Object(map).to_string().hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-/// All watches, in the order in which their first lists are taken: Pods are kept for known nodes only.
-pub(super) const WATCHES: [Watch; 4] = [Watch::Nodes, Watch::ConfigMaps, Watch::Secrets, Watch::Pods];

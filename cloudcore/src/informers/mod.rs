@@ -7,13 +7,16 @@
 //! not write to the API or know messages. Spec 02 §2.
 
 mod bodies;
+mod change;
 pub mod devices;
 mod hosts;
 mod index;
+mod known;
 mod references;
 mod task;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,8 +33,10 @@ use bodies::Bodies;
 use devices::Devices;
 use index::Index;
 
+pub use change::{Change, Need};
 pub use hosts::{EdgeHosts, Host};
-pub use index::{Change, Known, Need, Watch, shell};
+pub use known::{Known, shell};
+pub use watches::Watch;
 
 /// What the cluster holds, as far as edges are concerned. Cheap to clone.
 #[derive(Clone)]

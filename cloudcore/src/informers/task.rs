@@ -7,7 +7,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use super::Informers;
-use super::index::{Change, WATCHES, Watch};
+use super::change::Change;
+use super::watches::Watch;
 use crate::kubernetes::{
     CONFIG_MAPS, DEVICE_MODELS, DEVICES, Detail, NODES, PODS, Resource, SECRETS, Seen, Selection, follow,
 };
@@ -56,7 +57,7 @@ impl Owner {
     async fn run(&mut self) {
         let mut watches: Vec<(Watch, mpsc::Receiver<Seen>)> = Vec::new();
         // The first lists come one after the other: this bounds memory, and Pods need their nodes.
-        for watch in WATCHES {
+        for watch in Watch::ALL {
             let mut events = self.begin(watch);
             while !self.informers.index.read().is_listed(watch) {
                 let Some(seen) = events.recv().await else { return };

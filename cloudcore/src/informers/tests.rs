@@ -1,7 +1,9 @@
 use proto::{Kind, NodeName, Object, ObjectPath, Operation};
 use serde_json::{Value, json};
 
-use super::index::{Change, Index, Need, Watch};
+use super::change::{Change, Need};
+use super::index::Index;
+use super::watches::Watch;
 use crate::kubernetes::Seen;
 
 fn object(value: Value) -> Object {

@@ -3,7 +3,7 @@
 use proto::device::{DeviceFacts, DeviceId};
 use proto::{NodeName, Object, ObjectName};
 
-use crate::informers::index::{Known, fingerprint};
+use crate::informers::known::{Known, fingerprint};
 
 /// What is kept of one Device.
 #[derive(Clone, Debug)]

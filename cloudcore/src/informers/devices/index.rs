@@ -6,7 +6,7 @@ use proto::device::{DeviceFacts, DeviceId, Member};
 use proto::{Kind, Namespace, NodeName, Object, ObjectPath, Operation, Uid};
 use tracing::warn;
 
-use super::super::index::{Known, fingerprint, shell};
+use super::super::known::{Known, fingerprint, shell};
 use super::entry::DeviceEntry;
 use super::member;
 use crate::kubernetes::Seen;
