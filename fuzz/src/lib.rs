@@ -11,6 +11,12 @@ pub mod streams;
 pub mod tunnel;
 pub mod wire;
 
+// What the files below know as `common` is this crate: a part of it, without the libraries of the rest.
+extern crate self as common;
+#[path = "../../common/src/order.rs"]
+#[allow(dead_code)]
+pub mod order;
+
 /// The state of edgecore's broker, without edgecore around it.
 #[path = "../../edgecore/src/eventbus/broker/core/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
