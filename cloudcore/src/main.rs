@@ -13,7 +13,7 @@ use cloudcore::monitor::{self, Monitor};
 use cloudcore::objectsync::ObjectSyncs;
 use cloudcore::revocation;
 use common::Tasks;
-use config::{CloudCore, HostFacts, Loaded, RealFiles, cli, version};
+use config::{CloudCore, Files, HostFacts, Loaded, LookOnly, RealFiles, cli, version};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
     if let Some(node) = &flags.diagnose {
         return serve(streams::diagnose(&flags, node));
     }
-    let loaded = match CloudCore::load(&flags.config, &host, &RealFiles) {
+    let files: &dyn Files = if flags.check_config { &LookOnly } else { &RealFiles };
+    let loaded = match CloudCore::load(&flags.config, &host, files) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{}", common::chain(&error));
@@ -104,6 +105,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         tasks: tasks.clone(),
     };
     let mut registry = Registry::default();
+    tasks.register(registry.sub_registry_with_prefix("cloudcore"));
     let hub = CloudHub::start(parts, &mut registry)
         .await
         .context("CloudHub does not start")?;

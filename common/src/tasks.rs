@@ -10,6 +10,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +50,11 @@ impl Tasks {
             failed: self.failed.clone(),
             spans: self.spans.clone(),
         }
+    }
+
+    /// Shows under `tasks` how many run.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Running(self.tracker.clone())));
     }
 
     /// Starts a task. It must end by itself when [`Tasks::stopping`] says so, or it is dropped at its next await then.
@@ -193,6 +202,17 @@ impl Tasks {
     }
 }
 
+/// See [`Tasks::register`].
+#[derive(Debug)]
+struct Running(TaskTracker);
+
+impl Collector for Running {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let count = ConstGauge::new(i64::try_from(self.0.len()).unwrap_or(i64::MAX));
+        count.encode(encoder.encode_descriptor("tasks", "Background tasks that run", None, count.metric_type())?)
+    }
+}
+
 impl Default for Tasks {
     fn default() -> Self {
         Self::new()
@@ -233,5 +253,62 @@ impl Signals {
             _ = self.hangup.recv() => "SIGHUP",
             _ = self.quit.recv() => "SIGQUIT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    fn running(tasks: &Tasks) -> String {
+        let mut registry = Registry::with_prefix("core");
+        tasks.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let line = text.lines().find(|line| !line.starts_with('#'));
+        line.unwrap_or_default().to_owned()
+    }
+
+    /// One that may go on after the stop is given its time, no more; how many run is told all along.
+    #[tokio::test(start_paused = true)]
+    async fn a_lingering_task_has_its_time_after_the_stop() {
+        let tasks = Tasks::new();
+        let said = Arc::new(AtomicU32::new(0));
+        for pause in [2, 1000] {
+            let (said, own) = (said.clone(), tasks.clone());
+            tasks.spawn_lingering("farewell", Duration::from_secs(5), async move {
+                own.stopping().await;
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                said.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        tasks.spawn("ordinary", std::future::pending());
+        assert_eq!(running(&tasks), "core_tasks 3");
+        let start = tokio::time::Instant::now();
+        assert!(tasks.stop(GRACE).await, "all ended");
+        assert_eq!(start.elapsed().as_secs(), 5, "the longest of them");
+        assert_eq!(said.load(Ordering::Relaxed), 1, "the short farewell was said");
+        assert_eq!(running(&tasks), "core_tasks 0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_built_anew_outlives_its_panics_and_others_tell_of_theirs() {
+        let tasks = Tasks::new();
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        tasks.spawn_restarting("stubborn", move || {
+            let runs = counted.clone();
+            async move { assert!(runs.fetch_add(1, Ordering::Relaxed) >= 2, "not yet") }
+        });
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(runs.load(Ordering::Relaxed), 3);
+        let failed = tokio::time::timeout(Duration::from_secs(1), tasks.failed()).await;
+        assert!(failed.is_err(), "its panics are its own");
+        tasks.child().spawn("weak", async { panic!("it had to be") });
+        tasks.failed().await;
     }
 }

@@ -83,6 +83,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
 
     let tasks = Tasks::new();
     let mut registry = Registry::with_prefix("edgecore");
+    tasks.register(&mut registry);
     let (uplink, end) = Uplink::channel();
     let meta = MetaManager::start(settings::metamanager(&config), uplink.clone(), &tasks)
         .await

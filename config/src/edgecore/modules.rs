@@ -202,8 +202,8 @@ section! {
     pub struct MqttBrokerLimits {
         /// Clients at a time.
         "connections" hidden connections: u32 = 1000;
-        /// Bytes of a packet, 268435455 at most.
-        "packetBytes" hidden packet_bytes: u32 = 1024 * 1024;
+        /// Bytes of a packet, 268435455 at most: a payload of 1 MiB and what is around it.
+        "packetBytes" hidden packet_bytes: u32 = (1024 + 64) * 1024;
         /// Seconds a client may take to say who it is.
         "connectSeconds" hidden connect_seconds: u32 = 10;
         /// Messages of QoS 1 and 2 that a client may leave unanswered before it gets more.

@@ -160,6 +160,14 @@ fn follow_all(system: &mut System) -> Result<()> {
         ],
     )?;
     let namespace = system.namespace("follow")?;
+    // Go's edgecore dials its tunnel some seconds after it has registered, and a log that has turned over has lost its beginning.
+    system
+        .cluster
+        .apply(&namespace, &bare("first", system.edge.name(), "", IDLE))?;
+    wait::until("logs can be had", seconds(60), || {
+        let said = kubectl(system, &["logs", "-n", &namespace, "first"], b"")?;
+        Ok((said.code() == Some(0)).then_some(()))
+    })?;
     let script =
         format!("i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 100)) != 0 ] || sleep 0.3; done");
     let command = format!("    command: [sh, -c, \"{script}\"]");
@@ -169,11 +177,6 @@ fn follow_all(system: &mut System) -> Result<()> {
     )?;
     system.until_pod("talker Running", (&namespace, "talker"), 60, |pod| {
         (api::text(pod, "/status/phase") != "Pending").then_some(())
-    })?;
-    // Go's edgecore dials its tunnel some seconds after it has registered.
-    wait::until("logs are there", seconds(60), || {
-        let said = kubectl(system, &["logs", "-n", &namespace, "talker", "--limit-bytes=1"], b"")?;
-        Ok((said.text() == "l").then_some(()))
     })?;
     let said = kubectl(system, &["logs", "-f", "-n", &namespace, "talker"], b"")?;
     let expected: String = (0..LINES).map(|number| format!("line {number}\n")).collect();

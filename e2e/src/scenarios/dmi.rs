@@ -44,15 +44,19 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     let mut mapper = Mapper::start(system, &settings, build, &plant.protocol, "one")?;
     mapper.register("d1", limit)?;
     mapper.say("serve")?;
-    mapper.expect("mapper serves", limit, |line| {
-        (text(line, "/done") == "serve").then_some(())
-    })?;
+    mapper.done("mapper serves", "serve", limit)?;
     plant.reported(system, &mut mapper, "21", limit)?;
     if ours {
         plant.reported(system, &mut mapper, "hello world {\"a\":1} ü", limit)?;
     }
+    for state in ["offline", "ok"] {
+        plant.state(system, &mut mapper, state, limit)?;
+    }
     plant.desire(system, "d1", "2")?;
     mapper.called("desired value changed: the mapper is told", "UpdateDevice", "2", limit)?;
+    if ours {
+        plant.refused(system, &mut mapper, limit)?;
+    }
 
     // It does not register again.
     system.edge.stop_edgecore()?;
@@ -167,14 +171,47 @@ impl Plant {
         wait::until(&format!("reported {value}: in the API"), limit, || {
             mapper.say(&format!("report {}/d1 temp {value}", self.namespace))?;
             mapper.answer("ReportDeviceStatus")?;
-            let status = system
-                .api()
-                .get(&self.path("devicestatuses", "d1"))?
-                .unwrap_or_default();
-            let shown = text(&status, "/status/twins/0/reported/value");
-            ensure!(shown == value, "the API shows {shown:?}");
-            Ok(Some(()))
+            self.shown(system, "/status/twins/0/reported/value", value).map(Some)
         })
+    }
+
+    /// The same of a state.
+    fn state(&self, system: &System, mapper: &mut Mapper, state: &str, limit: Duration) -> Result<()> {
+        wait::until(&format!("state {state}: in the API"), limit, || {
+            mapper.say(&format!("state {}/d1 {state}", self.namespace))?;
+            mapper.answer("ReportDeviceStates")?;
+            self.shown(system, "/status/state", state).map(Some)
+        })
+    }
+
+    /// What the API shows of d1.
+    fn shown(&self, system: &System, pointer: &str, wanted: &str) -> Result<()> {
+        let status = system.api().get(&self.path("devicestatuses", "d1"))?;
+        let status = status.unwrap_or_default();
+        let shown = text(&status, pointer);
+        ensure!(shown == wanted, "the API shows {shown:?}");
+        Ok(())
+    }
+
+    /// A device that the mapper refuses is told again, after 1 s, 2 s and so on, until the mapper takes it; then it is told of changes.
+    fn refused(&self, system: &System, mapper: &mut Mapper, limit: Duration) -> Result<()> {
+        mapper.say("fail RegisterDevice")?;
+        mapper.done("mapper refuses devices", "fail", limit)?;
+        self.create(system, "d3", "71")?;
+        mapper.called("new device: told and refused", "RegisterDevice", "71", limit)?;
+        let device = format!("device {}/d3", self.namespace);
+        wait::until("the refused call is made again", seconds(20), || {
+            let log = system.edge.log();
+            let refusals = log.lines().filter(|line| line.contains("the mapper refused a call"));
+            let count = refusals.filter(|line| line.contains(&device)).count();
+            ensure!(count >= 2, "refused {count} times");
+            Ok(Some(()))
+        })?;
+        mapper.say("fail")?;
+        mapper.done("mapper takes devices", "fail", limit)?;
+        mapper.called("refused before: told again", "RegisterDevice", "71", seconds(60))?;
+        self.desire(system, "d3", "72")?;
+        mapper.called("and of its new desired value", "UpdateDevice", "72", limit)
     }
 }
 
@@ -242,6 +279,11 @@ impl Mapper {
             seen.push(line);
         }
         bail!("{what}: not within {limit:?}; the mapper said {seen:#?}")
+    }
+
+    /// Waits until it has done what it was told to.
+    fn done(&mut self, what: &str, command: &str, limit: Duration) -> Result<()> {
+        self.expect(what, limit, |line| (text(line, "/done") == command).then_some(()))
     }
 
     /// What edgecore answers to a call that was just asked for.

@@ -1,15 +1,19 @@
 //! Installing an edge as an operator does, on hosts where nothing is installed: `keadm join` under systemd and without a service
-//! manager, what it refuses and in which words, `keadm reset`. Only ours: the Go tool wants an image registry.
+//! manager, what it refuses and in which words, `keadm reset`. Only ours: the Go tool wants an image registry. And cloudcore under
+//! systemd, by its unit.
 
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
+use serde_json::json;
 
 use super::{Entry, bare};
 use crate::api::{self, text};
 use crate::edge::{FreshHost, Init, PROGRAMS, Uplink};
 use crate::process;
+use crate::settings::{is_ours, program};
 use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
 
@@ -17,6 +21,7 @@ pub(super) const LIST: &[Entry] = &[
     ("install_systemd", false, systemd),
     ("install_detached", false, detached),
     ("install_openrc", true, openrc),
+    ("install_cloudcore_systemd", false, cloudcore_systemd),
     ("install_refused", false, refused),
 ];
 
@@ -52,17 +57,17 @@ fn systemd(context: &mut Context) -> Result<()> {
     wait::until("edgecore well after systemctl restart", seconds(30), || well(&host))?;
     same(&host, &before, "systemctl restart edgecore")?;
 
-    let journal = host.run("journalctl", &["-u", "edgecore", "-o", "cat", "--no-pager"])?;
+    let journal = journal(&host, "edgecore")?;
     ensure!(
         journal.contains(" INFO ") && journal.contains("Started"),
         "the journal has not edgecore's lines:\n{journal}"
     );
     ensure!(!journal.contains(&uplink.token), "the journal has the join token");
 
-    let old = main_pid(&host)?;
+    let old = main_pid(&host, "edgecore")?;
     host.run("kill", &["-9", &old])?;
     wait::until("systemd has started the killed edgecore again", seconds(30), || {
-        let new = main_pid(&host)?;
+        let new = main_pid(&host, "edgecore")?;
         Ok((new != "0" && new != old).then_some(()))
     })?;
     wait::until("edgecore well after the kill", seconds(30), || well(&host))?;
@@ -91,8 +96,10 @@ fn systemd(context: &mut Context) -> Result<()> {
 /// Without a service manager: a process of its own with a pid file and a log, which goes on when keadm has ended.
 fn detached(context: &mut Context) -> Result<()> {
     let host = boot(context, "install-2", Init::Plain)?;
+    let keadm = context.settings.edge.join("keadm");
     let system = context.system()?;
     let uplink = uplink_for(system, &host)?;
+    gettoken(system, &keadm)?;
     let refusals = |system: &System| system.cloud.log().matches("no certificate issued").count();
     let before = refusals(system);
     let installed = join(&host, &uplink, &[])?;
@@ -120,6 +127,45 @@ fn detached(context: &mut Context) -> Result<()> {
     reset(&host)?;
     ensure!(!host.exists(PID_FILE)?, "{PID_FILE} is left");
     forget(system, &host)
+}
+
+/// `keadm gettoken` prints what the secret holds and nothing else; without a kubeconfig or the secret it says what is missing.
+fn gettoken(system: &System, keadm: &Path) -> Result<()> {
+    const SECRET: &str = "/api/v1/namespaces/kubeedge/secrets/tokensecret";
+    let get = |kubeconfig: &Path| {
+        let mut command = Command::new(keadm);
+        command.args(["gettoken", "--kube-config"]).arg(kubeconfig);
+        command.output().context("keadm gettoken")
+    };
+    let kubeconfig = system.cluster.kubeconfig();
+    let printed = get(kubeconfig)?;
+    // What it prints is a secret: not for the message.
+    ensure!(
+        printed.status.success() && printed.stdout == format!("{}\n", system.cloud.token()?).as_bytes(),
+        "keadm gettoken does not print the secret's token: {}",
+        String::from_utf8_lossy(&printed.stderr)
+    );
+    let secret = system.api().must(SECRET)?;
+    system.api().delete(SECRET)?;
+    let without = get(kubeconfig);
+    // As it was: cloudcore writes it only now and then.
+    let again = json!({"apiVersion": "v1", "kind": "Secret", "type": text(&secret, "/type"),
+        "metadata": {"name": "tokensecret", "namespace": "kubeedge"}, "data": secret.get("data")});
+    system.api().create("/api/v1/namespaces/kubeedge/secrets", &again)?;
+    let absent = Path::new("/nowhere/kubeconfig");
+    for (what, output, says) in [
+        (
+            "gettoken without the secret",
+            without?,
+            "kubeedge/tokensecret not found",
+        ),
+        ("gettoken without the file", get(absent)?, "/nowhere/kubeconfig"),
+    ] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{what}: {}\n{said}", output.status);
+        one_line(what, said.lines(), says)?;
+    }
+    Ok(())
 }
 
 /// Under OpenRC, which Debian has as packages: join, a kill and the restart after it, `rc-service restart`, reset. It is not PID 1
@@ -186,6 +232,125 @@ fn openrc(context: &mut Context) -> Result<()> {
 const OPENRC: &str = r#"rm -rf /etc/init.d; mkdir -p /etc/init.d
 for package in "$1"/*.deb; do dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C /; done
 mkdir -p /etc/runlevels/default; ldconfig; openrc default; [ -d /run/openrc ]"#;
+
+/// cloudcore by its unit, with a file that leaves all ports as they are: start, a kill and the restart after it, restart, stop.
+fn cloudcore_systemd(context: &mut Context) -> Result<()> {
+    // Of the edge's folder, which is the one that hosts see.
+    let beside = program(&context.settings.edge, "cloudcore").is_ok_and(|path| is_ours(&path));
+    if !beside || !is_ours(&program(&context.settings.cloud, "cloudcore")?) {
+        bail!(Skip("only our cloudcore is installed here".to_owned()));
+    }
+    let unit = std::fs::read_to_string(context.settings.root.join("systemd/cloudcore.service"))?;
+    let host = boot(context, "install-5", Init::Systemd)?;
+    let system = context.system()?;
+    let run = process::call("ip", &ROUTE)?;
+    let kubeconfig = system.cluster.kubectl(&["config", "view", "--raw", "--flatten"])?;
+    let kubeconfig = kubeconfig.replace("127.0.0.1", source(&run)?);
+    let route = host.run("ip", &ROUTE)?;
+    let address = source(&route)?;
+    let copy = format!("{PROGRAMS}/cloudcore");
+    host.run("install", &["-m", "755", &copy, "/usr/local/bin/cloudcore"])?;
+    put(&host, "/etc/systemd/system/cloudcore.service", &unit)?;
+    put(&host, "/etc/kubeedge/kubeconfig", &kubeconfig)?;
+    put(&host, "/etc/kubeedge/config/cloudcore.yaml", &cloudcore_yaml(address))?;
+    host.run("systemctl", &["daemon-reload"])?;
+    host.run("systemctl", &["enable", "cloudcore"])?;
+    host.run("systemctl", &["start", "cloudcore"])?;
+    let ca = system.cloud.authority()?.ca;
+    up(&host, "started", address, 1, &ca)?;
+
+    let old = main_pid(&host, "cloudcore")?;
+    host.run("kill", &["-9", &old])?;
+    wait::until("systemd has started the killed cloudcore again", seconds(30), || {
+        let new = main_pid(&host, "cloudcore")?;
+        Ok((new != "0" && new != old).then_some(()))
+    })?;
+    up(&host, "killed", address, 2, &ca)?;
+
+    let old = main_pid(&host, "cloudcore")?;
+    host.run("systemctl", &["restart", "cloudcore"])?;
+    ensure!(
+        main_pid(&host, "cloudcore")? != old,
+        "systemctl restart changed nothing"
+    );
+    up(&host, "restarted", address, 3, &ca)?;
+
+    host.run("systemctl", &["stop", "cloudcore"])?;
+    let show = ["show", "-p", "ActiveState,Result,ExecMainStatus", "cloudcore"];
+    let mut state: Vec<String> = host.run("systemctl", &show)?.lines().map(str::to_owned).collect();
+    state.sort();
+    ensure!(
+        state == ["ActiveState=inactive", "ExecMainStatus=0", "Result=success"],
+        "after systemctl stop: {state:?}"
+    );
+    ensure!(
+        !host.output("pidof", &["cloudcore"])?.status.success(),
+        "cloudcore still runs"
+    );
+    let journal = journal(&host, "cloudcore")?;
+    ensure!(
+        !journal.contains(&system.cloud.token()?),
+        "the journal has the join token"
+    );
+    ensure!(
+        !journal.contains("stop-sigterm") && !journal.contains("panicked"),
+        "no orderly end:\n{journal}"
+    );
+    Ok(())
+}
+
+/// A cloudcore on a host has come up for the `times`th time and serves the cluster's CA, to the machine too.
+fn up(host: &FreshHost, what: &str, address: &str, times: usize, ca: &[u8]) -> Result<()> {
+    wait::until(&format!("cloudcore up after it was {what}"), seconds(60), || {
+        let said = journal(host, "cloudcore")?;
+        ensure!(said.matches("cloudcore is up").count() == times, "its journal:\n{said}");
+        host.run("curl", &["-sSf", "-m", "3", "http://127.0.0.1:9091/readyz"])
+            .map(Some)
+    })?;
+    let state = host.output("systemctl", &["is-active", "cloudcore"])?;
+    ensure!(state.status.success(), "{what}, and the service is not active");
+    let url = format!("https://{address}:10002/ca.crt");
+    let served = Command::new("curl").args(["-skSf", "-m", "3", &url]).output()?;
+    ensure!(
+        served.stdout == ca,
+        "{url} is not the cluster's CA: {}",
+        String::from_utf8_lossy(&served.stderr)
+    );
+    Ok(())
+}
+
+/// cloudcore.yaml as somebody writes it by hand, without what the shared cloudcore has in the API or in its network: the record of
+/// tunnel ports, redirect rules, the webhook.
+fn cloudcore_yaml(address: &str) -> String {
+    format!(
+        r"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
+kind: CloudCore
+kubeAPIConfig:
+  kubeConfig: /etc/kubeedge/kubeconfig
+modules:
+  cloudHub:
+    advertiseAddress: [{address}]
+  cloudStream: {{enable: false}}
+  iptablesManager: {{enable: false}}
+  webhook: {{enable: false}}
+"
+    )
+}
+
+/// How a host finds the address that it is reached at.
+const ROUTE: [&str; 4] = ["-4", "route", "get", "192.0.2.1"];
+
+/// The address that a route leaves from.
+fn source(route: &str) -> Result<&str> {
+    let mut words = route.split_whitespace().skip_while(|word| *word != "src");
+    words.nth(1).context("no default route")
+}
+
+/// Writes a file on a host, its folder too.
+fn put(host: &FreshHost, path: &str, text: &str) -> Result<()> {
+    const SCRIPT: &str = r#"mkdir -p "${1%/*}"; cat > "$1""#;
+    process::feed(host.command("bash").args(["-ec", SCRIPT, "put", path]), text).map(drop)
+}
 
 /// What cannot work is refused in one line that names it, by keadm before anything is written, by edgecore as it runs.
 fn refused(context: &mut Context) -> Result<()> {
@@ -319,7 +484,7 @@ fn boot(context: &Context, name: &str, init: Init) -> Result<FreshHost> {
             context.settings.edge.display()
         )));
     }
-    if init == Init::Systemd && !std::path::Path::new("/lib/systemd/systemd").exists() {
+    if init == Init::Systemd && !Path::new("/lib/systemd/systemd").exists() {
         bail!(Skip("systemd is not installed".into()));
     }
     let host = FreshHost::start(&context.settings, context.folder(), name, init)?;
@@ -436,9 +601,13 @@ fn same(host: &FreshHost, before: &[String], what: &str) -> Result<()> {
     Ok(())
 }
 
-fn main_pid(host: &FreshHost) -> Result<String> {
-    let text = host.run("systemctl", &["show", "-p", "MainPID", "--value", "edgecore"])?;
+fn main_pid(host: &FreshHost, unit: &str) -> Result<String> {
+    let text = host.run("systemctl", &["show", "-p", "MainPID", "--value", unit])?;
     Ok(text.trim().to_owned())
+}
+
+fn journal(host: &FreshHost, unit: &str) -> Result<String> {
+    host.run("journalctl", &["-u", unit, "-o", "cat", "--no-pager"])
 }
 
 fn reset(host: &FreshHost) -> Result<()> {
@@ -489,7 +658,7 @@ fn sign(system: &System, expires: u64) -> Result<String> {
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     let header = url.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
     let claims = url.encode(format!(r#"{{"exp":{expires}}}"#));
-    let mut command = std::process::Command::new("openssl");
+    let mut command = Command::new("openssl");
     command.args([
         "dgst",
         "-sha256",

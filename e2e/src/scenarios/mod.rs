@@ -21,6 +21,7 @@ mod manifests;
 mod mappers;
 mod mqtt;
 mod pods;
+mod programs;
 mod reach;
 mod redirect;
 mod replicas;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
     let named = |name| std::env::var_os(name).is_some();
     [
         harness::LIST,
+        programs::LIST,
         workloads::LIST,
         volumes::LIST,
         pods::LIST,

@@ -1,6 +1,7 @@
 //! The edge's own MQTT broker, by clients that others wrote: paho-mqtt and mosquitto's. No cloud is needed.
 
-use std::process::{Child, Command};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,7 +23,7 @@ pub(super) const LIST: &[Entry] = &[
 /// Where the broker listens.
 const PORT: &str = "1883";
 
-/// All of `e2e/mqtt/conformance.py`; edgecore is killed and started again in the middle of it.
+/// All of `e2e/mqtt/conformance.py`; edgecore is killed and started again in the middle of it. Then mosquitto's clients.
 fn conformance(context: &mut Context) -> Result<()> {
     let mut edge = start(context, "mqtt-1")?;
     begin(&mut edge, "    mqttServerInternal: tcp://127.0.0.1:1883\n")?;
@@ -41,7 +42,7 @@ fn conformance(context: &mut Context) -> Result<()> {
     finish(&mut checks)?;
     let restarted = edge.log().matches("the MQTT broker listens").count();
     ensure!(restarted == 2, "the broker listened {restarted} times\n{}", edge.log());
-    Ok(())
+    mosquittos_clients(&edge).with_context(|| edge.log())
 }
 
 /// The same checks against mosquitto: one that fails here is a wrong check.
@@ -59,7 +60,10 @@ fn mosquitto(context: &mut Context) -> Result<()> {
     };
     listening(&edge)?;
     let checks = script(context, &edge).arg("--lenient").spawn();
-    let outcome = checks.context("python").and_then(|mut checks| finish(&mut checks));
+    let outcome = checks
+        .context("python")
+        .and_then(|mut checks| finish(&mut checks))
+        .and_then(|()| mosquittos_clients(&edge));
     daemon.stop(seconds(5))?;
     outcome
 }
@@ -177,6 +181,46 @@ fn finish(checks: &mut Child) -> Result<()> {
     }
     ensure!(status?.success(), "checks failed: see their lines above");
     println!("the checks took {:.1} s more", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// mosquitto's clients with each QoS of the publisher and of the subscriber.
+fn mosquittos_clients(edge: &EdgeHost) -> Result<()> {
+    let begin = Instant::now();
+    for published in 0..=2 {
+        for subscribed in 0..=2 {
+            each_once(edge, published, subscribed)
+                .with_context(|| format!("published with QoS {published}, subscribed with QoS {subscribed}"))?;
+        }
+    }
+    println!("mosquitto's clients took {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A retained message and two more arrive once, in order, with the lower QoS of the two. Who has the first one is subscribed.
+fn each_once(edge: &EdgeHost, published: u8, subscribed: u8) -> Result<()> {
+    let topic = format!("clients/{published}-{subscribed}");
+    let publish = |lines: &str, option: &str| {
+        let client = format!("mosquitto_pub -h 127.0.0.1 -p {PORT} -q {published} -t {topic} -l {option}");
+        let script = format!("printf '{lines}' | {client}");
+        run(edge.command("timeout").args(["10", "bash", "-c", &script]))
+    };
+    publish(r"one\n", "-r")?;
+    let qos = subscribed.to_string();
+    // It ends after three messages, or after ten seconds.
+    let fixed = ["-h", "127.0.0.1", "-p", PORT, "-C", "3", "-W", "10", "-F", "%q %p"];
+    let mut subscriber = edge.command("mosquitto_sub");
+    subscriber.args(fixed).args(["-q", &qos, "-t", &topic]);
+    let mut subscriber = subscriber.stdout(Stdio::piped()).spawn().context("mosquitto_sub")?;
+    let mut lines = BufReader::new(subscriber.stdout.take().context("standard output")?).lines();
+    let mut heard = Vec::from_iter(lines.next().transpose()?);
+    publish(r"two\nthree\n", "")?;
+    for line in lines {
+        heard.push(line?);
+    }
+    let ended = subscriber.wait()?;
+    let wanted = ["one", "two", "three"].map(|payload| format!("{} {payload}", published.min(subscribed)));
+    ensure!(ended.success() && heard == wanted, "{heard:?} arrived, {ended}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
-use super::streams::needs_our_cloud;
+use super::streams::{Transport, needs_our_cloud};
 use super::{Entry, bare};
 use crate::api;
 use crate::process::resident_mb;
@@ -35,21 +35,22 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
     })?;
     // What a process keeps after the first rush (pools, threads) is no leak.
     abort(system, &path, count / 10)?;
-    let cores = [system.cloud.cloudcore()?.pid(), system.edge.edgecore()?.pid()];
-    settled(system, cores[1], None)?;
-    let before = [Usage::of(cores[0])?, Usage::of(cores[1])?];
+    let edgecore = system.edge.edgecore()?.pid();
+    settled(system, edgecore, None)?;
+    let before = Usage::of_cores(system)?;
     let start = Instant::now();
     abort(system, &path, count)?;
     println!("    {count} execs aborted: {:.1} s", start.elapsed().as_secs_f64());
-    for ((name, pid), before) in ["cloudcore", "edgecore"].into_iter().zip(cores).zip(&before) {
-        let now = wait::until(&format!("{name} as before"), seconds(120), || {
-            let now = Usage::of(pid)?;
-            ensure!(now.is_about(before), "{now:?}, before {before:?}");
-            Ok(Some(now))
-        })?;
+    let after = wait::until("both as before", seconds(120), || {
+        let now = Usage::of_cores(system)?;
+        let well = now.iter().zip(&before).all(|(now, before)| now.is_about(before));
+        ensure!(well, "{now:?}, before {before:?}");
+        Ok(Some(now))
+    })?;
+    for ((name, now), before) in ["cloudcore", "edgecore"].into_iter().zip(&after).zip(&before) {
         println!("    {name}: {before:?} -> {now:?}");
     }
-    settled(system, cores[1], Some("after"))?;
+    settled(system, edgecore, Some("after"))?;
     // containerd 1.6 takes 10 s for each exec whose client left early, one after the other: its pod ends some time later.
     system
         .cluster
@@ -60,6 +61,7 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
 /// A cut under `logs -f` and `exec`, by both of kubectl's transports: all end and say so, what they started on the edge ends too, and it
 /// all works again.
 fn link_cut(context: &mut Context) -> Result<()> {
+    let tells = needs_our_cloud(context, "").is_ok();
     let system = context.system()?;
     let namespace = pod(system, "cut")?;
     wait::until("exec works", seconds(60), || {
@@ -69,7 +71,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
         Ok((said == "ok\n").then_some(()))
     })?;
     let edgecore = system.edge.edgecore()?.pid();
-    let before = Usage::of(edgecore)?;
+    let before = Usage::of_cores(system)?;
     let (mut execs, mut logs) = begin(system, &namespace)?;
     ensure!(shells(system, &namespace)? == 2, "both commands run");
 
@@ -77,7 +79,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
     let cut = Instant::now();
     let ours = has_metrics(system);
     // 20 s of silence, then the API server and kubectl have to notice. A Go cloud looks at its streams only when a client speaks.
-    let outcome = if ours {
+    let outcome = if tells {
         ends(&mut execs, &mut logs, "lost its connection")
     } else {
         Ok(())
@@ -101,9 +103,12 @@ fn link_cut(context: &mut Context) -> Result<()> {
         Ok((said == "ok\n").then_some(()))
     })?;
     ensure!(system.edge.edgecore()?.pid() == edgecore, "edgecore was started anew");
-    wait::until("edgecore's files as before", seconds(60), || {
-        let now = Usage::of(edgecore)?;
-        ensure!(now.files <= before.files + SLACK, "{now:?}, before {before:?}");
+    wait::until("files, tasks and streams as before", seconds(60), || {
+        let now = Usage::of_cores(system)?;
+        for (now, before) in now.iter().zip(&before) {
+            let well = now.files <= before.files + SLACK && now.tasks <= before.tasks + SLACK;
+            ensure!(well && now.streams <= before.streams, "{now:?}, before {before:?}");
+        }
         Ok(Some(()))
     })?;
     system.clean(&namespace)
@@ -136,7 +141,7 @@ fn begin(system: &System, namespace: &str) -> Result<(Vec<Running>, Running)> {
     let script = "echo begun; exec cat /dev/stdin";
     let exec = ["exec", "-i", "-n", namespace, "main", "--", "sh", "-c", script];
     let mut execs = Vec::new();
-    for transport in [Transport::WebSocket, Transport::Spdy] {
+    for transport in Transport::BOTH {
         let mut exec = Running::start(system, &exec, transport)?;
         ensure!(exec.line()? == "begun\n", "exec");
         execs.push(exec);
@@ -150,9 +155,31 @@ struct Usage {
     files: usize,
     threads: usize,
     megabytes: f64,
+    /// Of the program itself; 0 where it does not tell.
+    tasks: usize,
+    streams: usize,
 }
 
 impl Usage {
+    /// Of cloudcore and of edgecore.
+    fn of_cores(system: &mut System) -> Result<[Self; 2]> {
+        let cloud = crate::cloud::http_body(&system.cloud.monitor(), "/metrics")?;
+        let edge = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
+        let told = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|number| number.parse().ok()).unwrap_or_default()
+        };
+        let mut both = [
+            Self::of(system.cloud.cloudcore()?.pid())?,
+            Self::of(system.edge.edgecore()?.pid())?,
+        ];
+        for (usage, (name, text)) in both.iter_mut().zip([("cloudcore", cloud), ("edgecore", edge)]) {
+            usage.tasks = told(&text, &format!("{name}_tasks"));
+            usage.streams = told(&text, &format!("{name}_tunnel_streams"));
+        }
+        Ok(both)
+    }
+
     fn of(pid: Pid) -> Result<Self> {
         let entries =
             |name: &str| Ok::<usize, std::io::Error>(std::fs::read_dir(format!("/proc/{pid}/{name}"))?.count());
@@ -160,12 +187,16 @@ impl Usage {
             files: entries("fd")?,
             threads: entries("task")?,
             megabytes: resident_mb(pid)?,
+            tasks: 0,
+            streams: 0,
         })
     }
 
     fn is_about(&self, before: &Self) -> bool {
         self.files <= before.files + SLACK
             && self.threads <= before.threads + SLACK
+            && self.tasks <= before.tasks + SLACK
+            && self.streams <= before.streams
             && self.megabytes <= before.megabytes + 4.0
     }
 }
@@ -258,13 +289,6 @@ fn shells(system: &System, namespace: &str) -> Result<usize> {
         .count())
 }
 
-/// How kubectl talks to the API server during `exec`.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Transport {
-    WebSocket,
-    Spdy,
-}
-
 /// A kubectl that runs until something ends it.
 pub(super) struct Running {
     child: Child,
@@ -276,10 +300,7 @@ impl Running {
         let mut command = system.cluster.kubectl_command();
         command
             .args(arguments)
-            .env(
-                "KUBECTL_REMOTE_COMMAND_WEBSOCKETS",
-                (transport == Transport::WebSocket).to_string(),
-            )
+            .envs(transport.variables())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -1,6 +1,7 @@
 //! What kubectl does through the tunnel: logs, exec, cp, attach, port-forward. Each program of kubectl is run as a user types it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,23 @@ pub(super) const LIST: &[Entry] = &[
     ("streams_node_again", false, node_again),
     ("streams_compat", false, compat),
 ];
+
+/// How kubectl talks to the API server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Transport {
+    WebSocket,
+    Spdy,
+}
+
+impl Transport {
+    pub(super) const BOTH: [Self; 2] = [Self::WebSocket, Self::Spdy];
+
+    /// The variables of the environment by which kubectl is told.
+    pub(super) fn variables(self) -> [(&'static str, String); 2] {
+        ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"]
+            .map(|name| (name, (self == Self::WebSocket).to_string()))
+    }
+}
 
 /// Prints ten numbered lines and then does nothing.
 const TALKER: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; done; sleep 1000000 & wait"]"#;
@@ -56,10 +74,15 @@ impl Said {
 
 /// Runs kubectl with bytes on its standard input, and kills it after a limit.
 pub(super) fn kubectl(system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
+    kubectl_by(Transport::WebSocket, system, arguments, input)
+}
+
+fn kubectl_by(transport: Transport, system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
     let start = Instant::now();
     let mut command = system.cluster.kubectl_command();
     command
         .args(arguments)
+        .envs(transport.variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -87,7 +110,8 @@ pub(super) fn kubectl(system: &System, arguments: &[&str], input: &[u8]) -> Resu
         output,
         took: start.elapsed(),
     };
-    println!("    kubectl {}: {:.2} s", short(arguments), said.took.as_secs_f64());
+    let by = if transport == Transport::Spdy { ", by SPDY" } else { "" };
+    println!("    kubectl {}{by}: {:.2} s", short(arguments), said.took.as_secs_f64());
     Ok(said)
 }
 
@@ -138,14 +162,22 @@ fn logs(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// Exit codes, both outputs, and bytes in and out of a command.
+/// Exit codes, both outputs, and bytes in and out of a command, by both transports.
 fn exec(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = pod(system, "exec", IDLE)?;
+    for transport in Transport::BOTH {
+        exec_by(transport, system, &namespace)?;
+    }
+    system.clean(&namespace)
+}
+
+fn exec_by(transport: Transport, system: &System, namespace: &str) -> Result<()> {
     let run = |script: &str, input: &[u8]| {
-        kubectl(
+        kubectl_by(
+            transport,
             system,
-            &["exec", "-i", "-n", &namespace, "main", "--", "sh", "-c", script],
+            &["exec", "-i", "-n", namespace, "main", "--", "sh", "-c", script],
             input,
         )
     };
@@ -175,21 +207,29 @@ fn exec(context: &mut Context) -> Result<()> {
         "cat gave back {} bytes",
         said.output.stdout.len()
     );
-    system.clean(&namespace)
+    Ok(())
 }
 
-/// Fifty megabytes into a command and out of it, and a file there and back by `kubectl cp`, all with their checksums.
+/// Fifty megabytes into a command and out of it, and a file there and back by `kubectl cp`, all with their checksums, by both
+/// transports.
 fn copy(context: &mut Context) -> Result<()> {
-    const SIZE: usize = 50 * 1000 * 1000;
     let folder = context.folder().to_owned();
     let system = context.system()?;
     let namespace = pod(system, "copy", IDLE)?;
+    for transport in Transport::BOTH {
+        copy_by(transport, system, &namespace, &folder)?;
+    }
+    system.clean(&namespace)
+}
+
+fn copy_by(transport: Transport, system: &System, namespace: &str, folder: &Path) -> Result<()> {
+    const SIZE: usize = 50 * 1000 * 1000;
+    let kubectl = |arguments: &[&str], input: &[u8]| kubectl_by(transport, system, arguments, input);
     let bytes = noise(SIZE);
     let sum = checksum(&bytes)?;
     let run = |script: &str, input: &[u8]| {
         kubectl(
-            system,
-            &["exec", "-i", "-n", &namespace, "main", "--", "sh", "-c", script],
+            &["exec", "-i", "-n", namespace, "main", "--", "sh", "-c", script],
             input,
         )
     };
@@ -204,7 +244,7 @@ fn copy(context: &mut Context) -> Result<()> {
     let (there, back) = (folder.join("there"), folder.join("back"));
     std::fs::write(&there, &bytes)?;
     let remote = format!("{namespace}/main:/tmp/file");
-    let said = kubectl(system, &["cp", &there.to_string_lossy(), &remote], b"")?;
+    let said = kubectl(&["cp", &there.to_string_lossy(), &remote], b"")?;
     ensure!(said.code() == Some(0), "kubectl cp into the pod: {}", said.error());
     let said = run("cat /tmp/file", b"")?;
     ensure!(
@@ -213,7 +253,7 @@ fn copy(context: &mut Context) -> Result<()> {
         said.output.stdout.len()
     );
     println!("    50 MB out of the pod: {:.2} s", said.took.as_secs_f64());
-    let said = kubectl(system, &["cp", &remote, &back.to_string_lossy()], b"")?;
+    let said = kubectl(&["cp", &remote, &back.to_string_lossy()], b"")?;
     ensure!(said.code() == Some(0), "kubectl cp out of the pod: {}", said.error());
     ensure!(
         checksum(&std::fs::read(&back)?)? == sum,
@@ -222,39 +262,52 @@ fn copy(context: &mut Context) -> Result<()> {
     for file in [there, back] {
         std::fs::remove_file(file)?;
     }
-    system.clean(&namespace)
+    Ok(())
 }
 
-/// The container's own input and output.
+/// The container's own input and output, by both transports.
 fn attach(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = system.namespace("attach")?;
     let echo = r#"    stdin: true
     stdinOnce: true
     command: [sh, -c, "while read line; do echo got $line; done"]"#;
-    let manifest = bare("main", system.edge.name(), "  restartPolicy: Never", echo);
-    system.cluster.apply(&namespace, &manifest)?;
-    system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
-        api::is_ready(pod).then_some(())
-    })?;
-    let said = kubectl(system, &["attach", "-i", "-n", &namespace, "main"], b"one\ntwo\n")?;
-    ensure!(
-        said.text().ends_with("got one\ngot two\n"),
-        "{:?} {}",
-        said.text(),
-        said.error()
-    );
+    for (name, transport) in ["main", "second"].into_iter().zip(Transport::BOTH) {
+        let manifest = bare(name, system.edge.name(), "  restartPolicy: Never", echo);
+        system.cluster.apply(&namespace, &manifest)?;
+        system.until_pod("pod Ready", (&namespace, name), 60, |pod| {
+            api::is_ready(pod).then_some(())
+        })?;
+        let attach = ["attach", "-i", "-n", &namespace, name];
+        let said = kubectl_by(transport, system, &attach, b"one\ntwo\n")?;
+        ensure!(
+            said.text().ends_with("got one\ngot two\n"),
+            "{transport:?}: {:?} {}",
+            said.text(),
+            said.error()
+        );
+    }
     system.clean(&namespace)
 }
 
-/// Fifty requests at once through one port-forward. Go's cloudcore has no route for it: ours serves it with Go's edges too.
+/// Fifty requests at once through one port-forward, by both transports. Go's cloudcore has no route for it: ours serves it with Go's
+/// edges too.
 fn port_forward(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "port-forward")?;
     let system = context.system()?;
     let page = r#"    command: [sh, -c, "mkdir /www; echo hello > /www/page; trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]"#;
     let namespace = pod(system, "forward", page)?;
+    for transport in Transport::BOTH {
+        forward_by(transport, system, &namespace)?;
+    }
+    system.clean(&namespace)
+}
+
+fn forward_by(transport: Transport, system: &System, namespace: &str) -> Result<()> {
     let mut command = system.cluster.kubectl_command();
-    command.args(["port-forward", "-n", &namespace, "main", ":8080"]);
+    command
+        .args(["port-forward", "-n", namespace, "main", ":8080"])
+        .envs(transport.variables());
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -288,21 +341,27 @@ fn port_forward(context: &mut Context) -> Result<()> {
     })();
     let _ = child.kill();
     let output = child.wait_with_output()?;
-    result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A terminal: its size reaches the command, also when it changes, by both transports.
+fn terminal(context: &mut Context) -> Result<()> {
+    let tty = context.folder().join("tty");
+    let kubernetes = context.settings.kubernetes.display().to_string();
+    let system = context.system()?;
+    let namespace = pod(system, "terminal", IDLE)?;
+    for transport in Transport::BOTH {
+        terminal_by(transport, system, &namespace, &tty, &kubernetes)?;
+        std::fs::remove_file(&tty)?;
+    }
     system.clean(&namespace)
 }
 
-/// A terminal: its size reaches the command, also when it changes.
-fn terminal(context: &mut Context) -> Result<()> {
-    let kubernetes = context.settings.kubernetes.display().to_string();
-    let folder = context.folder().to_owned();
-    let system = context.system()?;
-    let namespace = pod(system, "terminal", IDLE)?;
+fn terminal_by(transport: Transport, system: &System, namespace: &str, tty: &Path, kubernetes: &str) -> Result<()> {
     let config = system.cluster.kubeconfig().display().to_string();
     // It says which size it saw first, and ends when it sees the second.
     let inside = "until first=$(stty size 2>/dev/null); [ -n \"$first\" ]; do sleep 0.1; done; echo first $first; \
                   until [ \"$(stty size 2>/dev/null)\" = \"44 99\" ]; do sleep 0.1; done; echo then $(stty size)";
-    let tty = folder.join("tty");
     let outside = format!(
         "stty rows 33 cols 77; tty > {}; timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} \
          exec -it -n {namespace} main -- sh -c '{inside}'",
@@ -311,6 +370,7 @@ fn terminal(context: &mut Context) -> Result<()> {
     let start = Instant::now();
     let mut child = std::process::Command::new("script")
         .args(["-qec", &outside, "/dev/null"])
+        .envs(transport.variables())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -320,7 +380,7 @@ fn terminal(context: &mut Context) -> Result<()> {
     while !said.contains("first ") && output.read_line(&mut said)? > 0 {}
     process::call(
         "stty",
-        &["-F", std::fs::read_to_string(&tty)?.trim(), "rows", "44", "cols", "99"],
+        &["-F", std::fs::read_to_string(tty)?.trim(), "rows", "44", "cols", "99"],
     )?;
     output.read_to_string(&mut said)?;
     child.wait()?;
@@ -329,10 +389,10 @@ fn terminal(context: &mut Context) -> Result<()> {
         "{said:?}"
     );
     println!(
-        "    a terminal that changes its size: {:.2} s",
+        "    a terminal that changes its size, {transport:?}: {:.2} s",
         start.elapsed().as_secs_f64()
     );
-    system.clean(&namespace)
+    Ok(())
 }
 
 /// Fifty commands at once on two edges, each with input and output of its own; ids of streams pass 128 on the way.
@@ -421,12 +481,13 @@ fn access(context: &mut Context) -> Result<()> {
         .cluster
         .kubectl(&["create", "token", "-n", &namespace, "caller"])?;
     let (address, server) = (system.edge.number().address(), system.cloud.stream());
-    let ask = |more: &[&str]| -> Result<String> {
+    let ask_for = |path: &str, more: &[&str]| -> Result<String> {
         let mut command = std::process::Command::new("curl");
         command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
         command.arg(format!("Host: {address}:10351")).args(more);
-        process::run(command.arg(format!("https://{server}/healthz")))
+        process::run(command.arg(format!("https://{server}/{path}")))
     };
+    let ask = |more: &[&str]| ask_for("healthz", more);
     let bearer = format!("Authorization: Bearer {}", token.trim());
     let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
     let certificate = [
@@ -461,7 +522,15 @@ fn access(context: &mut Context) -> Result<()> {
         ensure!(status == "200", "{status}");
         Ok(Some(()))
     });
-    let unseen = allowed.and_then(|()| {
+    // As Prometheus asks, by its service account.
+    let scraped = allowed.and_then(|()| {
+        for path in ["metrics", "metrics/cadvisor", "metrics/resource", "metrics/probes"] {
+            let status = ask_for(path, &["-H", &bearer])?;
+            ensure!(status == "200", "{path}: {status}");
+        }
+        Ok(())
+    });
+    let unseen = scraped.and_then(|()| {
         // A header that goes on to the edge shows that what the edge has read can be found in its memory.
         let edgecore = system.edge.edgecore()?.pid();
         let mark = format!("mark-{}", checksum(namespace.as_bytes())?);

@@ -226,6 +226,13 @@ fn egress(context: &mut Context) -> Result<()> {
     let namespace = system.namespace("egress")?;
     talker(system, &namespace, "main", system.edge.name())?;
     until_reached("through the egress endpoint", system, &namespace, "main")?;
+    wait::until("the self-test names the way", seconds(120), || {
+        Ok(system
+            .cloud
+            .log()
+            .contains("reaches edges by the egress endpoint")
+            .then_some(()))
+    })?;
     let path = format!("/api/v1/nodes/{}/proxy/stats/summary", system.edge.name());
     ensure!(
         system.cluster.kubectl(&["get", "--raw", &path])?.contains("nodeName"),

@@ -21,6 +21,8 @@ const TOPICS: usize = 10_000;
 const TOPICS_OF_OTHERS: usize = 500;
 /// What they may cost edgecore, in MB.
 const MEMORY: f64 = 8.0;
+/// The longest payload that is read, in bytes.
+const MEGABYTE: usize = 1024 * 1024;
 /// Updates of one device, ...
 const UPDATES: usize = 2_000;
 /// ... how many writes a second they may cause, ...
@@ -65,6 +67,13 @@ fn refused() -> Vec<Bad> {
             "the value is not int or integer",
         ),
         bad(
+            "an int of more than 64 bits",
+            "t1",
+            with(json!({"count": {"actual": {"value": "99999999999999999999"}}})),
+            400,
+            "the value is not int or integer",
+        ),
+        bad(
             "a key that is too long",
             "t1",
             with(json!({"k".repeat(129): {"actual": {"value": "1"}}})),
@@ -83,11 +92,12 @@ fn refused() -> Vec<Bad> {
 
 /// What ends a worker of Go's edgecore, or is accepted there.
 fn refused_by_ours() -> Vec<Bad> {
-    // With its topic it is still a packet that brokers take.
-    let megabyte = format!(
-        r#"{{"twin":{{"count":{{"actual":{{"value":"{}"}}}}}}}}"#,
-        "1".repeat(1_000_000)
-    );
+    // The longest that is read, and one byte more.
+    let [megabyte, longer] = [MEGABYTE, MEGABYTE + 1].map(|length| {
+        let (before, after) = (r#"{"twin":{"count":{"actual":{"value":""#, r#""}}}}"#);
+        let digits = "1".repeat(length - before.len() - after.len());
+        format!("{before}{digits}{after}")
+    });
     vec![
         bad(
             "an actual value without a value",
@@ -105,12 +115,13 @@ fn refused_by_ours() -> Vec<Bad> {
         ),
         bad("null", "t1", "null", 400, ""),
         bad("not UTF-8", "t1", b"{\"twin\":{\"\xff\":null}}".to_vec(), 400, ""),
-        bad("a megabyte", "t1", megabyte, 400, ""),
+        bad("a megabyte", "t1", megabyte, 400, "The value of twin must only include"),
+        bad("more than a megabyte", "t1", longer, 400, ""),
     ]
 }
 
-/// Each bad payload is answered, ours on the topic of the device that was addressed; after all of it, and after 10,000 topics of
-/// devices that do not exist, the device works as before and edgecore has not grown.
+/// Each bad payload is answered, ours on the topic of the device that was addressed; after all of it, after a topic that is none, and
+/// after 10,000 topics of devices that do not exist, the device works as before and edgecore has not grown.
 pub(super) fn bad_input(context: &mut Context) -> Result<()> {
     let plant = Plant::new(context, "bad", &["count", "a/b#c"])?;
     plant.create("t1", &[("count", "1"), ("a/b#c", "1")])?;
@@ -128,6 +139,9 @@ pub(super) fn bad_input(context: &mut Context) -> Result<()> {
     }
     for case in &cases {
         answered(&plant, case)?;
+    }
+    if plant.sides.edge {
+        wildcard(&plant)?;
     }
     // A name that MQTT would read as levels or a wildcard is one to the twin.
     plant.report("t1", "levels", &[("a/b#c", "x/y")], seconds(10))?;
@@ -165,6 +179,21 @@ fn answered(plant: &Plant<'_>, case: &Bad) -> Result<()> {
             answer.topic
         );
     }
+    Ok(())
+}
+
+/// Who publishes on a topic with a wildcard has its connection ended (MQTT 3.1.1, 3.3.2-2). mosquitto's clients refuse to.
+fn wildcard(plant: &Plant<'_>) -> Result<()> {
+    let topic = plant.topic("a#b", "twin/update");
+    let (body, name) = (u8::try_from(topic.len() + 4)?, topic.len());
+    ensure!(body < 128, "a length of one byte");
+    let connect = r"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03raw";
+    let publish = format!(r"\x30\x{body:02x}\x00\x{name:02x}{topic}{{}}");
+    let talk = format!("printf '{connect}' >&3; head -c 4 <&3; printf '{publish}' >&3; cat <&3");
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; {{ {talk}; }} | od -An -tx1", plant.port);
+    let mut client = plant.system.edge.command("timeout");
+    let answered = process::run(client.args(["10", "bash", "-c", &script])).context("the connection is not ended")?;
+    ensure!(answered.trim() == "20 02 00 00", "the broker answered {answered}");
     Ok(())
 }
 

@@ -105,7 +105,7 @@ impl Default for Settings {
             password_file: None,
             tls: TlsSettings::default(),
             connections: 1000,
-            packet: 1 << 20,
+            packet: 1088 << 10,
             connect_deadline: Duration::from_secs(10),
             limits: Limits::default(),
         }

@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use proto::mqtt::{Packet, Publish, Qos};
 use tokio::sync::Notify;
 
-/// Bytes that may wait before messages of QoS 0 are dropped.
-const LOSSY_BYTES: usize = 1 << 20;
+/// Bytes that may wait before messages of QoS 0 are dropped: well more than the longest packet, or one of those under way would cost all
+/// that are published meanwhile.
+const LOSSY_BYTES: usize = 3 << 20;
 /// Answers that may wait before nothing more is read from the client.
 const ANSWERS: usize = 256;
 /// Bytes that are encoded at a time.

@@ -31,7 +31,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             inflight: 20,
-            inflight_bytes: 1 << 20,
+            inflight_bytes: 1088 << 10,
             queue: 100,
             queue_bytes: 4 << 20,
             store_bytes: 32 << 20,
