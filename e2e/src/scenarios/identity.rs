@@ -9,7 +9,7 @@ use super::Entry;
 use super::authorizer::{door_of, now};
 use super::faults::{no_restarts, workload};
 use super::stream_ends::Running;
-use super::streams::Transport;
+use super::streams::{Transport, needs_our_edge};
 use crate::api::text;
 use crate::cloud::http_body;
 use crate::hub::Card;
@@ -166,6 +166,9 @@ fn advertise_address_changed(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
+/// What these troubles are about.
+pub(super) const SAYS: &str = "saying what is wrong in one line";
+
 /// A trouble: a name, the token in the file, the certificate, what the line says.
 type Trouble = (&'static str, String, Option<Card>, &'static str);
 
@@ -173,6 +176,7 @@ type Trouble = (&'static str, String, Option<Card>, &'static str);
 /// by such certificates, as a machine has one clock for all its programs. Put right, the node is Ready again, its containers the
 /// same.
 fn certificate_troubles(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     let system = context.system()?;
     let (namespace, before) = workload(system, "trouble", 1)?;
     let door = door_of(system)?;

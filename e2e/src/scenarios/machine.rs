@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Entry;
 use super::faults::{no_restarts, workload};
-use super::identity::one_line;
+use super::identity::{SAYS, one_line};
+use super::streams::{needs_our_cloud, needs_our_edge};
 use crate::process::{self, Daemon};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -55,6 +56,7 @@ fn trouble(
 
 /// The port of edgecore's local server is another program's: edgecore works without it and takes it once it is free.
 fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     let mut holder = None;
     trouble(
         context,
@@ -92,6 +94,7 @@ fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
 
 /// cloudcore without its hub or join port ends and says which one it is; without its monitor port it says so and serves.
 fn port_taken_in_the_cloud(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, SAYS)?;
     let system = context.system()?;
     let uplink = system.cloud.uplink()?;
     let (_, monitor) = {
@@ -125,6 +128,7 @@ fn port_taken_in_the_cloud(context: &mut Context) -> Result<()> {
 
 /// containerd is not there: the node is not Ready, and its containers run on; containerd comes and all is well.
 fn runtime_away(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     trouble(
         context,
         "runtime",
@@ -136,6 +140,7 @@ fn runtime_away(context: &mut Context) -> Result<()> {
 
 /// The disk of the database is read-only, as after an error of the file system: what is stored is used.
 fn disk_read_only(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     trouble(
         context,
         "readonly",
@@ -147,6 +152,7 @@ fn disk_read_only(context: &mut Context) -> Result<()> {
 
 /// The disk of the database is full: a small file system with the database on it and no room beside it.
 fn disk_full(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     // The database of an edge that has run many pods is larger than a new one's: the file system has its size and one page.
     const FILL: &str = r#"mkdir -p "$2"; cp -a "$1"/. "$2"; size=$(($(stat -c %s "$1"/edgecore.db) + 4096))
 mount -t tmpfs -o size=$size tmpfs "$1"
@@ -172,6 +178,7 @@ cp -a "$2"/edgecore.db "$1"/; dd if=/dev/zero of="$1"/ballast bs=4k 2>/dev/null 
 
 /// The disk is full, as above, and the database on it was cut short: it gives way, and with room again edgecore goes on by itself.
 fn disk_full_and_damaged(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, SAYS)?;
     const FILL: &str = r#"size=$(stat -c %s "$1"/edgecore.db); mkdir -p "$2"; cp -a "$1"/edgecore.db "$2"/
 mount -t tmpfs -o size=$((size + 4096)) tmpfs "$1"
 cp -a "$2"/edgecore.db "$1"/; truncate -s $((size / 2 / 4096 * 4096)) "$1"/edgecore.db

@@ -612,6 +612,15 @@ pub(super) fn needs_our_cloud(context: &Context, what: &str) -> Result<()> {
     Err(Skip(format!("{what} is what only our cloudcore does")).into())
 }
 
+/// Scenarios of what only our edgecore does.
+pub(super) fn needs_our_edge(context: &Context, what: &str) -> Result<()> {
+    let edgecore = program(&context.settings.edge, "edgecore")?;
+    if is_ours(&edgecore) {
+        return Ok(());
+    }
+    Err(Skip(format!("{what} is what only our edgecore does")).into())
+}
+
 /// Bytes that no compression makes smaller, the same each time.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{NODE, door_of, node_by_hand, now};
+use super::super::streams::needs_our_cloud;
+use super::{NODE, REFUSES, door_of, node_by_hand, now};
 use crate::api;
 use crate::hub::Door;
 use crate::system::{Context, System};
@@ -13,6 +14,7 @@ use crate::wait::{self, seconds};
 
 /// What is refused before a node can say anything, at both ports.
 pub(super) fn door(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, REFUSES)?;
     let system = context.system()?;
     let door = door_of(system)?;
     let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(365 * 86_400));
@@ -108,6 +110,7 @@ pub(in crate::scenarios) fn logged(system: &System, before: usize, what: &str, s
 /// A line in the ConfigMap `kubeedge/revokednodes` ends the node's session within a second and keeps its certificate out, at both
 /// ports and over a restart of cloudcore; a time in it lets the node join anew. Deleting the Node object ends its session too.
 pub(super) fn revoked_node(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, REFUSES)?;
     let system = context.system()?;
     let door = door_of(system)?;
     let card = door.join(NODE)?;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 pub(super) use door::logged;
 use requests::{MINE, event, lease, mirror, objects, registration, request, signing, token};
 
+use super::streams::needs_our_cloud;
 use super::{Entry, IDLE, bare};
 use crate::api::{self, text};
 use crate::hub::{Door, Node};
@@ -38,6 +39,9 @@ pub(super) fn now() -> Duration {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+/// Go's authorizer is off by default.
+const REFUSES: &str = "refusing what is not the node's own";
 
 pub(super) fn door_of(system: &System) -> Result<Door> {
     Door::new(
@@ -113,6 +117,7 @@ fn refused(system: &System, node: &mut Node<'_>, what: &str, message: &Message, 
 
 /// The table: more than twenty refusals, each answered and logged with its reason, nothing changed by any; then what is permitted.
 fn table(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, REFUSES)?;
     let system = context.system()?;
     let namespace = system.namespace("guard")?;
     let door = door_of(system)?;
