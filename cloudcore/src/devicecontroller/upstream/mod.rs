@@ -37,9 +37,12 @@ pub(super) fn start(
     metrics: &Metrics,
     tasks: &Tasks,
 ) {
+    // A turn in which the Device is written too is two writes.
+    let settings = &controller.settings;
+    let turn = Duration::from_secs(1 + u64::from(settings.status_of_device));
     let pace = Pace {
-        device: Duration::from_secs(1) / controller.settings.writes_per_device,
-        node: Duration::from_secs(1) / controller.settings.writes_per_node,
+        device: turn / settings.writes_per_device,
+        node: turn / settings.writes_per_node,
     };
     let desk = Desk {
         controller: controller.clone(),
