@@ -228,7 +228,7 @@ impl System {
 
     /// Makes a namespace for a scenario and waits until pods can be created in it.
     pub fn namespace(&self, name: &str) -> Result<String> {
-        let namespace = format!("{name}-{:x}", std::process::id());
+        let namespace = format!("{name}{}", mark());
         // A scenario that runs twice in one run may be quicker than the deletion of its first namespace.
         let path = format!("/api/v1/namespaces/{namespace}");
         wait::quietly("the namespace's name", seconds(60), || {
@@ -309,8 +309,30 @@ impl System {
         if !self.edge.edgecore().is_ok_and(Daemon::alive) {
             self.edge.start_edgecore()?;
         }
-        self.node_ready(seconds(60))
+        self.node_ready(seconds(60))?;
+        self.sweep()
     }
+
+    /// Removes what a scenario left: nodes, on which other scenarios' pods would be put, and namespaces, whose names others want.
+    fn sweep(&self) -> Result<()> {
+        let mark = mark();
+        let nodes = self.api().list("/api/v1/nodes")?;
+        let strangers = nodes.iter().map(api::name).filter(|name| *name != self.edge.name());
+        let namespaces = self.api().list("/api/v1/namespaces")?;
+        let left = namespaces.iter().map(api::name).filter(|name| name.ends_with(&mark));
+        let paths = strangers
+            .map(api::node_path)
+            .chain(left.map(|name| format!("/api/v1/namespaces/{name}")));
+        for path in paths {
+            self.api().delete(&path)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the names of this run's namespaces end with.
+fn mark() -> String {
+    format!("-{:x}", std::process::id())
 }
 
 /// The container names that pods should have running, as [`EdgeHost::containers`] gives them, in order.

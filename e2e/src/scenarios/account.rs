@@ -212,8 +212,16 @@ fn renewal(system: &System) -> Result<impl FnMut() -> Result<Option<()>> + '_> {
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
         system.edge.name()
     );
-    let first = text(&system.api().must(&path)?, "/spec/renewTime").to_owned();
-    Ok(move || Ok((text(&system.api().must(&path)?, "/spec/renewTime") != first).then_some(())))
+    // An edge of Go is Ready some seconds before it has one.
+    let renewed = move || -> Result<Option<String>> {
+        let lease = system.api().get(&path)?;
+        Ok(lease.map(|lease| text(&lease, "/spec/renewTime").to_owned()))
+    };
+    let first = renewed()?;
+    Ok(move || {
+        let now = renewed()?;
+        Ok((now.is_some() && now != first).then_some(()))
+    })
 }
 
 /// A manifest with the run's ports, addresses and folder.
