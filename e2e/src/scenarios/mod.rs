@@ -28,6 +28,7 @@ mod replicas;
 mod stream_ends;
 mod streams;
 mod swap;
+mod takeover;
 mod transport;
 mod tunnels;
 mod usage;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Scenario> {
         redirect::LIST,
         reach::LIST,
         machine::LIST,
+        takeover::LIST,
         mqtt::LIST,
         ways_in::LIST,
         transport::LIST,
