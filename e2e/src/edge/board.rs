@@ -87,6 +87,12 @@ impl Board {
         &self.name
     }
 
+    /// Its folder, which it sees at the same place.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its number, from which addresses derive.
     #[must_use]
     pub fn number(&self) -> HostNumber {

@@ -19,7 +19,7 @@ const HUNGRY: &str = r#"    command: [sh, -c, "sleep 1000000 & dd if=/dev/zero o
     resources: {limits: {memory: 24Mi}}"#;
 
 /// Limits arrive in the kernel's one hierarchy, at the container, its pod and the pod's class; use is told; a container without memory
-/// is killed and says why. Then the power fails while there is no link: the pods come back from the board's disk alone.
+/// is killed and says why. The clock goes wrong and right. Then the power fails while there is no link: the pods come back from the board's disk alone.
 fn board(context: &mut Context) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         return Err(Skip("user-mode Linux is there for x86_64 alone".to_owned()).into());
@@ -60,6 +60,7 @@ fn look(system: &mut System, board: &mut Board, ours: bool) -> Result<()> {
     usage(system, board, &namespace)?;
     hungry(system, board, &namespace)?;
     if ours {
+        clock(system, board, &namespace)?;
         power(system, board, &namespace)?;
     }
     system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
@@ -195,6 +196,70 @@ fn hungry(system: &System, board: &Board, namespace: &str) -> Result<()> {
     system
         .api()
         .delete(&format!("{}/hungry", api::pods_path(namespace)))
+        .map(drop)
+}
+
+/// Sets the clock when it is told to by a file, and right again by another.
+const CLOCK: &str = r#"    command:
+    - sh
+    - -c
+    - |
+      for step in wrong right; do
+        until [ -e /board/$step ]; do sleep 0.2; done
+        now=$(date +%s)
+        [ $step = wrong ] && date -s @$((now + AHEAD)) || date -s @$((now - AHEAD))
+      done
+      sleep 1000000
+    securityContext: {privileged: true}
+    volumeMounts: [{name: board, mountPath: /board}]"#;
+
+/// Seconds that the clock is ahead: more than a node's certificate is valid.
+const AHEAD: &str = "34560000";
+
+/// The clock is more than a year ahead when the edge has to connect anew: it says so once, tries on, and is back with the same containers when the
+/// clock is right again.
+fn clock(system: &mut System, board: &Board, namespace: &str) -> Result<()> {
+    const SAID: &str = "by this node's clock: set the clock right";
+    let volumes = format!(
+        "  volumes: [{{name: board, hostPath: {{path: {}}}}}]",
+        board.folder().display()
+    );
+    let pod = bare("clock", board.name(), &volumes, &CLOCK.replace("AHEAD", AHEAD));
+    system.cluster.apply(namespace, &pod)?;
+    system.until_pod("the clock can be set", (namespace, "clock"), SLOW, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    let containers = |system: &System| -> Result<Vec<String>> {
+        let ids = PODS.iter().map(|(pod, _)| {
+            let pod = system.pod(namespace, pod)?;
+            Ok(text(&pod, "/status/containerStatuses/0/containerID").to_owned())
+        });
+        ids.collect()
+    };
+    let (before, from) = (containers(system)?, board.log().len());
+    let year = |system: &System| -> Result<i64> { Ok(exec(system, namespace, "guaranteed", "date +%Y")?.parse()?) };
+    let now = year(system)?;
+    std::fs::write(board.folder().join("wrong"), "")?;
+    wait::until("the clock is wrong", seconds(SLOW), || {
+        Ok((year(system)? > now).then_some(()))
+    })?;
+    system.cloud.stop()?;
+    system.cloud.start()?;
+    let said = |board: &Board| board.log().get(from..).unwrap_or_default().matches(SAID).count();
+    wait::until("the edge says what is wrong", seconds(SLOW), || {
+        Ok((said(board) > 0).then_some(()))
+    })?;
+    wait::pause(seconds(5));
+    std::fs::write(board.folder().join("right"), "")?;
+    wait::until("the edge is back", seconds(SLOW), || {
+        Ok((year(system)? == now).then_some(()))
+    })?;
+    ready(system, board)?;
+    ensure!(said(board) == 1, "said {} times", said(board));
+    ensure!(containers(system)? == before, "containers changed");
+    system
+        .api()
+        .delete(&format!("{}/clock", api::pods_path(namespace)))
         .map(drop)
 }
 

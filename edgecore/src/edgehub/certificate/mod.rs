@@ -12,6 +12,7 @@ use common::Backoff;
 use common::backoff::random_unit;
 use jiff::{Timestamp, ToSpan as _};
 use proto::NodeName;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use files::Paths;
@@ -25,6 +26,9 @@ use request::{JoinError, Server, Token};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// … and the longest.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Where the clock is far ahead, each certificate has expired when it comes: it is used all the same, and another is not applied for
+/// before this has passed.
+const LEAST_LIFE: Duration = Duration::from_secs(3600);
 /// A certificate is renewed at a random moment between these shares of its life.
 const RENEW_FROM: f64 = 0.7;
 const RENEW_UNTIL: f64 = 0.9;
@@ -57,6 +61,8 @@ impl std::fmt::Debug for Settings {
 #[derive(Debug)]
 pub(super) struct Certificates {
     settings: Settings,
+    /// When the stored one was issued, if this process has applied for it.
+    issued: Option<Instant>,
     said: String,
 }
 
@@ -64,6 +70,7 @@ impl Certificates {
     pub(super) const fn new(settings: Settings) -> Self {
         Self {
             settings,
+            issued: None,
             said: String::new(),
         }
     }
@@ -74,7 +81,15 @@ impl Certificates {
         let mut joined = false;
         loop {
             let trouble = match self.usable() {
-                Ok(usable) => return (usable, joined),
+                Ok(usable) => {
+                    if self.is_new() && usable.validity.until <= Timestamp::now() {
+                        self.say(format!(
+                            "the certificate that cloudcore has just issued expired at {} by this node's clock: set the clock right",
+                            usable.validity.until
+                        ));
+                    }
+                    return (usable, joined);
+                }
                 Err(unusable) if self.settings.token.is_empty() => format!(
                     "{}: put a token of `keadm gettoken` into modules.edgeHub.token and restart edgecore",
                     common::chain(&unusable)
@@ -86,6 +101,7 @@ impl Certificates {
                     match self.join().await {
                         Ok(()) => {
                             info!(node = %self.settings.node, "certificate issued");
+                            self.issued = Some(Instant::now());
                             joined = true;
                             continue;
                         }
@@ -108,7 +124,7 @@ impl Certificates {
                 node: self.settings.node.clone(),
             });
         }
-        if usable.validity.until <= Timestamp::now() && !self.settings.token.is_empty() {
+        if usable.validity.until <= Timestamp::now() && !self.settings.token.is_empty() && !self.is_new() {
             return Err(Unusable::Expired(usable.validity.until));
         }
         Ok(usable)
@@ -120,17 +136,27 @@ impl Certificates {
             std::future::pending::<()>().await;
         }
         sleep_until(renewal(validity, random_unit())).await;
+        if let Some(issued) = self.issued {
+            let life = validity.until.duration_since(validity.from).as_secs_f64();
+            let least = LEAST_LIFE.min(Duration::from_secs_f64((life * RENEW_FROM).max(0.0)));
+            tokio::time::sleep_until(issued + least).await;
+        }
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(32));
         loop {
             match self.rotate().await {
                 Ok(()) => {
                     info!(node = %self.settings.node, "certificate renewed");
+                    self.issued = Some(Instant::now());
                     return;
                 }
                 Err(error) => self.say(format!("the certificate cannot be renewed: {}", common::chain(&error))),
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
+    }
+
+    fn is_new(&self) -> bool {
+        self.issued.is_some_and(|issued| issued.elapsed() < LEAST_LIFE)
     }
 
     async fn join(&self) -> Result<(), JoinError> {
@@ -162,7 +188,7 @@ impl Certificates {
         } = &self.settings;
         let usable = match paths.load(node) {
             // An expired certificate must not be presented beside a token: it alone would decide.
-            Ok(usable) if usable.validity.until > Timestamp::now() || token.is_empty() => usable,
+            Ok(usable) if usable.validity.until > Timestamp::now() || token.is_empty() || self.is_new() => usable,
             _ => return self.join().await,
         };
         let server = Server::parse(server)?;
