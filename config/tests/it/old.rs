@@ -14,6 +14,7 @@ const EDGE_10: &str = include_str!("../../golden/edgecore-v1.10-default.yaml");
 const EDGE_12: &str = include_str!("../../golden/edgecore-v1.12-default.yaml");
 const EDGE_13: &str = include_str!("../../golden/edgecore-v1.13-default.yaml");
 const EDGE_17: &str = include_str!("../../golden/edgecore-v1.17-default.yaml");
+const EDGE_22: &str = include_str!("../../golden/edgecore-v1.22-default.yaml");
 
 /// Each key is named once, and none of them as merely unknown.
 fn one_warning_each(warnings: &[Warning]) {
@@ -30,7 +31,13 @@ fn one_warning_each(warnings: &[Warning]) {
 fn every_key_arrives_or_is_warned_about<T>(text: &str, loaded: &Loaded<T>) {
     one_warning_each(&loaded.warnings);
     for path in leaves(text).into_keys() {
-        let key = path.trim_end_matches(|c: char| c == '.' || c.is_ascii_digit());
+        // Items of a list arrive as one.
+        let mut key = path.as_str();
+        while let Some((list, item)) = key.rsplit_once('.')
+            && item.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            key = list;
+        }
         let warned = loaded
             .warnings
             .iter()
@@ -47,6 +54,7 @@ fn printed_defaults_of_old_edges_load() {
         ("v1.12", EDGE_12, true, "/var/lib/kubelet"),
         ("v1.13", EDGE_13, false, "/var/lib/edged"),
         ("v1.17", EDGE_17, false, "/var/lib/edged"),
+        ("v1.22", EDGE_22, false, "/var/lib/kubelet"),
     ] {
         let loaded = edge(text).unwrap_or_else(|problems| panic!("{version}: {problems}"));
         every_key_arrives_or_is_warned_about(text, &loaded);
