@@ -26,8 +26,8 @@ use request::{JoinError, Server, Token};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// … and the longest.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// Where the clock is far ahead, each certificate has expired when it comes: it is used all the same, and another is not applied for
-/// before this has passed.
+/// Where the clock is far ahead, each certificate is to be renewed, or has expired, when it comes: it is used all the same, and another is
+/// not applied for before this has passed.
 const LEAST_LIFE: Duration = Duration::from_secs(3600);
 /// A certificate is renewed at a random moment between these shares of its life.
 const RENEW_FROM: f64 = 0.7;
@@ -61,9 +61,34 @@ impl std::fmt::Debug for Settings {
 #[derive(Debug)]
 pub(super) struct Certificates {
     settings: Settings,
-    /// When the stored one was issued, if this process has applied for it.
-    issued: Option<Instant>,
+    /// Of the stored one, if this process has applied for it.
+    issued: Option<Issued>,
     said: String,
+}
+
+/// What was found when a certificate came.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    /// Another is not applied for before.
+    next: Instant,
+    /// By this node's clock it had expired.
+    had_expired: bool,
+}
+
+impl Issued {
+    fn now(until: Timestamp) -> Self {
+        let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
+        let had_expired = left.is_zero();
+        let least = if had_expired {
+            LEAST_LIFE
+        } else {
+            LEAST_LIFE.min(left / 2)
+        };
+        Self {
+            next: Instant::now() + least,
+            had_expired,
+        }
+    }
 }
 
 impl Certificates {
@@ -82,7 +107,7 @@ impl Certificates {
         loop {
             let trouble = match self.usable() {
                 Ok(usable) => {
-                    if self.is_new() && usable.validity.until <= Timestamp::now() {
+                    if self.had_expired() {
                         self.say(format!(
                             "the certificate that cloudcore has just issued expired at {} by this node's clock: set the clock right",
                             usable.validity.until
@@ -101,7 +126,7 @@ impl Certificates {
                     match self.join().await {
                         Ok(()) => {
                             info!(node = %self.settings.node, "certificate issued");
-                            self.issued = Some(Instant::now());
+                            self.note_issued();
                             joined = true;
                             continue;
                         }
@@ -124,7 +149,7 @@ impl Certificates {
                 node: self.settings.node.clone(),
             });
         }
-        if usable.validity.until <= Timestamp::now() && !self.settings.token.is_empty() && !self.is_new() {
+        if usable.validity.until <= Timestamp::now() && !self.settings.token.is_empty() && !self.had_expired() {
             return Err(Unusable::Expired(usable.validity.until));
         }
         Ok(usable)
@@ -137,16 +162,14 @@ impl Certificates {
         }
         sleep_until(renewal(validity, random_unit())).await;
         if let Some(issued) = self.issued {
-            let life = validity.until.duration_since(validity.from).as_secs_f64();
-            let least = LEAST_LIFE.min(Duration::from_secs_f64((life * RENEW_FROM).max(0.0)));
-            tokio::time::sleep_until(issued + least).await;
+            tokio::time::sleep_until(issued.next).await;
         }
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(32));
         loop {
             match self.rotate().await {
                 Ok(()) => {
                     info!(node = %self.settings.node, "certificate renewed");
-                    self.issued = Some(Instant::now());
+                    self.note_issued();
                     return;
                 }
                 Err(error) => self.say(format!("the certificate cannot be renewed: {}", common::chain(&error))),
@@ -155,8 +178,15 @@ impl Certificates {
         }
     }
 
-    fn is_new(&self) -> bool {
-        self.issued.is_some_and(|issued| issued.elapsed() < LEAST_LIFE)
+    fn note_issued(&mut self) {
+        let usable = self.settings.paths.load(&self.settings.node).ok();
+        self.issued = usable.map(|usable| Issued::now(usable.validity.until));
+    }
+
+    /// Whether the clock said so when the certificate came, not long ago.
+    fn had_expired(&self) -> bool {
+        self.issued
+            .is_some_and(|issued| issued.had_expired && Instant::now() < issued.next)
     }
 
     async fn join(&self) -> Result<(), JoinError> {
@@ -188,7 +218,7 @@ impl Certificates {
         } = &self.settings;
         let usable = match paths.load(node) {
             // An expired certificate must not be presented beside a token: it alone would decide.
-            Ok(usable) if usable.validity.until > Timestamp::now() || token.is_empty() || self.is_new() => usable,
+            Ok(usable) if usable.validity.until > Timestamp::now() || token.is_empty() || self.had_expired() => usable,
             _ => return self.join().await,
         };
         let server = Server::parse(server)?;
@@ -245,6 +275,19 @@ mod tests {
         let validity = Validity { from, until };
         assert_eq!(renewal(validity, 0.0).as_second(), 1_000_070);
         assert!(renewal(validity, 0.999).as_second() <= 1_000_090);
+    }
+
+    /// A certificate of minutes is renewed in its life; one that had expired when it came is not followed by another at once.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_certificate_is_not_applied_for_at_once() {
+        let after = |seconds: i64| {
+            let until = Timestamp::now().checked_add(seconds.seconds()).expect("time");
+            let issued = Issued::now(until);
+            (issued.next.duration_since(Instant::now()).as_secs(), issued.had_expired)
+        };
+        assert!((88..=90).contains(&after(180).0) && !after(180).1);
+        assert_eq!(after(300 * 86_400), (3600, false));
+        assert_eq!(after(-1), (3600, true));
     }
 
     #[test]
