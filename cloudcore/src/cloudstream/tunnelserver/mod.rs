@@ -11,19 +11,20 @@ use std::time::Duration;
 
 use common::tls::client::certificates;
 use common::tls::server::{ClientCertificates, client_verifier_of, server_config};
-use common::tls::stream::ServerStream;
 use common::tunnel::{self, TunnelSettings};
 use http::StatusCode;
 use proto::NodeName;
 use proto::tunnel::Role;
 use proto::tunnel::upgrade::{Refused, Request};
+use rustls::AlertDescription;
 use rustls::server::ResolvesServerCert;
-use rustls::{AlertDescription, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use super::sessions::Session;
@@ -40,9 +41,10 @@ pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesSer
     let port = shared.settings.tunnel_port;
     let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port).await?;
     info!(port, "listening for tunnels of edges");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     shared
         .tasks
-        .spawn("tunnel listener", accept(shared.clone(), listener, Arc::new(config)));
+        .spawn("tunnel listener", accept(shared.clone(), listener, acceptor));
     shared.tasks.spawn("revoked tunnels", revocations(shared.clone()));
     Ok(())
 }
@@ -62,7 +64,7 @@ fn authorities(shared: &Shared) -> Vec<CertificateDer<'static>> {
     found
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, config: Arc<ServerConfig>) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
     shared.hub.knows_revocations().await;
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
@@ -71,7 +73,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, config: Arc<ServerCo
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let task = connect(shared.clone(), config.clone(), stream, peer, place);
+                let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
                 shared.tasks.spawn("tunnel handshake", task);
             }
             Err(error) => {
@@ -85,11 +87,9 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, config: Arc<ServerCo
 
 /// What came in.
 enum Visitor {
-    Edge(Tls, Box<Admitted>),
-    Cloudcore(Tls),
+    Edge(TlsStream<TcpStream>, Box<Admitted>),
+    Cloudcore(TlsStream<TcpStream>),
 }
-
-type Tls = ServerStream<TcpStream>;
 
 struct Admitted {
     request: Request,
@@ -101,14 +101,14 @@ struct Admitted {
 
 async fn connect(
     shared: Arc<Shared>,
-    config: Arc<ServerConfig>,
+    acceptor: TlsAcceptor,
     stream: TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 ) {
     tunnel::tune(&stream);
     let visitor = timeout(HANDSHAKE, async {
-        let tls = match ServerStream::accept(config, stream).await {
+        let tls = match acceptor.accept(stream).await {
             Ok(tls) => tls,
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
@@ -150,8 +150,13 @@ fn tls_reason(error: &io::Error) -> String {
     }
 }
 
-async fn greet(shared: &Shared, mut tls: Tls, peer: SocketAddr) -> Option<Visitor> {
-    let certificate = tls.peer_certificates().and_then(|chain| chain.first()).cloned();
+async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr) -> Option<Visitor> {
+    let certificate = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .cloned();
     if certificate
         .as_ref()
         .is_some_and(|certificate| forward::is_cloudcore(certificate))
@@ -194,7 +199,7 @@ async fn greet(shared: &Shared, mut tls: Tls, peer: SocketAddr) -> Option<Visito
 }
 
 /// A tunnel from its upgrade to its end. The node need not exist yet.
-async fn serve(shared: &Shared, mut tls: Tls, admitted: Admitted, peer: SocketAddr) {
+async fn serve(shared: &Shared, mut tls: TlsStream<TcpStream>, admitted: Admitted, peer: SocketAddr) {
     let Admitted {
         request,
         node,
