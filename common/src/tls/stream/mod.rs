@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(test)]
 mod tests;
 
-/// Bytes that are read at once: a whole record, so that a bulk transfer costs one call for each. They are on the stack.
-const READ: usize = 18 * 1024;
+/// Bytes that are read at once.
+const READ: usize = 4096;
 /// Bytes that are encrypted at once: one record.
 const WRITE: usize = 16 * 1024;
 /// What a record needs beyond its content.

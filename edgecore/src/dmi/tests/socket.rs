@@ -78,6 +78,17 @@ impl Edge {
         }
     }
 
+    /// With a model, a device of it, and the mapper of both, which knows them.
+    async fn with_mapper() -> (Self, PathBuf) {
+        let edge = Self::start().await;
+        edge.model().await;
+        edge.device("d", 2, "1").await;
+        edge.stored(1).await;
+        let socket = edge.mapper_socket("m.sock");
+        edge.register(&socket).await;
+        (edge, socket)
+    }
+
     /// Stops edgecore and starts it again.
     async fn restart(self) -> Self {
         assert!(self.tasks.stop(LIMIT).await);
@@ -320,12 +331,7 @@ async fn a_mapper_gets_its_devices_and_then_what_changes() {
 
 #[tokio::test]
 async fn a_mapper_need_not_register_again_when_edgecore_restarts() {
-    let edge = Edge::start().await;
-    edge.model().await;
-    edge.device("d", 2, "1").await;
-    edge.stored(1).await;
-    let socket = edge.mapper_socket("m.sock");
-    edge.register(&socket).await;
+    let (edge, socket) = Edge::with_mapper().await;
     let mappers = Tasks::new();
     let mut called = Mapper::serve(&socket, &mappers);
     let edge = edge.restart().await;
@@ -343,12 +349,7 @@ async fn a_mapper_need_not_register_again_when_edgecore_restarts() {
 
 #[tokio::test]
 async fn a_mapper_is_known_after_its_database_was_replaced() {
-    let edge = Edge::start().await;
-    edge.model().await;
-    edge.device("d", 2, "1").await;
-    edge.stored(1).await;
-    let socket = edge.mapper_socket("m.sock");
-    edge.register(&socket).await;
+    let (edge, socket) = Edge::with_mapper().await;
     let mappers = Tasks::new();
     let mut called = Mapper::serve(&socket, &mappers);
     let tables = edge.meta.tables();
@@ -373,12 +374,7 @@ async fn a_mapper_is_known_after_its_database_was_replaced() {
 
 #[tokio::test]
 async fn what_cannot_be_read_at_the_start_is_read_later() {
-    let edge = Edge::start().await;
-    edge.model().await;
-    edge.device("d", 2, "1").await;
-    edge.stored(1).await;
-    let socket = edge.mapper_socket("m.sock");
-    edge.register(&socket).await;
+    let (edge, socket) = Edge::with_mapper().await;
     assert!(edge.tasks.stop(LIMIT).await);
     let Edge { folder, meta, .. } = edge;
     drop(meta);

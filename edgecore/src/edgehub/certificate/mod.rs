@@ -107,7 +107,8 @@ impl Certificates {
         loop {
             let trouble = match self.usable() {
                 Ok(usable) => {
-                    if self.had_expired() {
+                    // The clock may have been set right since.
+                    if self.had_expired() && usable.validity.until <= Timestamp::now() {
                         self.say(format!(
                             "the certificate that cloudcore has just issued expired at {} by this node's clock: set the clock right",
                             usable.validity.until
