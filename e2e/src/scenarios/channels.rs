@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::kubectl::{Said, kubectl};
 use super::manifests::KUBELET;
-use super::streams::{Said, kubectl};
 use super::usage::configure;
 use super::{Entry, IDLE, bare};
 use crate::api;

@@ -5,8 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::Entry;
-use super::streams::needs_our_cloud;
+use super::{Entry, needs_our_cloud};
 use crate::cloud::REDIRECTS;
 use crate::process;
 use crate::settings::program;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Entry;
 use super::authorizer::{door_of, now};
 use super::faults::{no_restarts, workload};
+use super::kubectl::Transport;
 use super::stream_ends::Running;
-use super::streams::{Transport, needs_our_edge};
+use super::{Entry, needs_our_edge};
 use crate::api::text;
 use crate::cloud::http_body;
 use crate::hub::Card;

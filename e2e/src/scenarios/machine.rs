@@ -5,10 +5,9 @@ use std::net::TcpListener;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Entry;
 use super::faults::{no_restarts, workload};
 use super::identity::{SAYS, one_line};
-use super::streams::{needs_our_cloud, needs_our_edge};
+use super::{Entry, needs_our_cloud, needs_our_edge};
 use crate::process::{self, Daemon};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};

@@ -16,6 +16,8 @@ mod framework;
 mod harness;
 mod identity;
 mod install;
+mod install_cloud;
+mod kubectl;
 mod machine;
 mod manifests;
 mod mappers;
@@ -36,8 +38,11 @@ mod volumes;
 mod ways_in;
 mod workloads;
 
+use anyhow::Result;
+
 use crate::edge::BUSYBOX;
-use crate::system::Scenario;
+use crate::settings::{is_ours, program};
+use crate::system::{Context, Scenario, Skip};
 
 /// All scenarios, in the order they run: what only reads first, what breaks things last.
 #[must_use]
@@ -64,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
         device_versions::LIST,
         account::LIST,
         install::LIST,
+        install_cloud::LIST,
         board::LIST,
         authorizer::LIST,
         tunnels::LIST,
@@ -136,6 +142,32 @@ spec:
         secret: {{secretName: {name}}}
 "#
     )
+}
+
+/// Whether the cloudcore is ours.
+fn our_cloud(context: &Context) -> Result<bool> {
+    Ok(is_ours(&program(&context.settings.cloud, "cloudcore")?))
+}
+
+/// Whether the edgecore is ours.
+fn our_edge(context: &Context) -> Result<bool> {
+    Ok(is_ours(&program(&context.settings.edge, "edgecore")?))
+}
+
+/// Skips what only our cloudcore does.
+fn needs_our_cloud(context: &Context, what: &str) -> Result<()> {
+    if our_cloud(context)? {
+        return Ok(());
+    }
+    Err(Skip(format!("{what} is what only our cloudcore does")).into())
+}
+
+/// Skips what only our edgecore does.
+fn needs_our_edge(context: &Context, what: &str) -> Result<()> {
+    if our_edge(context)? {
+        return Ok(());
+    }
+    Err(Skip(format!("{what} is what only our edgecore does")).into())
 }
 
 /// A bare pod bound to a node, with further YAML for its spec (`spec`) and its container (`container`), both indented by

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::streams::{Said, kubectl, needs_our_cloud};
-use super::{Entry, IDLE, bare};
+use super::kubectl::{Said, kubectl};
+use super::{Entry, IDLE, bare, needs_our_cloud};
 use crate::api::{self, text};
 use crate::balancer::{Balancer, Turn};
 use crate::cloud::{CloudHost, REDIRECTS, http_body};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
-use super::streams::{Transport, needs_our_cloud};
-use super::{Entry, bare};
+use super::kubectl::Transport;
+use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
 use crate::process::resident_mb;
 use crate::system::{Context, System};
@@ -61,7 +61,7 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
 /// A cut under `logs -f` and `exec`, by both of kubectl's transports: all end and say so, what they started on the edge ends too, and it
 /// all works again.
 fn link_cut(context: &mut Context) -> Result<()> {
-    let tells = needs_our_cloud(context, "").is_ok();
+    let tells = our_cloud(context)?;
     let system = context.system()?;
     let namespace = pod(system, "cut")?;
     wait::until("exec works", seconds(60), || {

@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Entry;
-use super::streams::needs_our_edge;
+use super::{Entry, needs_our_edge};
 use crate::edge::{EdgeHost, PAUSE, Wire};
 use crate::process::feed;
 use crate::system::Context;

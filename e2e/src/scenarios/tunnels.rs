@@ -6,9 +6,8 @@ use anyhow::{Result, ensure};
 use proto::Features;
 use proto::tunnel::upgrade::Upgrade;
 
-use super::Entry;
 use super::authorizer::{door_of, logged, now};
-use super::streams::needs_our_cloud;
+use super::{Entry, needs_our_cloud};
 use crate::hub::{Card, Door};
 use crate::system::Context;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::super::streams::needs_our_cloud;
+use super::super::needs_our_cloud;
 use super::{NODE, REFUSES, door_of, node_by_hand, now};
 use crate::api;
 use crate::hub::Door;

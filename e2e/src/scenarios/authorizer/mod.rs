@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 pub(super) use door::logged;
 use requests::{MINE, event, lease, mirror, objects, registration, request, signing, token};
 
-use super::streams::{needs_our_cloud, needs_our_edge};
-use super::{Entry, IDLE, bare};
+use super::{Entry, IDLE, bare, needs_our_cloud, our_edge};
 use crate::api::{self, text};
 use crate::hub::{Door, Node};
 use crate::system::{Context, System};
@@ -118,7 +117,7 @@ fn refused(system: &System, node: &mut Node<'_>, what: &str, message: &Message, 
 /// The table: more than twenty refusals, each answered and logged with its reason, nothing changed by any; then what is permitted.
 fn table(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, REFUSES)?;
-    let quiet = needs_our_edge(context, "").is_ok();
+    let quiet = our_edge(context)?;
     let system = context.system()?;
     let namespace = system.namespace("guard")?;
     let door = door_of(system)?;
