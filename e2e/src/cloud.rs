@@ -61,6 +61,7 @@ pub struct CloudHost {
     node_limit: u32,
     hub_keys: String,
     stream_keys: String,
+    device_keys: String,
     redirects: String,
     webhook: bool,
     cloudcore: Option<Daemon>,
@@ -92,6 +93,7 @@ impl CloudHost {
             node_limit: 500,
             hub_keys: String::new(),
             stream_keys: String::new(),
+            device_keys: String::new(),
             redirects: REDIRECTS.to_owned(),
             webhook: true,
             cloudcore: None,
@@ -122,6 +124,11 @@ impl CloudHost {
     /// Adds a line to the section cloudStream from the next start on; empty for none.
     pub fn set_stream_key(&mut self, line: &str) {
         line.clone_into(&mut self.stream_keys);
+    }
+
+    /// Sets keys of the section deviceController that only ours has, from the next start on; empty for none.
+    pub fn set_device_keys(&mut self, keys: &str) {
+        keys.clone_into(&mut self.device_keys);
     }
 
     /// Sets the keys of the section iptablesManager from the next start on.
@@ -193,6 +200,10 @@ impl CloudHost {
         } else {
             String::new()
         };
+        let devices = match self.device_keys.as_str() {
+            keys if ours && !keys.is_empty() => format!("deviceController: {{enable: true, {keys}}}"),
+            _ => String::new(),
+        };
         format!(
             r#"apiVersion: cloudcore.config.kubeedge.io/v1alpha1
 kind: CloudCore
@@ -223,6 +234,7 @@ modules:
     enable: false
   iptablesManager: {{{redirects}}}
   {webhook}
+  {devices}
 "#
         )
     }

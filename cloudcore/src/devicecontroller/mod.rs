@@ -30,7 +30,8 @@ pub struct Settings {
     pub writes_per_device: u32,
     /// Writes for all devices of one node in a second.
     pub writes_per_node: u32,
-    /// Whether the status of the Device shows what its DeviceStatus does, which takes a second write.
+    /// Whether the status of every Device shows what its DeviceStatus does, which takes a second write. That of a Device which
+    /// clients of before v1.23 look at does in any case.
     pub status_of_device: bool,
 }
 

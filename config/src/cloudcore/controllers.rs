@@ -129,7 +129,8 @@ section! {
         "writesPerDevice" hidden writes_per_device: i32 = 10;
         /// Writes for all devices of one node in a second.
         "writesPerNode" hidden writes_per_node: i32 = 100;
-        /// Whether reported values are shown in the status of the Device too, as before v1.23.
+        /// Whether reported values are shown in the status of every Device too, as before v1.23; those of Devices that old clients
+        /// look at are in any case.
         "statusOfDevice" hidden status_of_device: bool = false;
     }
 }

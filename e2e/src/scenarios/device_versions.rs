@@ -4,10 +4,9 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Entry;
+use super::{Entry, needs_our_cloud};
 use crate::api::{elements, text};
 use crate::process;
-use crate::settings::{is_ours, program};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
@@ -51,9 +50,7 @@ fn devices_path(version: &str, namespace: &str, name: &str) -> String {
 }
 
 fn device_versions(context: &mut Context) -> Result<()> {
-    if !is_ours(&program(&context.settings.cloud, "cloudcore")?) {
-        return Ok(());
-    }
+    needs_our_cloud(context, "a conversion of devices without loss")?;
     let system = context.system()?;
     told(system)?;
     let namespace = system.namespace("versions")?;

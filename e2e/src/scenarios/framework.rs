@@ -4,6 +4,9 @@
 //! `config.yaml`. Its driver is to work with files there: a property is read from the file that the key `register` of its visitor names, the
 //! state from `state` (`ok` without it), and each call is a line of `events`: `init UNIT PORT` and `stop UNIT PORT` with the keys
 //! of the protocol, `set REGISTER VALUE`.
+//!
+//! A Go edge calls a mapper once and never again: what it is to hear by a call is made when it serves its socket, and what is to come by
+//! registration is known to edgecore before it starts.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Entry;
-use crate::api::text;
+use super::devices::kit::{rejoin, rows};
+use crate::api::{self, text};
 use crate::process::Daemon;
 use crate::settings::{is_ours, program};
 use crate::system::{Context, System};
@@ -21,6 +25,8 @@ use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[("mapper_framework", false, life)];
 
+/// The mapper's socket, in edgecore's folder.
+const SOCKET: &str = "files.sock";
 /// The mapper's devices speak this.
 const PROTOCOL: &str = "files";
 /// A first port, one that `UpdateDevice` brings, and one that comes by registration alone. Go's edgecore sends numbers as 32-bit floats,
@@ -68,7 +74,9 @@ fn life(context: &mut Context) -> Result<()> {
 
     plant.mapper_away(|plant| {
         plant.create("d2", PORTS[2])?;
-        plant.desire("d1", "33")
+        plant.desire("d1", "33")?;
+        plant.stored("d2", "30")?;
+        plant.stored("d1", "33")
     })?;
     // It starts its devices in any order.
     let before = plant.seen.get();
@@ -108,10 +116,12 @@ impl<'a> Plant<'a> {
         let system = context.system()?;
         let namespace = system.namespace("framework")?;
         let folder = system.edge.folder().join("framework");
+        // With the events of an earlier run.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("temperature"), "20")?;
         let config = format!(
-            "grpc_server:\n  socket_path: /etc/kubeedge/files.sock\ncommon:\n  name: files-mapper\n  version: v1.13.0\n  \
+            "grpc_server:\n  socket_path: /etc/kubeedge/{SOCKET}\ncommon:\n  name: files-mapper\n  version: v1.13.0\n  \
              api_version: v1.0.0\n  protocol: {PROTOCOL}\n  address: 127.0.0.1\n  edgecore_sock: /etc/kubeedge/dmi.sock\n"
         );
         std::fs::write(folder.join("config.yaml"), config)?;
@@ -134,12 +144,18 @@ impl<'a> Plant<'a> {
 
     // --- the mapper ---
 
+    /// Until it serves.
     fn start(&mut self) -> Result<()> {
+        let socket = self.system.edge.folder().join("etc").join(SOCKET);
+        let _ = std::fs::remove_file(&socket);
         let program = std::env::var_os("KE_MAPPER").context("KE_MAPPER names no program")?;
         let program = std::fs::canonicalize(program)?;
         let mut command = self.in_folder(&program);
         self.mapper = Some(Daemon::start(self.system.edge.folder(), "framework", &mut command)?);
-        Ok(())
+        let served = wait::until("the mapper registers and serves", self.limit, || {
+            Ok(socket.exists().then_some(()))
+        });
+        served.with_context(|| self.mapper.as_ref().map(Daemon::tail).unwrap_or_default())
     }
 
     /// A program on the edge's host, in the mapper's folder.
@@ -161,8 +177,7 @@ impl<'a> Plant<'a> {
     }
 
     fn edgecore_restarts(&mut self) -> Result<()> {
-        self.system.edge.stop_edgecore()?;
-        self.system.join()
+        rejoin(self.system, |_| ())
     }
 
     /// What the driver reads.
@@ -208,6 +223,17 @@ impl<'a> Plant<'a> {
     fn desire(&self, name: &str, value: &str) -> Result<()> {
         let patch = json!({"spec": {"properties": self.properties(value)}});
         self.system.api().patch(&self.path("devices", name), &patch).map(drop)
+    }
+
+    /// Waits until edgecore has stored a Device with this desired value.
+    fn stored(&self, name: &str, desired: &str) -> Result<()> {
+        let query = format!("SELECT value FROM meta WHERE key = '{}/device/{name}'", self.namespace);
+        wait::quietly("the Device in edgecore's database", self.limit, || {
+            let row = rows(&self.system.edge, &query)?;
+            let device: Value = serde_json::from_str(row.trim()).unwrap_or_default();
+            let found = api::elements(&device, "/spec/properties").any(|one| text(one, "/desired/value") == desired);
+            Ok(found.then_some(()))
+        })
     }
 
     fn change_port(&self, name: &str, port: u32) -> Result<()> {

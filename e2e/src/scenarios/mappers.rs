@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
 use serde_json::Value;
 
-use super::Entry;
+use super::{Entry, needs_our_edge};
 use crate::api::{self, number, text};
 use crate::edge::Keys;
 use crate::mqtt::{self, Client};
@@ -18,6 +18,7 @@ use crate::wait::{self, seconds};
 pub(super) const LIST: &[Entry] = &[
     ("mapper_virtual", false, virtual_device),
     ("mapper_modbus", false, modbus),
+    ("mapper_container", false, container),
     ("history_bounded", false, history),
 ];
 
@@ -125,15 +126,21 @@ impl<'a> Plant<'a> {
     }
 }
 
-/// Starts an example on the edge's host. Its program was built beside this one.
+/// Starts an example on the edge's host.
 fn start_mapper(system: &System, example: &str) -> Result<Daemon> {
+    let program = program_of(example)?;
+    Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))
+}
+
+/// The program of an example, which was built beside this one.
+fn program_of(example: &str) -> Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name(example);
     ensure!(
         program.is_file(),
         "{} is missing: cargo build -p {example}",
         program.display()
     );
-    Daemon::start(system.edge.folder(), example, &mut system.edge.command(program))
+    Ok(program)
 }
 
 impl Drop for Plant<'_> {
@@ -168,6 +175,57 @@ fn virtual_device(context: &mut Context) -> Result<()> {
         value == "45"
     })?;
     plant.end()
+}
+
+/// The virtual mapper as people run it: its program in an image, and `mapper.yaml` as it is. A device that is made then reaches it through
+/// the socket in the container, and its values are in the API.
+fn container(context: &mut Context) -> Result<()> {
+    const EXAMPLE: &str = "virtual-device";
+    let root = context.settings.root.clone();
+    let read = |file: &str| {
+        let path = root.join("examples").join(EXAMPLE).join(file);
+        std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
+    };
+    let system = context.system()?;
+    let (manifest, archive) = (read("mapper.yaml")?, system.edge.folder().join("mapper.tar"));
+    let image = manifest.lines().find_map(|line| line.trim().strip_prefix("image: "));
+    let image = image.context("the image in mapper.yaml")?;
+    let mut build = Command::new(root.join("e2e/testcluster/image"));
+    build
+        .arg("--program")
+        .arg(program_of(EXAMPLE)?)
+        .arg(image)
+        .arg(&archive);
+    process::run(&mut build)?;
+    system.edge.ctr(&["image", "import", &archive.to_string_lossy()])?;
+    std::fs::remove_file(&archive)?;
+    let socket = system.edge.folder().join("etc/virtual.sock");
+    // Of an earlier scenario.
+    let _ = std::fs::remove_file(&socket);
+
+    let namespace = system.namespace("container")?;
+    system.cluster.apply(&namespace, &manifest)?;
+    wait::until(
+        "the mapper in a container has its socket on the host",
+        seconds(60),
+        || Ok(socket.exists().then_some(())),
+    )?;
+    let device = read("device.yaml")?.replace("nodeName: edge-1", &format!("nodeName: {}", system.edge.name()));
+    system.cluster.apply(&namespace, &device)?;
+    let path = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{namespace}");
+    wait::until("a value of it in the API", seconds(60), || {
+        let status = system.api().must(&format!("{path}/devicestatuses/thermometer-1"))?;
+        let twin = api::elements(&status, "/status/twins").find(|twin| text(twin, "/propertyName") == "temperature");
+        let value = twin.map_or("", |twin| text(twin, "/reported/value"));
+        ensure!(value.parse::<u32>().is_ok(), "it is {value:?}");
+        Ok(Some(()))
+    })?;
+    system.api().delete(&format!("{path}/devices/thermometer-1"))?;
+    system
+        .cluster
+        .kubectl(&["delete", "-n", &namespace, "daemonset", EXAMPLE])?;
+    system.clean(&namespace)?;
+    system.edge.ctr(&["image", "rm", image]).map(drop)
 }
 
 /// A register of a Modbus server comes to the API, a desired value to a register.
@@ -219,6 +277,7 @@ fn registers(context: &mut Context, device: impl Fn(&System, &[&str]) -> Result<
 
 /// Values are kept at the edge up to the bound, told over HTTP and MQTT.
 fn history(context: &mut Context) -> Result<()> {
+    needs_our_edge(context, "a history of values at the edge")?;
     let system = context.system()?;
     configure(system, &["history: {enable: true, maxValues: 50}"])?;
     let outcome = remembered(context);
@@ -226,7 +285,8 @@ fn history(context: &mut Context) -> Result<()> {
     outcome
 }
 
-fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
+/// Restarts edgecore with keys of the section `deviceTwin`.
+pub(super) fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
     system.edge.stop_edgecore()?;
     system.edge.set_keys(Keys {
         twin: keys.iter().map(|line| (*line).to_owned()).collect(),
@@ -296,4 +356,70 @@ fn curl(plant: &Plant<'_>, url: &str) -> Command {
     let mut command = plant.system.edge.command("curl");
     command.args(["-s", "-m", "3", "-w", "%{http_code}", url]);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const EXAMPLES: [&str; 2] = ["virtual-device", "modbus-mapper"];
+
+    fn read(example: &str, file: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("examples");
+        let path = path.join(example).join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Cargo gives the program of `src/main.rs` the name of its package.
+    #[test]
+    fn an_image_holds_and_runs_the_program_that_cargo_builds() {
+        for example in EXAMPLES {
+            let package = read(example, "Cargo.toml");
+            assert!(package.contains(&format!("name = \"{example}\"\n")) && !package.contains("[[bin]]"));
+            assert!(read(example, "src/main.rs").contains("fn main()"));
+            let file = read(example, "Dockerfile");
+            let lines: Vec<&str> = file.lines().filter(|line| !line.starts_with('#')).collect();
+            let (copy, run) = (
+                format!("COPY {example} /{example}"),
+                format!("ENTRYPOINT [\"/{example}\"]"),
+            );
+            assert_eq!(lines, ["FROM scratch", &copy, &run]);
+        }
+    }
+
+    #[test]
+    fn a_mapper_in_a_container_has_the_paths_of_its_host() {
+        for example in EXAMPLES {
+            let manifest = config::json(&read(example, "mapper.yaml")).expect("YAML");
+            assert_eq!(text(&manifest, "/kind"), "DaemonSet");
+            let labels = |at: &str| manifest.pointer(at).cloned().expect("labels");
+            assert_eq!(
+                labels("/spec/selector/matchLabels"),
+                labels("/spec/template/metadata/labels")
+            );
+            let pod = manifest.pointer("/spec/template/spec").expect("a pod");
+            let image = text(pod, "/containers/0/image");
+            assert!(
+                image.starts_with(&format!("registry.example.com/{example}:")),
+                "{image}"
+            );
+            assert!(pod.pointer("/containers/0/command").is_none(), "the image knows it");
+            let folder = text(pod, "/volumes/0/hostPath/path");
+            assert_eq!(folder, text(pod, "/containers/0/volumeMounts/0/mountPath"));
+            assert_eq!(
+                text(pod, "/volumes/0/name"),
+                text(pod, "/containers/0/volumeMounts/0/name")
+            );
+            let sockets = read(example, "src/main.rs")
+                .matches(&format!("default_value = \"{folder}/"))
+                .count();
+            assert_eq!(sockets, 2, "edgecore's socket and its own");
+            for document in read(example, "device.yaml").split("\n---\n") {
+                let object = config::json(document).expect("YAML");
+                assert_eq!(text(&object, "/apiVersion"), "devices.kubeedge.io/v1beta1");
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod framework;
 mod harness;
+mod history;
 mod identity;
 mod install;
 mod install_cloud;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Scenario> {
         manifests::LIST,
         usage::LIST,
         mappers::LIST,
+        history::LIST,
         events::LIST,
         eventbus::LIST,
         device_versions::LIST,

@@ -100,9 +100,9 @@ impl DeviceStatus {
         json!({"metadata": {"resourceVersion": self.version}, "status": self.status()}).to_string()
     }
 
-    /// The merge patch that shows the same in the status of the Device itself, where clients before v1.23 look.
-    pub fn patch_of_device(&self) -> String {
-        json!({"status": self.status()}).to_string()
+    /// The merge patch that shows the same in the status of the Device itself, at this version of it, where clients before v1.23 look.
+    pub fn patch_of_device(&self, version: &str) -> String {
+        json!({"metadata": {"resourceVersion": version}, "status": self.status()}).to_string()
     }
 
     /// A new object of this content, owned by its Device: it goes with it.

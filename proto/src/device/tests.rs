@@ -177,6 +177,7 @@ fn facts_of_devices_take_null_and_empty_for_absent() {
             model: Some("m".into()),
             properties: vec!["a".into()],
             description: "d".into(),
+            has_old_clients: false,
         }
     );
     for text in [
@@ -184,5 +185,27 @@ fn facts_of_devices_take_null_and_empty_for_absent() {
         "{}",
     ] {
         assert_eq!(facts(text), DeviceFacts::default());
+    }
+}
+
+#[test]
+fn old_clients_are_seen_by_their_writes_and_by_values_in_the_status() {
+    let seen = |text: &str| {
+        let object = crate::Object::parse(text).expect("object");
+        DeviceFacts::of(&object).expect("facts").has_old_clients
+    };
+    for text in [
+        r#"{"metadata":{"managedFields":[{"apiVersion":"devices.kubeedge.io/v1beta1"},{"apiVersion":"devices.kubeedge.io/v1alpha2"}]}}"#,
+        r#"{"status":{"twins":[{"propertyName":"a"},{"propertyName":"b","reported":{"value":"1"}}]}}"#,
+    ] {
+        assert!(seen(text), "{text}");
+    }
+    for text in [
+        r#"{"metadata":{"managedFields":[{"manager":"x"},{"apiVersion":"devices.kubeedge.io/v1beta1"}]},"status":{}}"#,
+        r#"{"metadata":{"managedFields":null},"status":{"twins":[{"propertyName":"a","reported":{"value":""}},7]}}"#,
+        r#"{"status":{"twins":{}}}"#,
+        r#"{"status":7}"#,
+    ] {
+        assert!(!seen(text), "{text}");
     }
 }

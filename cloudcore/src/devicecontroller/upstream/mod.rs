@@ -3,6 +3,9 @@
 //! One task owns the slots of all devices that report; it takes messages in at once and never waits for the API. A report is
 //! confirmed after the write that holds its values, or at once when it can never be written. What fails for now is kept, and
 //! tried again; the edge may repeat it meanwhile. What comes before the devices are known waits for them.
+//!
+//! KubeEdge had values in the Device until v1.22. Clients of then still find them there, at the cost of a second write: in Devices that
+//! were written in v1alpha2 or show values already, as KubeEdge before v1.23 left them, and in all with `statusOfDevice`.
 
 mod change;
 mod early;
@@ -28,7 +31,7 @@ use crate::informers::devices::DevicePlace;
 use crate::kubernetes::ApiError;
 use change::Change;
 use early::Early;
-use slots::{End, Job, Pace, Slots};
+use slots::{End, Job, Pace, Report, Slots};
 use write::{Written, write};
 
 pub(super) fn start(
@@ -37,12 +40,11 @@ pub(super) fn start(
     metrics: &Metrics,
     tasks: &Tasks,
 ) {
-    // A turn in which the Device is written too is two writes.
     let settings = &controller.settings;
-    let turn = Duration::from_secs(1 + u64::from(settings.status_of_device));
+    let second = Duration::from_secs(1);
     let pace = Pace {
-        device: turn / settings.writes_per_device,
-        node: turn / settings.writes_per_node,
+        device: second / settings.writes_per_device,
+        node: second / settings.writes_per_node,
     };
     let desk = Desk {
         controller: controller.clone(),
@@ -140,33 +142,33 @@ impl Desk {
             debug!(%node, %device, reason, "report about a device dropped");
             return self.drop(node, message, reason).await;
         }
-        let change = match self.read(node, message, &device, part) {
-            Ok(change) => change,
+        let (change, of_device) = match self.read(node, message, &device, part) {
+            Ok(read) => read,
             Err(reason) => return self.drop(node, message, reason).await,
         };
         if change.is_empty() {
             return self.drop(node, message, "nothing_to_write").await;
         }
         self.metrics.report("taken");
-        let older = slots.take(
-            node,
-            message.id.clone(),
+        let report = Report {
+            node: node.clone(),
+            id: message.id.clone(),
             device,
             change,
-            Instant::now(),
-            proto::message::now_millis(),
-        );
+            of_device,
+        };
+        let older = slots.take(report, Instant::now(), proto::message::now_millis());
         self.metrics.dropped("older", older);
     }
 
-    /// Its values, as far as the Device has such properties.
+    /// Its values, as far as the Device has such properties, and whether the status of the Device is to show them too.
     fn read(
         &self,
         node: &NodeName,
         message: &Message,
         device: &proto::device::DeviceId,
         part: DevicePart,
-    ) -> Result<Change, &'static str> {
+    ) -> Result<(Change, bool), &'static str> {
         let document = message.content.document();
         let read = match part {
             DevicePart::Twin => TwinUpdate::parse(document.as_bytes()).map(Change::from),
@@ -182,20 +184,16 @@ impl Desk {
         let before = change.twins.len();
         change.twins.retain(|name, _| entry.has_property(name));
         self.metrics.dropped("unknown_property", before - change.twins.len());
-        Ok(change)
+        let of_device = self.controller.settings.status_of_device || entry.has_old_clients;
+        Ok((change, of_device))
     }
 
     async fn perform(&self, mut job: Job) -> Ended {
-        let DeviceController {
-            kube,
-            informers,
-            settings,
-            ..
-        } = &self.controller;
+        let DeviceController { kube, informers, .. } = &self.controller;
         let Some(entry) = informers.devices().entry(&job.device) else {
             return (job, Ok(None));
         };
-        let result = write(kube, &entry.known.uid, &mut job, settings.status_of_device).await;
+        let result = write(kube, &entry.known, &mut job).await;
         (job, result.map(Some))
     }
 

@@ -21,11 +21,24 @@ pub(super) struct Pace {
     pub(super) node: Duration,
 }
 
+/// What an edge says of a device.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) node: NodeName,
+    pub(super) id: MsgId,
+    pub(super) device: DeviceId,
+    pub(super) change: Change,
+    /// Whether the status of the Device is to show it too.
+    pub(super) of_device: bool,
+}
+
 /// A write that is due.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) device: DeviceId,
     pub(super) change: Change,
+    /// As in the last [`Report`].
+    pub(super) of_device: bool,
     /// What is confirmed by it.
     pub(super) reports: VecDeque<(NodeName, MsgId)>,
     /// The DeviceStatus as it was last seen.
@@ -61,6 +74,7 @@ struct Slot {
     change: Change,
     reports: VecDeque<(NodeName, MsgId)>,
     stored: Option<DeviceStatus>,
+    of_device: bool,
     is_behind: bool,
     is_writing: bool,
     /// Not before.
@@ -87,21 +101,22 @@ impl Slots {
     }
 
     /// Takes a report in. Returns how many of its values were older than others that wait, at `unix` milliseconds.
-    pub(super) fn take(
-        &mut self,
-        node: &NodeName,
-        report: MsgId,
-        device: DeviceId,
-        change: Change,
-        now: Instant,
-        unix: i64,
-    ) -> usize {
-        let slot = self.slots.entry(device.clone()).or_insert_with(|| Slot::new(node, now));
+    pub(super) fn take(&mut self, report: Report, now: Instant, unix: i64) -> usize {
+        let Report {
+            node,
+            id,
+            device,
+            change,
+            of_device,
+        } = report;
+        let slot = self.slots.entry(device.clone());
+        let slot = slot.or_insert_with(|| Slot::new(&node, now));
         let was_waiting = slot.is_waiting();
-        slot.node.clone_from(node);
+        slot.node.clone_from(&node);
         slot.used = now;
+        slot.of_device = of_device;
         let older = slot.change.absorb(change, unix);
-        slot.note((node.clone(), report));
+        slot.note((node, id));
         if !was_waiting && !slot.is_writing {
             self.resting.insert((slot.next, device));
         }
@@ -115,15 +130,19 @@ impl Slots {
         self.due.pop_first();
         let turns = self.nodes.get_mut(&node)?;
         let device = turns.ready.pop_front()?;
-        turns.next = now + self.pace.node;
+        // A turn in which the Device is written too is two writes.
+        let slot = self.slots.get_mut(&device);
+        let writes = slot.as_ref().map_or(1, |slot| 1 + u32::from(slot.of_device));
+        turns.next = now + self.pace.node * writes;
         if !turns.ready.is_empty() {
             self.due.insert((turns.next, node));
         }
-        let slot = self.slots.get_mut(&device)?;
+        let slot = slot?;
         slot.is_writing = true;
-        slot.next = now + self.pace.device;
+        slot.next = now + self.pace.device * writes;
         Some(Job {
             device,
+            of_device: slot.of_device,
             change: std::mem::take(&mut slot.change),
             reports: std::mem::take(&mut slot.reports),
             stored: slot.stored.take(),
@@ -208,6 +227,7 @@ impl Slot {
             change: Change::default(),
             reports: VecDeque::new(),
             stored: None,
+            of_device: false,
             is_behind: false,
             is_writing: false,
             next: now,
@@ -260,16 +280,18 @@ mod tests {
         TwinUpdate::parse(text.as_bytes()).expect("twin").into()
     }
 
+    fn report(device: u8, number: u32) -> Report {
+        Report {
+            node: "n".into(),
+            id: number.to_string().as_str().into(),
+            device: DeviceId::new("ns", device.to_string()),
+            change: value(number),
+            of_device: false,
+        }
+    }
+
     fn take(slots: &mut Slots, device: u8, number: u32, now: Instant) {
-        let id = DeviceId::new("ns", device.to_string());
-        slots.take(
-            &"n".into(),
-            number.to_string().as_str().into(),
-            id,
-            value(number),
-            now,
-            UNIX,
-        );
+        slots.take(report(device, number), now, UNIX);
     }
 
     fn newest(job: &Job) -> Change {
@@ -314,20 +336,36 @@ mod tests {
         for device in 0..5 {
             take(&mut slots, device, 1, start);
         }
-        slots.take(
-            &"other".into(),
-            "x".into(),
-            DeviceId::new("ns", "o"),
-            value(1),
-            start,
-            UNIX,
-        );
+        let other = Report {
+            node: "other".into(),
+            ..report(9, 1)
+        };
+        slots.take(other, start, UNIX);
         let first: Vec<Job> = std::iter::from_fn(|| slots.next(start)).collect();
         assert_eq!(first.len(), 2, "one of each node");
         let more = (1..=4)
             .filter(|turn| slots.next(start + PACE.node * *turn).is_some())
             .count();
         assert_eq!(more, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_written_too_takes_two_turns_of_its_own_and_of_its_node() {
+        let (mut slots, start) = (Slots::new(PACE), Instant::now());
+        let old = |number| Report {
+            of_device: true,
+            ..report(1, number)
+        };
+        slots.take(old(1), start, UNIX);
+        take(&mut slots, 2, 1, start);
+        let job = slots.next(start).expect("at once");
+        assert!(job.of_device);
+        assert!(slots.next(start + PACE.node).is_none());
+        let other = slots.next(start + PACE.node * 2).expect("the other one's turn");
+        assert!(!other.of_device);
+        slots.take(old(2), start, UNIX);
+        slots.done(job, End::Done(None), start, UNIX);
+        assert_eq!(slots.due(), Some(start + PACE.device * 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,10 +1,13 @@
-//! One write of a DeviceStatus.
+//! One write of a DeviceStatus, and where clients of before v1.23 look, of the Device.
 
+use common::chain;
 use proto::Uid;
 use proto::device::{DeviceId, DeviceStatus};
+use tracing::{debug, warn};
 
 use super::change::Merged;
 use super::slots::Job;
+use crate::informers::Known;
 use crate::kubernetes::{ApiError, DEVICE_STATUSES, DEVICES, Kube, PatchKind};
 
 /// What a write did.
@@ -15,20 +18,23 @@ pub(super) struct Written {
 
 /// Brings a change into the API. Somebody else may write meanwhile: the patch names the version that it builds on, so that a newer
 /// value is never lost to an older one, and a conflict is settled by reading anew.
-pub(super) async fn write(kube: &Kube, uid: &Uid, job: &mut Job, of_device: bool) -> Result<Written, ApiError> {
-    let mut tries = 0;
-    let mut known = job.stored.take();
+pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job) -> Result<Written, ApiError> {
+    let (mut tries, mut has_stored, was_behind) = (0, false, job.is_behind);
+    let (mut known, mut version) = (job.stored.take(), device.version.to_string());
     loop {
         tries += 1;
         let mut status = match known.take() {
             Some(status) => status,
             None => read(kube, &job.device).await?,
         };
-        let merged = job.change.merge(&mut status, proto::message::now_millis());
+        let mut merged = job.change.merge(&mut status, proto::message::now_millis());
         if merged.changed {
-            job.is_behind = of_device;
-            match store(kube, &job.device, uid, &status).await {
-                Ok(version) => status.version = version,
+            job.is_behind = job.of_device;
+            match store(kube, &job.device, &device.uid, &status).await {
+                Ok(version) => {
+                    status.version = version;
+                    has_stored = true;
+                }
                 // Also one that vanished, or appeared, since it was read.
                 Err(error)
                     if tries < TRIES && (error.is_conflict() || error.is_already_exists() || error.is_not_found()) =>
@@ -39,14 +45,46 @@ pub(super) async fn write(kube: &Kube, uid: &Uid, job: &mut Job, of_device: bool
             }
         }
         if job.is_behind {
-            let patch = status.patch_of_device();
-            let (namespace, name) = (&job.device.namespace, job.device.name.as_str());
-            kube.patch(&DEVICES, namespace, name, "", PatchKind::Merge, &patch)
-                .await?;
-            job.is_behind = false;
+            match show(kube, &job.device, &version, &status).await {
+                Ok(()) => job.is_behind = false,
+                // Another cloudcore may have shown newer values: both are read anew.
+                Err(error) if tries < TRIES && error.is_conflict() => {
+                    version = version_of(kube, &job.device).await?;
+                    continue;
+                }
+                Err(error) if is_lasting(&error) => {
+                    let (device, error) = (&job.device, chain(&error));
+                    if was_behind {
+                        debug!(%device, error, "the status of a device is refused again");
+                    } else {
+                        warn!(%device, error, "the API server does not take the status of a device, clients of v1alpha2 do not see its values; its DeviceStatus has them");
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
+        merged.changed |= has_stored;
         return Ok(Written { status, merged });
     }
+}
+
+/// In the Device as it was at this version.
+async fn show(kube: &Kube, device: &DeviceId, version: &str, status: &DeviceStatus) -> Result<(), ApiError> {
+    let (namespace, name) = (&device.namespace, device.name.as_str());
+    let patch = status.patch_of_device(version);
+    kube.patch(&DEVICES, namespace, name, "", PatchKind::Merge, &patch)
+        .await
+        .map(drop)
+}
+
+async fn version_of(kube: &Kube, device: &DeviceId) -> Result<String, ApiError> {
+    let object = kube.get(&DEVICES, &device.namespace, device.name.as_str()).await?;
+    Ok(object.meta().resource_version.clone())
+}
+
+/// Whether a Device is refused for what it is, or for a right that is missing: its DeviceStatus must not wait for it.
+fn is_lasting(error: &ApiError) -> bool {
+    error.status().is_some() && !error.is_transient() && !error.is_conflict() && !error.is_not_found()
 }
 
 /// Without a version when there is none.
@@ -99,9 +137,19 @@ mod tests {
         Job {
             device: DeviceId::new("ns", "d"),
             change: TwinUpdate::parse(text.as_bytes()).expect("twin").into(),
+            of_device: false,
             reports: Default::default(),
             stored: None,
             is_behind: false,
+        }
+    }
+
+    /// The Device.
+    fn known(version: u64) -> Known {
+        Known {
+            uid: "u".into(),
+            version,
+            told: version,
         }
     }
 
@@ -112,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_status_is_made_with_its_owner_and_then_patched_by_one_request() {
         let api = FakeApi::default();
-        let first = write(&api.kube(), &"u".into(), &mut job("a", "1", AT), false)
+        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT))
             .await
             .expect("written");
         let stored = api.get(STATUS).expect("made");
@@ -121,9 +169,7 @@ mod tests {
         let before = api.log().len();
         let mut next = job("b", "2", AT);
         next.stored = Some(first.status);
-        write(&api.kube(), &"u".into(), &mut next, false)
-            .await
-            .expect("written");
+        write(&api.kube(), &known(1), &mut next).await.expect("written");
         assert_eq!((value(&api, 0), value(&api, 1)), ("1".into(), "2".into()));
         assert_eq!(api.log().get(before..), Some(&[format!("PATCH {STATUS}")][..]));
     }
@@ -131,11 +177,11 @@ mod tests {
     #[tokio::test]
     async fn what_others_wrote_stays_and_a_newer_value_of_theirs_wins() {
         let api = FakeApi::default();
-        let first = write(&api.kube(), &"u".into(), &mut job("a", "1", AT), false)
+        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT))
             .await
             .expect("written");
         // Another cloudcore is ahead, and somebody keeps notes of their own.
-        write(&api.kube(), &"u".into(), &mut job("a", "3", AT + 2), false)
+        write(&api.kube(), &known(1), &mut job("a", "3", AT + 2))
             .await
             .expect("written");
         let mut object = api.get(STATUS).expect("stored");
@@ -143,16 +189,12 @@ mod tests {
         api.put(STATUS, object);
         let mut late = job("a", "2", AT + 1);
         late.stored = Some(first.status.clone());
-        let written = write(&api.kube(), &"u".into(), &mut late, false)
-            .await
-            .expect("settled");
+        let written = write(&api.kube(), &known(1), &mut late).await.expect("settled");
         let Merged { changed, older } = written.merged;
         assert_eq!((changed, older, value(&api, 0)), (false, 1, "3".into()));
         let mut newer = job("a", "4", AT + 3);
         newer.stored = Some(first.status);
-        write(&api.kube(), &"u".into(), &mut newer, false)
-            .await
-            .expect("settled");
+        write(&api.kube(), &known(1), &mut newer).await.expect("settled");
         assert_eq!(value(&api, 0), "4");
         assert_eq!(api.get(STATUS).expect("stored")["status"]["extensions"]["note"], "mine");
     }
@@ -162,31 +204,85 @@ mod tests {
         let api = FakeApi::default();
         api.refuse(&format!("GET {STATUS}"), 403, "Forbidden");
         let mut job = job("a", "1", AT);
-        assert!(write(&api.kube(), &"u".into(), &mut job, false).await.is_err());
+        assert!(write(&api.kube(), &known(1), &mut job).await.is_err());
         assert!(!job.change.is_empty());
-        write(&api.kube(), &"u".into(), &mut job, false).await.expect("written");
+        write(&api.kube(), &known(1), &mut job).await.expect("written");
         assert_eq!(value(&api, 0), "1");
+    }
+
+    /// A Device in the API, and what the informers know of it.
+    fn put_device(api: &FakeApi) -> Known {
+        let device = json!({"metadata": {"name": "d", "namespace": "ns"}, "spec": {"nodeName": "n"}});
+        let stored = api.put(DEVICE, device);
+        let version = stored["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|text| text.parse().ok());
+        known(version.expect("a version"))
+    }
+
+    fn shown(api: &FakeApi) -> Value {
+        api.get(DEVICE).expect("there")["status"]["twins"][0]["reported"]["value"].clone()
+    }
+
+    fn old(value: &str, at: i64) -> Job {
+        Job {
+            of_device: true,
+            ..job("a", value, at)
+        }
     }
 
     #[tokio::test]
     async fn the_status_of_the_device_follows_where_it_is_asked_for() {
         let api = FakeApi::default();
-        api.put(
-            DEVICE,
-            json!({"metadata": {"name": "d", "namespace": "ns"}, "spec": {"nodeName": "n"}}),
-        );
+        let device = put_device(&api);
+        write(&api.kube(), &device, &mut job("a", "0", AT))
+            .await
+            .expect("written");
+        assert!(shown(&api).is_null());
+        api.refuse(&format!("PATCH {DEVICE}"), 503, "ServiceUnavailable");
+        let mut job = old("1", AT + 1);
+        assert!(write(&api.kube(), &device, &mut job).await.is_err());
+        assert!(job.is_behind && shown(&api).is_null());
+        write(&api.kube(), &device, &mut job).await.expect("written");
+        assert_eq!((shown(&api), job.is_behind), ("1".into(), false));
+        assert_eq!(api.get(DEVICE).expect("there")["spec"]["nodeName"], "n");
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_refused_holds_up_nothing_and_is_tried_with_the_next_value() {
+        let api = FakeApi::default();
+        let device = put_device(&api);
         api.refuse(&format!("PATCH {DEVICE}"), 403, "Forbidden");
-        let mut job = job("a", "1", AT);
-        assert!(write(&api.kube(), &"u".into(), &mut job, true).await.is_err());
-        assert!(job.is_behind && api.get(DEVICE).expect("there").get("status").is_none());
-        write(&api.kube(), &"u".into(), &mut job, true).await.expect("written");
-        let device = api.get(DEVICE).expect("there");
-        assert_eq!(
-            (
-                &device["status"]["twins"][0]["reported"]["value"],
-                &device["spec"]["nodeName"]
-            ),
-            (&"1".into(), &"n".into())
+        let mut job = old("1", AT);
+        assert!(
+            write(&api.kube(), &device, &mut job)
+                .await
+                .expect("written")
+                .merged
+                .changed
         );
+        assert_eq!((value(&api, 0), job.is_behind), ("1".into(), true));
+        let mut next = Job {
+            is_behind: true,
+            ..old("1", AT)
+        };
+        write(&api.kube(), &device, &mut next).await.expect("written");
+        assert_eq!((shown(&api), next.is_behind), ("1".into(), false));
+    }
+
+    #[tokio::test]
+    async fn the_device_never_goes_back_to_what_another_cloudcore_has_overtaken() {
+        let api = FakeApi::default();
+        let device = put_device(&api);
+        write(&api.kube(), &device, &mut old("2", AT + 1))
+            .await
+            .expect("written");
+        // This one wrote an older value before, and comes to the Device only now.
+        let mut late = Job {
+            is_behind: true,
+            ..old("1", AT)
+        };
+        write(&api.kube(), &device, &mut late).await.expect("settled");
+        assert_eq!((shown(&api), late.is_behind), ("2".into(), false));
     }
 }

@@ -12,6 +12,8 @@ pub struct DeviceEntry {
     pub known: Known,
     /// Where it is.
     pub node: Option<NodeName>,
+    /// Whether clients of before v1.23 look for values in its own status.
+    pub has_old_clients: bool,
     model: Option<ObjectName>,
     pub(super) description: Box<str>,
     /// Without what stands in its status.
@@ -26,6 +28,7 @@ impl DeviceEntry {
         Self {
             known: Known::of(object),
             node: facts.node,
+            has_old_clients: facts.has_old_clients,
             model: facts.model,
             description: facts.description.into(),
             print: fingerprint(object, true),

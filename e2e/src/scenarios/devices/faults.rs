@@ -10,7 +10,7 @@ use crate::system::Context;
 use crate::wait::{self, pause, seconds};
 
 /// Two cloudcores, the edge at one of them, which is killed while values come in: none is lost in the end, and the API never goes
-/// back to an older one.
+/// back to an older one. What is changed in the cloud reaches the edge through whichever it is at.
 pub(super) fn replicas(context: &mut Context) -> Result<()> {
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let sides = Sides::of(&settings)?;
@@ -50,6 +50,8 @@ pub(super) fn replicas(context: &mut Context) -> Result<()> {
 fn one_killed(plant: &mut Plant<'_>, second: &mut CloudHost, sides: Sides) -> Result<()> {
     /// Values before the kill, and in all.
     const VALUES: (u32, u32) = (40, 120);
+    plant.create("t2", &[("n", "0")])?;
+    plant.until_known("t2")?;
     let mut newest = 0;
     let mut shown = |plant: &Plant<'_>| -> Result<u32> {
         let value = plant
@@ -75,6 +77,12 @@ fn one_killed(plant: &mut Plant<'_>, second: &mut CloudHost, sides: Sides) -> Re
         "the last value in the API through the other cloudcore",
         sides.limit() * 3,
         || Ok((shown(plant)? == VALUES.1).then_some(())),
+    )?;
+    plant.desire("t2", &[("n", "7")])?;
+    wait::until(
+        "desired value changed: at the edge through the other cloudcore",
+        sides.limit(),
+        || Ok(plant.stored_desired("t2", "n")?.filter(|value| value == "7")),
     )?;
     second.start()?;
     wait::stays("and no older one", seconds(3), || Ok(shown(plant)? == VALUES.1))

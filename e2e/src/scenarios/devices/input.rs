@@ -143,10 +143,14 @@ pub(super) fn bad_input(context: &mut Context) -> Result<()> {
     if plant.sides.edge {
         wildcard(&plant)?;
     }
-    // A name that MQTT would read as levels or a wildcard is one to the twin.
+    // A name that MQTT would read as levels or a wildcard is one to the twin; of a device it makes a topic that is nobody's.
     plant.report("t1", "levels", &[("a/b#c", "x/y")], seconds(10))?;
+    let (mark, deeper) = (plant.mqtt.mark(), plant.topic("t1/x", "twin/update"));
+    plant.publish("t1/x", "deeper", &[("count", "9")])?;
     many_topics(&plant)?;
     plant.report("t1", "last", &[("count", "2")], seconds(10))?;
+    let answers = plant.mqtt.count(mark, |one| one.topic == format!("{deeper}/result"));
+    ensure!(answers == 0, "{deeper} is answered");
     let twin = plant.twin("t1", "after")?;
     ensure!(
         twin == owned(&[("count", "2"), ("a/b#c", "x/y")]),

@@ -308,6 +308,17 @@ impl<'a> Plant<'a> {
 
 /// Moves the shared edge to a broker outside edgecore (true), or back to edgecore's own.
 pub(crate) fn set_external(system: &mut System, external: bool) -> Result<()> {
+    let bus = if external {
+        EXTERNAL.map(str::to_owned).to_vec()
+    } else {
+        Vec::new()
+    };
+    let keys = Keys { bus, ..Keys::default() };
+    rejoin(system, |edge| edge.set_keys(keys))
+}
+
+/// Restarts edgecore in the orderly way, and waits until it is heard of.
+pub(crate) fn rejoin(system: &mut System, meanwhile: impl FnOnce(&mut EdgeHost)) -> Result<()> {
     let path = format!(
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
         system.edge.name()
@@ -318,14 +329,7 @@ pub(crate) fn set_external(system: &mut System, external: bool) -> Result<()> {
     };
     system.edge.stop_edgecore()?;
     let before = renewed(system)?;
-    system.edge.set_keys(Keys {
-        bus: if external {
-            EXTERNAL.map(str::to_owned).to_vec()
-        } else {
-            Vec::new()
-        },
-        ..Keys::default()
-    });
+    meanwhile(&mut system.edge);
     system.join()?;
     // The node still looks Ready from before; Go's cloudcore tells of a device once, and not to a node that is away.
     wait::quietly("a sign of life of the restarted edge", seconds(60), || {

@@ -4,6 +4,7 @@ mod faults;
 pub(crate) mod input;
 pub(crate) mod kit;
 mod offline;
+mod old_clients;
 mod restarts;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +26,7 @@ pub(super) const LIST: &[Entry] = &[
     ("device_created_offline", false, offline::created_offline),
     ("device_restarts", false, restarts::restarts),
     ("device_replicas", false, faults::replicas),
+    ("device_old_clients", false, old_clients::old_clients),
 ];
 
 /// A device from its creation to its deletion: membership, model and device at the edge, a value up, a desired value down, its

@@ -4,7 +4,9 @@
 //! conversions: what has its place in the other version. What has none there is written into one annotation, [`ANNOTATION`], as
 //! `notes`: how the plain conversion *back* differs from the object at hand. The way back is the plain conversion with the notes
 //! that still hold, so that both round trips give the same object again; a note is void once the field is changed to which it
-//! belongs. Must not: validate, that is the schema's part, or touch anything else of the metadata, which the API server refuses.
+//! belongs. Must not: validate, that is the schema's part; touch anything else of the metadata, which the API server refuses; or look
+//! at more than the object, as at its DeviceStatus for reported values: the API server keeps what it converted until the object
+//! changes. Those values are in the Device itself where old clients look at it (`cloudcore::devicecontroller::upstream`).
 
 mod device;
 mod model;
