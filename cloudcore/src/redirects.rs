@@ -1,13 +1,11 @@
 //! The virtual port and the redirect rules, put together from the configuration; and the manager of rules as a program of its own.
 
-use std::net::IpAddr;
-
 use anyhow::Context as _;
 use cloudcore::cloudstream::iptablesmanager::{self, Parts, Redirects};
-use cloudcore::cloudstream::tunnelport::{self, TunnelPort};
+use cloudcore::cloudstream::tunnelport::{self, Addresses, TunnelPort};
 use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
-use config::cloudcore::IptablesMode;
+use config::cloudcore::{IptablesManager, IptablesMode};
 use config::{CloudCore, HostFacts, version};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -32,26 +30,22 @@ pub(crate) fn start(
     tasks: &Tasks,
 ) -> anyhow::Result<Started> {
     let manager = &config.modules.iptables_manager;
-    let given = Some(&manager.address).filter(|address| !address.is_empty());
-    let address: IpAddr = given
-        .unwrap_or(&host.local_ip)
-        .parse()
-        .context("modules.iptablesManager.address is no IP address")?;
-    if address.is_loopback() {
+    let own = own(manager, host)?;
+    if own.first.is_loopback() {
         warn!(
-            %address,
+            address = %own.first,
             "this host has no default route that tells its address: set modules.iptablesManager.address to one that the hosts of \
              API servers reach it at"
         );
     }
-    let tunnelport = tunnelport::start(kube, address, tasks);
+    let tunnelport = tunnelport::start(kube, own, tasks);
     let mut redirects = None;
     if manager.enable && manager.mode == IptablesMode::Internal {
         let parts = Parts {
             records: tunnelport.records.clone(),
             stream_port: u16::try_from(config.modules.cloud_stream.stream_port)
                 .context("modules.cloudStream.streamPort")?,
-            own: Some(address),
+            own: Some(own.first),
             edges: manager
                 .edge_addresses_only
                 .then(|| iptablesmanager::follow_edges(kube.clone(), tasks)),
@@ -60,6 +54,22 @@ pub(crate) fn start(
         info!("Module iptablesmanager registered successfully");
     }
     Ok(Started { tunnelport, redirects })
+}
+
+/// What the file says, else what the default routes tell.
+fn own(manager: &IptablesManager, host: &HostFacts) -> anyhow::Result<Addresses> {
+    let given = manager.addresses().unwrap_or_default();
+    if let Some((first, others)) = given.split_first() {
+        return Ok(Addresses {
+            first: *first,
+            second: others.first().copied(),
+        });
+    }
+    let first = host.local_ip.parse();
+    Ok(Addresses {
+        first: first.with_context(|| format!("this host's address {:?} is no IP address", host.local_ip))?,
+        second: host.second_ip(),
+    })
 }
 
 /// `cloudcore --iptables-manager`. Returns whether the process ends well.

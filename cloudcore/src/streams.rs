@@ -67,9 +67,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         address: host.local_ip.clone(),
         tasks: tasks.clone(),
     };
-    let streams = CloudStream::start(parts, registry)
-        .await
-        .context("CloudStream does not start")?;
+    let streams = CloudStream::start(parts, registry).context("CloudStream does not start")?;
     wayin::start(kube.clone(), streams.clone(), started.redirects, registry, tasks);
     if section.egress.enable {
         let advertised = hub_section.advertise_address.first().unwrap_or(&host.local_ip);
@@ -79,9 +77,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
             secrets: Arc::new(kube.client().clone()),
             kubelets: Arc::new(streams),
         };
-        egress::start(parts, tasks)
-            .await
-            .context("the egress endpoint does not start")?;
+        egress::start(parts, tasks).context("the egress endpoint does not start")?;
     }
     info!("Module cloudstream registered successfully");
     Ok(())

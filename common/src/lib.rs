@@ -1,5 +1,5 @@
-//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, the connection between the hubs, the
-//! tunnel's sockets.
+//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, ports, the connection between the
+//! hubs, the tunnel's sockets.
 //!
 //! Nothing here knows what is in KubeEdge's messages: what is on the wire is `proto`'s.
 #![warn(missing_docs)]
@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod error;
 pub mod fs;
 pub mod line;
+pub mod listen;
 pub mod logging;
 pub mod order;
 pub mod tasks;

@@ -1,6 +1,6 @@
 //! The host's name and address, which some defaults are made of.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use std::time::Duration;
 pub struct HostFacts {
     /// A valid node name.
     pub hostname: String,
-    /// An address that others reach this host by.
+    /// An address that others reach this host by, of IPv4 where it has one.
     pub local_ip: String,
 }
 
 impl HostFacts {
     /// For an edge: its lower-cased name, or `default-edge-node` where that is no node name; the address that the name stands
-    /// for if it is this host's, else the one of the default route, else 127.0.0.1.
+    /// for if it is this host's, else the one of the default route, else 127.0.0.1. Any of IPv4 before one of IPv6.
     #[must_use]
     pub fn detect() -> Self {
         let hostname = hostname();
-        let local_ip = printed(by_name(&hostname).or_else(by_route));
+        let local_ip = printed(preferred(by_name(&hostname).into_iter().chain(by_routes())));
         Self {
             hostname: node_name(hostname),
             local_ip,
@@ -31,9 +31,26 @@ impl HostFacts {
     pub fn detect_by_route() -> Self {
         Self {
             hostname: node_name(hostname()),
-            local_ip: printed(by_route()),
+            local_ip: printed(preferred(by_routes())),
         }
     }
+
+    /// The address of the default route of IPv6, as it is now, on a host whose `local_ip` is of IPv4.
+    #[must_use]
+    pub fn second_ip(&self) -> Option<IpAddr> {
+        let first: IpAddr = self.local_ip.parse().ok()?;
+        if first.is_ipv4() {
+            by_route(ANYWHERE_V6.into())
+        } else {
+            None
+        }
+    }
+}
+
+/// The first one of IPv4, else the first one.
+fn preferred(candidates: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    let all: Vec<IpAddr> = candidates.collect();
+    all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied()
 }
 
 fn hostname() -> String {
@@ -75,12 +92,13 @@ pub(crate) fn node_name_problems(name: &str) -> Vec<String> {
     found
 }
 
-fn by_name(name: &str) -> Option<IpAddr> {
+fn by_name(name: &str) -> Vec<IpAddr> {
     let name = name.to_owned();
-    within(RESOLVING, move || {
+    let found = within(RESOLVING, move || {
         let found = (name.as_str(), 0_u16).to_socket_addrs().ok()?;
-        found.map(|a| a.ip()).filter(IpAddr::is_ipv4).find(|ip| is_ours(*ip))
-    })
+        Some(found.map(|a| a.ip()).filter(|ip| is_ours(*ip)).collect())
+    });
+    found.unwrap_or_default()
 }
 
 /// What `work` finds if it does so in time. The system's resolver can neither be given a limit nor interrupted: its thread is
@@ -95,27 +113,42 @@ fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> Option<T> +
 
 /// An address is this host's when a socket can be bound to it.
 fn is_ours(ip: IpAddr) -> bool {
-    let link_local = matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
-    !ip.is_loopback()
-        && !ip.is_unspecified()
-        && !ip.is_multicast()
-        && !link_local
-        && UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+    is_reachable(ip) && UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
-/// Connecting a datagram socket sends nothing; it only asks the kernel for the route.
-fn by_route() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((ANYWHERE, 53)).ok()?;
+/// Whether others may reach a host by such an address. One of a single link says nothing without the link's name.
+fn is_reachable(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !link_local
+}
+
+/// The addresses of the default routes, of both families.
+fn by_routes() -> impl Iterator<Item = IpAddr> {
+    [ANYWHERE.into(), ANYWHERE_V6.into()].into_iter().filter_map(by_route)
+}
+
+/// The address that packets to `remote` leave from. Connecting a datagram socket sends nothing; it only asks the kernel for the
+/// route. A unique local address (fc00::/7) is the kernel's choice where there is no global one.
+fn by_route(remote: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((remote, 53)).ok()?;
     let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+    is_reachable(ip).then_some(ip)
 }
 
 /// A host whose name is not in /etc/hosts and whose name servers do not answer must start as quickly as any other: the resolver
 /// itself gives up after 10 s and more.
 const RESOLVING: Duration = Duration::from_secs(1);
-/// Documentation address, reachable only by the default route.
+/// Documentation addresses (RFC 5737, RFC 3849), reachable only by the default route.
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const ANYWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const FALLBACK: &str = "default-edge-node";
 const MAX_NAME: usize = 253;
 const NAME_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
@@ -143,6 +176,46 @@ mod tests {
             assert_eq!(node_name_problems(bad).len(), 1, "{bad}");
         }
         assert_eq!(node_name_problems(&"a".repeat(254)).len(), 1);
+    }
+
+    #[test]
+    fn ipv4_is_preferred_whoever_names_it() {
+        let of = |all: &[&str]| {
+            let all = all.iter().map(|ip| ip.parse().expect("address"));
+            preferred(all).map(|ip| ip.to_string())
+        };
+        assert_eq!(of(&["2001:db8::5", "10.0.0.5"]).as_deref(), Some("10.0.0.5"));
+        assert_eq!(of(&["10.0.0.5", "10.0.0.6", "fd00::5"]).as_deref(), Some("10.0.0.5"));
+        assert_eq!(of(&["fd00::5", "2001:db8::5"]).as_deref(), Some("fd00::5"));
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn addresses_of_one_link_or_host_are_nobody_elses() {
+        for (ip, reachable) in [
+            ("10.0.0.5", true),
+            ("2001:db8::5", true),
+            ("fd00::5", true),
+            ("fe80::5", false),
+            ("169.254.0.5", false),
+            ("::1", false),
+            ("127.0.0.1", false),
+            ("::", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(is_reachable(ip.parse().expect("address")), reachable, "{ip}");
+        }
+    }
+
+    #[test]
+    fn only_a_host_of_ipv4_has_a_second_address() {
+        let host = |local_ip: &str| HostFacts {
+            hostname: "a".into(),
+            local_ip: local_ip.into(),
+        };
+        assert_eq!(host("fd00::5").second_ip(), None);
+        assert_eq!(host("<nil>").second_ip(), None);
+        assert!(host("10.0.0.5").second_ip().is_none_or(|ip| ip.is_ipv6()));
     }
 
     #[test]

@@ -189,7 +189,8 @@ impl CloudHost {
         let (kubeconfig, monitor, limit) = (self.kubeconfig.display(), self.monitor(), self.node_limit);
         let (websocket, quic, https) = (self.ports.websocket, self.ports.quic(), self.ports.https());
         let (stream, tunnel) = (self.ports.stream(), self.ports.tunnel());
-        let (advertise, more, stream_keys) = (self.advertise.join(", "), &self.hub_keys, &self.stream_keys);
+        let advertise: Vec<String> = self.advertise.iter().map(|address| format!("{address:?}")).collect();
+        let (advertise, more, stream_keys) = (advertise.join(", "), &self.hub_keys, &self.stream_keys);
         let redirects = &self.redirects;
         // Go's warns of keys that it does not know. The API server is on this machine, as a rule.
         let (port, enable) = (self.ports.webhook(), self.webhook);

@@ -1,9 +1,10 @@
 //! Hosts on one machine: the control plane and the cloud live in the network namespace of the run (the demo: of the machine),
-//! each edge in one of its own, joined by a link with 10.250.N.1/24 at the cloud's end and 10.250.N.2/24 at the edge's. N is
-//! unique on the machine while the namespace exists. Also the edge's cgroups.
+//! each edge in one of its own, joined by a link with 10.250.N.1/24 at the cloud's end and 10.250.N.2/24 at the edge's; where IPv6 is
+//! asked for, fd00:250:N::1/64 and fd00:250:N::2/64. N is unique on the machine while the namespace exists. Also the edge's cgroups.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sched::CloneFlags;
@@ -91,6 +92,18 @@ impl HostNumber {
         format!("10.250.{self}.2")
     }
 
+    /// The cloud's address on this link after [`Self::change_to_ipv6`].
+    #[must_use]
+    pub fn cloud_address_v6(self) -> String {
+        format!("fd00:250:{self}::1")
+    }
+
+    /// The edge's address after [`Self::change_to_ipv6`].
+    #[must_use]
+    pub fn address_v6(self) -> String {
+        format!("fd00:250:{self}::2")
+    }
+
     /// First three parts of the addresses of the edge's pods.
     #[must_use]
     pub fn pod_prefix(self) -> String {
@@ -153,6 +166,23 @@ impl HostNumber {
         self.inside(&["link", "set", "eth0", "up"])?;
         self.inside(&["route", "add", "default", "via", &self.cloud_address(), "dev", "eth0"])?;
         Ok(())
+    }
+
+    /// Gives both ends of the link IPv6, and takes IPv4 from the edge's.
+    pub fn change_to_ipv6(self) -> Result<()> {
+        let (cloud, edge) = (self.cloud_address_v6(), self.address_v6());
+        // Nobody else can have these addresses: there is no waiting for an objection.
+        let add = |address: &str, device: &str| {
+            let address = format!("{address}/64");
+            ["-6", "addr", "add", &address, "dev", device, "nodad"]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        process::run(Command::new("ip").args(add(&cloud, &self.interface())))?;
+        self.inside(&add(&edge, "eth0").iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.inside(&["-4", "addr", "flush", "dev", "eth0"])?;
+        self.inside(&["-6", "route", "add", "default", "via", &cloud, "dev", "eth0"])
+            .map(drop)
     }
 
     /// Takes the cloud's end down, or up again.

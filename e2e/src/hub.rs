@@ -315,7 +315,7 @@ fn forge(authority: &Authority, node: &str, from: Duration, life: Duration, usag
     })
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<String> = text
         .as_bytes()

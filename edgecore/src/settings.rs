@@ -432,12 +432,23 @@ fn parse(key: &'static str, value: &str) -> Result<IpAddr, BadSetting> {
 
 fn interface_address(name: &str) -> Result<IpAddr, BadSetting> {
     let all = nix::ifaddrs::getifaddrs().map_err(|_| BadSetting::Interface(name.to_owned()))?;
-    let found = all.filter(|entry| entry.interface_name == name).find_map(|entry| {
+    let found = all.filter(|entry| entry.interface_name == name).filter_map(|entry| {
         let address = entry.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
     });
-    found.ok_or_else(|| BadSetting::Interface(name.to_owned()))
+    main_address(found).ok_or_else(|| BadSetting::Interface(name.to_owned()))
+}
+
+/// The first one of IPv4, else the first one of IPv6 that means something beyond its link.
+fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    let usable = all.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    let usable: Vec<IpAddr> = usable.collect();
+    usable
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(usable.first())
+        .copied()
 }
 
 fn seconds(value: i32, default: u64) -> Duration {
@@ -455,5 +466,21 @@ fn period(value: GoDuration, default: u64) -> Duration {
         Duration::from_secs(default)
     } else {
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_known_by_what_others_can_use() {
+        let of = |all: &[&str]| {
+            let all = all.iter().map(|ip| ip.parse().expect("an address"));
+            main_address(all).map(|ip| ip.to_string())
+        };
+        assert_eq!(of(&["fe80::1", "fd00::5", "10.0.0.5"]).as_deref(), Some("10.0.0.5"));
+        assert_eq!(of(&["fe80::1", "fd00::5"]).as_deref(), Some("fd00::5"));
+        assert_eq!(of(&["fe80::1"]), None);
     }
 }

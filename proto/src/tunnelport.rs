@@ -2,8 +2,12 @@
 //!
 //! The ConfigMap `kubeedge/tunnelport` carries it as JSON in an annotation, shared by all replicas of cloudcore and by the
 //! iptables managers, ours and the Go program's: `{"ipTunnelPort":{"10.0.0.5":10351},"port":{"10351":true}}`. Spec 04 §12.
+//!
+//! A cloudcore of both families has its second address in an annotation of its own, `{"10.0.0.5":"fd00::5"}`, which Go's programs keep
+//! and do not read. In `ipTunnelPort` it would harm them: Go's manager takes an entry apart at its first colon, fails on one of
+//! IPv6, and leaves out what it had still to do for others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +22,8 @@ pub const NAMESPACE: &str = "kubeedge";
 pub const NAME: &str = "tunnelport";
 /// The annotation that holds the record.
 pub const ANNOTATION: &str = "tunnelportrecord.kubeedge.io";
+/// The annotation with the second addresses. Only ours.
+pub const SECOND_ANNOTATION: &str = "kubeedge.io/tunnelport-second-addresses";
 /// The lowest virtual port: what the first cloudcore of a cluster gets.
 pub const FIRST_PORT: u16 = 10351;
 /// A longer record is not read, in bytes: the API server takes 256 KiB of annotations.
@@ -34,6 +40,9 @@ pub struct TunnelPortRecord {
     /// What this release does not know.
     #[serde(flatten)]
     rest: Map<String, Value>,
+    /// The other address of a cloudcore that has two, by the one that it is known by.
+    #[serde(skip)]
+    second: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// Why a ConfigMap has no record.
@@ -84,10 +93,18 @@ impl TunnelPortRecord {
     pub fn of(config_map: &Object) -> Result<Self, BadRecord> {
         let view: View = config_map.view().map_err(BadRecord::Object)?;
         let annotations = view.metadata.annotations.unwrap_or_default();
-        Self::parse(annotations.get(ANNOTATION).ok_or(BadRecord::Missing)?)
+        let mut record = Self::parse(annotations.get(ANNOTATION).ok_or(BadRecord::Missing)?)?;
+        // What cannot be read is written anew by those whom it is about.
+        record.second = annotations
+            .get(SECOND_ANNOTATION)
+            .filter(|text| text.len() <= MAX_RECORD)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        Ok(record)
     }
 
-    /// Reads the annotation. Either map may be missing or null; entries that name no port are left out, everything else stays.
+    /// Reads the annotation that Go's programs know. Either map may be missing or null; entries that name no port are left out,
+    /// everything else stays.
     pub fn parse(text: &str) -> Result<Self, BadRecord> {
         if text.len() > MAX_RECORD {
             return Err(BadRecord::Long(text.len()));
@@ -110,37 +127,55 @@ impl TunnelPortRecord {
             ip_tunnel_port,
             port,
             rest,
+            second: BTreeMap::new(),
         })
     }
 
-    /// The annotation.
+    /// The annotation that Go's programs know.
     #[must_use]
     pub fn render(&self) -> String {
         // Maps with keys of text and numbers always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Both annotations; null where there is nothing for the second.
+    fn annotations(&self) -> Value {
+        let second = (!self.second.is_empty()).then(|| json!(self.second).to_string());
+        json!({ANNOTATION: self.render(), SECOND_ANNOTATION: second})
+    }
+
     /// A ConfigMap with this record, for the first cloudcore of a cluster.
     pub fn config_map(&self) -> Result<Object, BadObject> {
+        let mut annotations = self.annotations();
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.retain(|_, value| !value.is_null());
+        }
         Object::from_value(&json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": NAME, "namespace": NAMESPACE, "annotations": {ANNOTATION: self.render()}},
+            "metadata": {"name": NAME, "namespace": NAMESPACE, "annotations": annotations},
         }))
     }
 
     /// A merge patch that puts this record into the ConfigMap of that `resourceVersion` and no other: 409 if it changed since.
     #[must_use]
     pub fn patch(&self, resource_version: &str) -> String {
-        json!({"metadata": {"resourceVersion": resource_version, "annotations": {ANNOTATION: self.render()}}})
-            .to_string()
+        json!({"metadata": {"resourceVersion": resource_version, "annotations": self.annotations()}}).to_string()
     }
 
-    /// The cloudcores, without entries whose key is no address.
+    /// The cloudcores by the addresses that they are known by, without entries whose key is no address.
     pub fn entries(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         self.ip_tunnel_port
             .iter()
             .filter_map(|(ip, port)| Some((ip.parse().ok()?, *port)))
+    }
+
+    /// All addresses of the cloudcores, where the stream server of each is, with its port.
+    pub fn reached(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.entries().flat_map(|(ip, port)| {
+            let second = self.second.get(&ip).copied();
+            [Some(ip), second].into_iter().flatten().map(move |ip| (ip, port))
+        })
     }
 
     /// The port of an address.
@@ -169,8 +204,24 @@ impl TunnelPortRecord {
         Ok(Claim { port, changed: true })
     }
 
-    /// Removes an address and its port. Returns whether anything was there.
+    /// Says what other address the cloudcore at `ip` has. With it, those go that belong to no entry any more: Go's manager removes
+    /// entries alone. Returns whether that changed anything.
+    pub fn set_second(&mut self, ip: IpAddr, second: Option<IpAddr>) -> bool {
+        let known: BTreeSet<IpAddr> = self.entries().map(|(ip, _)| ip).collect();
+        let mut now = self.second.clone();
+        now.retain(|first, _| known.contains(first));
+        match second {
+            Some(second) => drop(now.insert(ip, second)),
+            None => drop(now.remove(&ip)),
+        }
+        let changed = now != self.second;
+        self.second = now;
+        changed
+    }
+
+    /// Removes an address, its port and its second address. Returns whether it was there.
     pub fn release(&mut self, ip: IpAddr) -> bool {
+        self.second.remove(&ip);
         let Some(port) = self.ip_tunnel_port.remove(&ip.to_string()) else {
             return false;
         };
@@ -312,6 +363,62 @@ mod tests {
             record.render(),
             r#"{"ipTunnelPort":{"10.0.0.6":10352},"port":{"10352":true}}"#
         );
+    }
+
+    /// What is in the ConfigMap after a patch of it.
+    fn patched(record: &TunnelPortRecord) -> TunnelPortRecord {
+        let patch: Value = serde_json::from_str(&record.patch("7")).expect("JSON");
+        let mut annotations = patch["metadata"]["annotations"]
+            .as_object()
+            .expect("annotations")
+            .clone();
+        annotations.retain(|_, value| !value.is_null());
+        let map = json!({"metadata": {"name": NAME, "annotations": annotations}});
+        TunnelPortRecord::of(&Object::from_value(&map).expect("object")).expect("record")
+    }
+
+    #[test]
+    fn second_addresses_are_not_where_go_looks() {
+        let mut record = parse(GO);
+        assert!(record.set_second(ip("10.0.0.6"), Some(ip("fd00::6"))));
+        assert!(!record.set_second(ip("10.0.0.6"), Some(ip("fd00:0::6"))));
+        assert_eq!(record.render(), GO);
+        let reached: Vec<String> = record.reached().map(|(ip, port)| format!("{ip} {port}")).collect();
+        assert_eq!(reached, ["10.0.0.5 10351", "10.0.0.6 10352", "fd00::6 10352"]);
+        assert_eq!(record.entries().count(), 2);
+        assert_eq!(patched(&record), record);
+        let config_map = record.config_map().expect("object");
+        assert_eq!(TunnelPortRecord::of(&config_map).expect("record"), record);
+
+        assert!(record.set_second(ip("10.0.0.6"), None));
+        assert_eq!(patched(&record), parse(GO));
+        let config_map = record.config_map().expect("object");
+        assert!(!config_map.raw().get().contains(SECOND_ANNOTATION));
+    }
+
+    #[test]
+    fn second_addresses_go_with_their_entries() {
+        let mut record = parse(GO);
+        record.set_second(ip("10.0.0.5"), Some(ip("fd00::5")));
+        record.set_second(ip("10.0.0.6"), Some(ip("fd00::6")));
+        let mut left = record.clone();
+        assert!(left.release(ip("10.0.0.6")));
+        assert_eq!(left.reached().count(), 2);
+
+        // As Go's manager leaves it.
+        record.ip_tunnel_port.remove("10.0.0.6");
+        assert_eq!(record.reached().count(), 2);
+        assert!(record.set_second(ip("10.0.0.5"), Some(ip("fd00::5"))));
+        assert_eq!(record.second.len(), 1);
+    }
+
+    #[test]
+    fn a_broken_second_annotation_is_none() {
+        for text in ["", "{", "[]", r#"{"10.0.0.5":1}"#, r#"{"here":"fd00::5"}"#] {
+            let map = json!({"metadata": {"name": NAME, "annotations": {ANNOTATION: GO, SECOND_ANNOTATION: text}}});
+            let record = TunnelPortRecord::of(&Object::from_value(&map).expect("object")).expect("record");
+            assert_eq!(record, parse(GO), "{text}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod tunnelserver;
 pub mod wayin;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use common::Tasks;
@@ -126,7 +126,7 @@ impl CloudStream {
     ///
     /// # Errors
     /// When a port cannot be had.
-    pub async fn start(parts: Parts, registry: &mut Registry) -> Result<Self, StartError> {
+    pub fn start(parts: Parts, registry: &mut Registry) -> Result<Self, StartError> {
         let Parts {
             settings,
             hub,
@@ -176,8 +176,8 @@ impl CloudStream {
             tasks,
         });
         ports.start(&shared.tasks);
-        tunnelserver::start(&shared, tunnel_certificate).await?;
-        streamserver::start(&shared).await?;
+        tunnelserver::start(&shared, tunnel_certificate)?;
+        streamserver::start(&shared)?;
         Ok(Self { shared })
     }
 
@@ -234,14 +234,8 @@ impl egress::Kubelets for CloudStream {
     }
 }
 
-/// Listens on all addresses, of both families where there are two.
-async fn listen(what: &'static str, port: u16) -> Result<TcpListener, StartError> {
-    let both = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await;
-    let listener = match both {
-        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
-        }
-        other => other,
-    };
+/// Listens on all addresses.
+fn listen(what: &'static str, port: u16) -> Result<TcpListener, StartError> {
+    let listener = common::listen::tcp((Ipv4Addr::UNSPECIFIED, port).into());
     listener.map_err(|source| StartError::Listen { what, port, source })
 }

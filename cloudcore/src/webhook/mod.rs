@@ -125,7 +125,7 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> Result<(),
 async fn listen(address: SocketAddr) -> TcpListener {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
-        match TcpListener::bind(address).await {
+        match common::listen::tcp(address) {
             Ok(listener) => {
                 info!(%address, "listening for the API server's questions about devices");
                 return listener;

@@ -1,5 +1,7 @@
 //! Sections of cloudcore.yaml for everything that listens.
 
+use std::net::IpAddr;
+
 use crate::decode::section;
 
 section! {
@@ -229,10 +231,28 @@ section! {
         "enable" always enable: bool = true;
         /// In this process, or by the DaemonSet.
         "mode" always mode: IptablesMode = IptablesMode::Internal;
-        /// The address that rules of all hosts lead to for this cloudcore; empty for the one of the default route. Only ours.
+        /// The address that rules of all hosts lead to for this cloudcore, or one of each family with a comma between; empty for
+        /// those of the default routes. Only ours.
         "address" hidden address: String = String::new();
         /// Whether only connections to addresses of edge nodes are redirected; otherwise all to the virtual ports. Only ours.
         "edgeAddressesOnly" hidden edge_addresses_only: bool = false;
+    }
+}
+
+impl IptablesManager {
+    /// What `address` says: nothing, one address, or one of each family; `None` where it says anything else.
+    #[must_use]
+    pub fn addresses(&self) -> Option<Vec<IpAddr>> {
+        if self.address.is_empty() {
+            return Some(Vec::new());
+        }
+        let given = self.address.split(',').map(|address| address.trim().parse().ok());
+        let given: Vec<IpAddr> = given.collect::<Option<_>>()?;
+        match given.as_slice() {
+            [_] => Some(given),
+            [first, second] if first.is_ipv4() != second.is_ipv4() => Some(given),
+            _ => None,
+        }
     }
 }
 
@@ -270,3 +290,26 @@ impl crate::decode::Value for IptablesMode {
 const STREAM_CA: &str = "/etc/kubeedge/ca/streamCA.crt";
 pub(super) const STREAM_CERT: &str = "/etc/kubeedge/certs/stream.crt";
 pub(super) const STREAM_KEY: &str = "/etc/kubeedge/certs/stream.key";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_lead_to_one_address_or_to_one_of_each_family() {
+        let of = |address: &str| {
+            let manager = IptablesManager {
+                address: address.to_owned(),
+                ..IptablesManager::default()
+            };
+            let all = manager.addresses()?;
+            Some(all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(of("").as_deref(), Some(""));
+        assert_eq!(of("fd00::5").as_deref(), Some("fd00::5"));
+        assert_eq!(of("10.0.0.5, fd00::5").as_deref(), Some("10.0.0.5 fd00::5"));
+        for wrong in ["here", "10.0.0.5,", "10.0.0.5,10.0.0.6", "fd00::5,10.0.0.5,10.0.0.6"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+}

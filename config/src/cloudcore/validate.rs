@@ -1,6 +1,5 @@
 //! The checks of the Go program with its messages, and ours; only enabled modules are looked at.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::hub::{STREAM_CERT, STREAM_KEY};
@@ -38,10 +37,15 @@ pub(super) fn check(config: &mut CloudCore, host: &HostFacts, mut to: Checks<'_>
     if modules.webhook.enable {
         webhook(&modules.webhook, &mut to);
     }
-    let address = &modules.iptables_manager.address;
-    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+    if modules.iptables_manager.addresses().is_none() {
         let path = "modules.iptablesManager.address";
-        to.invalid("Address", path, quoted(address), "must be an IP address");
+        let value = quoted(&modules.iptables_manager.address);
+        to.invalid(
+            "Address",
+            path,
+            value,
+            "must be an IP address, or one of IPv4 and one of IPv6 with a comma between",
+        );
     }
     to.gates(&config.feature_gates);
     to.without_effect(WITHOUT_EFFECT, &config.tree(), &CloudCore::defaults(host).tree());

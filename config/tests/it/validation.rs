@@ -36,6 +36,7 @@ fn cloudcore_rows() {
         ("webhook: {url: \"http://cloud.example\"}", "url: Invalid value: \"http://cloud.example\": must be https://HOST:PORT (modules.webhook.url, line 2)".into()),
         ("webhook: {url: \"https://cloud.example/path\"}", "url: Invalid value: \"https://cloud.example/path\": must be https://HOST:PORT (modules.webhook.url, line 2)".into()),
         ("iptablesManager: {mode: \"\"}", "modules.iptablesManager.mode: Invalid value: \"\": invalid value for iptablesmgr mode: must be internal or external (line 2)".into()),
+        ("iptablesManager: {address: \"10.0.0.5,10.0.0.6\"}", "Address: Invalid value: \"10.0.0.5,10.0.0.6\": must be an IP address, or one of IPv4 and one of IPv6 with a comma between (modules.iptablesManager.address, line 2)".into()),
     ] {
         let problems = cloud(&format!("modules:\n  {text}\n")).expect_err(text);
         assert_eq!(lines(&problems), [expected], "{text}");

@@ -10,18 +10,23 @@ use crate::hosts::HostNumber;
 use crate::process::Daemon;
 use crate::wait;
 
-/// edgecore.yaml with the keys that every KubeEdge understands.
+/// edgecore.yaml with the keys that every KubeEdge understands. `ipv6`: the host has nothing else towards the cloud.
 pub(super) fn edgecore(
     folder: &Path,
     name: &str,
-    number: HostNumber,
+    (number, ipv6): (HostNumber, bool),
     uplink: &Uplink,
     keys: &Keys,
     quic: bool,
 ) -> String {
     let quic_port = uplink.quic();
     let folder = folder.display();
-    let (cloud, address, cgroup) = (number.cloud_address(), number.address(), number.cgroup().root());
+    let cgroup = number.cgroup().root();
+    let (cloud, address) = if ipv6 {
+        (format!("[{}]", number.cloud_address_v6()), number.address_v6())
+    } else {
+        (number.cloud_address(), number.address())
+    };
     let Uplink {
         websocket,
         https,
@@ -44,20 +49,20 @@ database:
   dataSource: /var/lib/kubeedge/edgecore.db
 modules:
   edgeHub:
-    httpServer: https://{cloud}:{https}
+    httpServer: "https://{cloud}:{https}"
     token: "{token}"
     quic:
       enable: {quic}
-      server: {cloud}:{quic_port}
+      server: "{cloud}:{quic_port}"
     websocket:
       enable: true
-      server: {cloud}:{websocket}
+      server: "{cloud}:{websocket}"
   edgeStream:
     enable: true
-    server: {cloud}:{tunnel}
+    server: "{cloud}:{tunnel}"
   edged:
     hostnameOverride: {name}
-    nodeIP: {address}
+    nodeIP: "{address}"
     podSandboxImage: {PAUSE}
     # v1.12 looks for docker without these three; later releases have no use for them.
     containerRuntime: remote

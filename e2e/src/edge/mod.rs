@@ -86,6 +86,7 @@ pub struct EdgeHost {
     edgecore: Option<Daemon>,
     keys: Keys,
     quic: bool,
+    ipv6: bool,
     keep: bool,
 }
 
@@ -124,6 +125,7 @@ impl EdgeHost {
             edgecore: None,
             keys: Keys::default(),
             quic: false,
+            ipv6: false,
             keep: false,
         };
         host.start_containerd()?;
@@ -266,7 +268,14 @@ impl EdgeHost {
         let path = self.folder.join("etc/config/edgecore.yaml");
         std::fs::write(
             &path,
-            files::edgecore(&self.folder, &self.name, self.number, uplink, &self.keys, self.quic),
+            files::edgecore(
+                &self.folder,
+                &self.name,
+                (self.number, self.ipv6),
+                uplink,
+                &self.keys,
+                self.quic,
+            ),
         )
         .with_context(|| format!("{}", path.display()))
     }
@@ -279,6 +288,12 @@ impl EdgeHost {
     /// Whether edgecore tries QUIC first, from the next configuration on.
     pub fn set_quic(&mut self, enable: bool) {
         self.quic = enable;
+    }
+
+    /// Leaves the host nothing but IPv6 towards the cloud, and says so in the next configuration.
+    pub fn change_to_ipv6(&mut self) -> Result<()> {
+        self.ipv6 = true;
+        self.number.change_to_ipv6()
     }
 
     /// Takes edgecore from another folder from its next start on.

@@ -27,6 +27,7 @@ mod pods;
 mod programs;
 mod reach;
 mod redirect;
+mod redirect_ipv6;
 mod replicas;
 mod stream_ends;
 mod streams;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Scenario> {
         tunnels::LIST,
         identity::LIST,
         redirect::LIST,
+        redirect_ipv6::LIST,
         reach::LIST,
         machine::LIST,
         takeover::LIST,

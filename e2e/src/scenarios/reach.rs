@@ -27,7 +27,7 @@ const REACHED: u64 = 50;
 const SAYS: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; echo hello; sleep 1000000 & wait"]"#;
 
 /// A pod on a node, as soon as there is a way to say so.
-fn start_pod(system: &System, name: &str, node: &str) -> Result<String> {
+pub(super) fn start_pod(system: &System, name: &str, node: &str) -> Result<String> {
     let namespace = system.namespace(name)?;
     system.cluster.apply(&namespace, &bare("main", node, "", SAYS))?;
     Ok(namespace)
@@ -45,7 +45,7 @@ fn until_said(system: &System, before: usize, what: &str, text: &str) -> Result<
 }
 
 /// Waits until kubectl gets the log of the pod and runs a command in it.
-fn until_reached(system: &System, what: &str, namespace: &str) -> Result<()> {
+pub(super) fn until_reached(system: &System, what: &str, namespace: &str) -> Result<()> {
     wait::until(what, seconds(REACHED), || {
         let logs = system.cluster.kubectl(&["logs", "-n", namespace, "main"])?;
         ensure!(logs == "hello\n", "{logs:?}");

@@ -26,7 +26,7 @@ pub(super) const LIST: &[Entry] = &[
 ];
 
 /// A flushed rule is to be back in 10 s.
-const REPAIR: u64 = 100;
+pub(super) const REPAIR: u64 = 100;
 const MAP: &str = "/api/v1/namespaces/kubeedge/configmaps/tunnelport";
 const ANNOTATION: &str = "tunnelportrecord.kubeedge.io";
 
@@ -59,7 +59,7 @@ fn iptables(arguments: &str) -> Result<String> {
 }
 
 /// The whole of the host's rules, without what differs from one look to the next, and without `ours` when that is asked for.
-fn saved(program: &str, ours: bool) -> Result<Vec<String>> {
+pub(super) fn saved(program: &str, ours: bool) -> Result<Vec<String>> {
     let text = call(program, &[])?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     Ok(lines
@@ -68,7 +68,7 @@ fn saved(program: &str, ours: bool) -> Result<Vec<String>> {
         .collect())
 }
 
-fn ours(program: &str) -> Result<Vec<String>> {
+pub(super) fn ours(program: &str) -> Result<Vec<String>> {
     Ok(saved(program, true)?
         .into_iter()
         .filter(|line| line.contains("TUNNEL-PORT"))
@@ -76,7 +76,7 @@ fn ours(program: &str) -> Result<Vec<String>> {
 }
 
 /// What spec 04 §12 says must be there for these entries, as iptables prints it.
-fn specified(entries: &[(String, u16)], stream: &str) -> Vec<String> {
+pub(super) fn specified(entries: &[(String, u16)], stream: &str) -> Vec<String> {
     let stream = stream.rsplit(':').next().unwrap_or_default();
     let mut lines = vec![":TUNNEL-PORT - [0:0]".to_owned()];
     for chain in ["PREROUTING", "OUTPUT"] {
@@ -94,7 +94,7 @@ fn specified(entries: &[(String, u16)], stream: &str) -> Vec<String> {
 }
 
 /// Waits until exactly the rules for these entries are there, each once.
-fn until_specified(what: &str, system: &System, entries: &[(String, u16)]) -> Result<()> {
+pub(super) fn until_specified(what: &str, system: &System, entries: &[(String, u16)]) -> Result<()> {
     let wanted = specified(entries, &system.cloud.stream());
     wait::until(what, seconds(REPAIR), || {
         let mut found = ours("iptables-save")?;
@@ -105,10 +105,10 @@ fn until_specified(what: &str, system: &System, entries: &[(String, u16)]) -> Re
 }
 
 /// Addresses of cloudcores with their ports.
-type Entries = Vec<(String, u16)>;
+pub(super) type Entries = Vec<(String, u16)>;
 
 /// The record's entries and, apart, its taken ports.
-fn read_record(api: &Api) -> Result<(Entries, Vec<u16>)> {
+pub(super) fn read_record(api: &Api) -> Result<(Entries, Vec<u16>)> {
     let map = api.must(MAP)?;
     let record: Value = serde_json::from_str(text(&map, &format!("/metadata/annotations/{ANNOTATION}")))
         .with_context(|| format!("no record in {map}"))?;
@@ -144,7 +144,7 @@ fn write_record(api: &Api, annotation: &Value) -> Result<()> {
 }
 
 /// The address under which a cloudcore of this run is in the record: the one that its default route leaves from.
-fn own_address() -> Result<String> {
+pub(super) fn own_address() -> Result<String> {
     let route = call("ip", &["-4", "route", "get", "192.0.2.1"])?;
     let mut words = route.split_whitespace().skip_while(|word| *word != "src");
     Ok(words.nth(1).context("no default route")?.to_owned())
@@ -459,7 +459,7 @@ fn programs(context: &mut Context) -> Result<()> {
 }
 
 /// Shell lines that hide programs from what runs after them in the same mount namespace: they are no ordinary files any more.
-fn hide(names: &[&str]) -> String {
+pub(super) fn hide(names: &[&str]) -> String {
     let names = names.join(" ");
     format!(
         r#"for name in {names}; do
@@ -470,15 +470,15 @@ done"#
 }
 
 /// A `cloudcore --iptables-manager` on a host of its own.
-struct Manager {
-    daemon: Daemon,
+pub(super) struct Manager {
+    pub(super) daemon: Daemon,
     host: HostNumber,
     folder: PathBuf,
 }
 
 impl Manager {
     /// The host's first commands are `setup`.
-    fn start(system: &System, folder: &Path, name: &str, setup: &str, cloudcore: &Path) -> Result<Self> {
+    pub(super) fn start(system: &System, folder: &Path, name: &str, setup: &str, cloudcore: &Path) -> Result<Self> {
         let folder = folder.join("edges").join(name);
         std::fs::create_dir_all(&folder)?;
         let host = HostNumber::take(&folder.join(NUMBER))?;
@@ -500,7 +500,7 @@ impl Manager {
         Ok(Self { daemon, host, folder })
     }
 
-    fn run(&self, words: &[&str]) -> Result<String> {
+    pub(super) fn run(&self, words: &[&str]) -> Result<String> {
         let netns = format!("--net={}", self.host.netns_path().display());
         process::run(Command::new("nsenter").arg(netns).args(words))
     }

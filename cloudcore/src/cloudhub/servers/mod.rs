@@ -16,9 +16,9 @@ use super::{Shared, StartError};
 /// How long TLS and what precedes the first message may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let error = |source| StartError::Listen { what, address, source };
-    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let listener = common::listen::tcp(address).map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
 }

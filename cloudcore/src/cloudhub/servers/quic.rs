@@ -73,7 +73,7 @@ async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
 }
 
 async fn connect(shared: Arc<Shared>, incoming: Incoming, place: OwnedSemaphorePermit) {
-    let peer = incoming.remote_address();
+    let peer = common::listen::peer(incoming.remote_address());
     let greeted = async {
         let connecting = incoming.accept().map_err(|error| LineError::Broken(error.into()))?;
         quic::greet(connecting).await

@@ -39,7 +39,7 @@ const BAD_REQUEST: &[u8] =
 
 pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAddr, StartError> {
     let tls = Arc::new(tls_config(shared)?);
-    let (listener, bound) = listen("edges (modules.cloudHub.websocket)", shared.settings.websocket).await?;
+    let (listener, bound) = listen("edges (modules.cloudHub.websocket)", shared.settings.websocket)?;
     info!(address = %bound, "listening for edges");
     shared
         .tasks
@@ -56,6 +56,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfi
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let peer = common::listen::peer(peer);
                 let task = connect(shared.clone(), tls.clone(), stream, peer, place);
                 shared.tasks.spawn("edge handshake", task);
             }

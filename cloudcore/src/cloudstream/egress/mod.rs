@@ -91,7 +91,7 @@ pub enum StartError {
 }
 
 /// Opens the port and the socket, and hands out what an API server needs.
-pub async fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
+pub fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
     let Parts {
         settings,
         identity,
@@ -113,8 +113,7 @@ pub async fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
     }
     if let Some(address) = settings.address {
         let access = Access::new(&settings, &identity)?;
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|source| StartError::Listen { address, source })?;
+        let listener = common::listen::tcp(address).map_err(|source| StartError::Listen { address, source })?;
         info!(%address, "listening for the API server's connections into the cluster");
         tasks.spawn(
             "egress listener",

@@ -255,7 +255,7 @@ async fn a_socket_is_for_its_owner_only_and_takes_the_place_of_a_stale_one() {
             secrets: secrets.clone(),
             kubelets: edges.clone(),
         };
-        start(parts, &tasks).await.expect("started");
+        start(parts, &tasks).expect("started");
         let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut client = tokio::net::UnixStream::connect(&path).await.expect("connected");

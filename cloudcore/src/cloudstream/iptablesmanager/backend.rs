@@ -55,7 +55,11 @@ impl Backend {
         match self {
             Self::Iptables { .. } => {
                 let Some(program) = self.iptables(family) else {
-                    return Ok(0);
+                    return if wanted.is_empty() {
+                        Ok(0)
+                    } else {
+                        Err(RunError::Missing)
+                    };
                 };
                 let commands = plan(wanted, &self.found(family).await?);
                 for command in &commands {

@@ -3,8 +3,9 @@
 //! Owns the chain `TUNNEL-PORT` of the host's nat table (or the table `kubeedge` of nftables), whoever filled it before: what is
 //! wanted is compared with what is installed at the start, when the record of ports changes, when the kernel tells of a change,
 //! and every 5 s; so rules of a killed cloudcore are replaced, and a flushed chain is back at once. Reads the record of
-//! [`super::tunnelport`]. Must not touch any other chain, nor remove a rule because it knows no record. At a clean end the rules
-//! go, but those for other cloudcores. Runs in cloudcore (`modules.iptablesManager.mode: internal`) or as a program of its own on
+//! [`super::tunnelport`]. Both families have their own rules; a host that can have none of IPv6 keeps those of IPv4 and says so. Must
+//! not touch any other chain, nor remove a rule because it knows no record. At a clean end the rules go, but those for other
+//! cloudcores. Runs in cloudcore (`modules.iptablesManager.mode: internal`) or as a program of its own on
 //! the hosts of API servers (`cloudcore --iptables-manager`). Spec 04 §12.
 
 mod backend;
@@ -76,6 +77,7 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> watch::Rec
         backend: None,
         installed: None,
         v6: true,
+        without_v6: false,
     };
     tasks.spawn_draining("iptablesmanager", |stop| manager.run(stop));
     told
@@ -90,6 +92,18 @@ struct Manager {
     installed: Option<BTreeSet<Redirect>>,
     /// Whether rules for IPv6 may be there: looked for at the start and whenever some are wanted.
     v6: bool,
+    /// Whether it was said that those for IPv6 cannot be had.
+    without_v6: bool,
+}
+
+/// What a pass has left.
+struct Pass {
+    /// The rules that are in their place.
+    rules: BTreeSet<Redirect>,
+    /// How many commands it took.
+    commands: usize,
+    /// Why those for IPv6 are not among them, though they are wanted.
+    without_v6: Option<String>,
 }
 
 impl Manager {
@@ -144,19 +158,19 @@ impl Manager {
         // Others may change the rules between the look and the command.
         let mut outcome = self.install(record).await;
         for _ in 1..TRIES {
-            if outcome.is_ok() {
+            let done = |pass: &Pass| pass.without_v6.is_none() || self.without_v6;
+            if outcome.as_ref().is_ok_and(done) {
                 break;
             }
             outcome = self.install(record).await;
         }
         match outcome {
-            Ok((rules, commands)) => self.seen(rules, commands),
+            Ok(pass) => self.seen(pass),
             Err(why) => self.unable(why),
         }
     }
 
-    /// Returns the rules that are in their place now, and how many commands it took.
-    async fn install(&mut self, record: &TunnelPortRecord) -> Result<(BTreeSet<Redirect>, usize), String> {
+    async fn install(&mut self, record: &TunnelPortRecord) -> Result<Pass, String> {
         let edges = self.parts.edges.as_mut().map(|edges| edges.borrow_and_update().clone());
         let backend = match &self.backend {
             Some(backend) => backend,
@@ -165,7 +179,11 @@ impl Manager {
                 self.backend.insert(found)
             }
         };
-        let (mut rules, mut commands) = (BTreeSet::new(), 0);
+        let mut pass = Pass {
+            rules: BTreeSet::new(),
+            commands: 0,
+            without_v6: None,
+        };
         for family in [Family::V4, Family::V6] {
             let wanted = wanted(record, self.parts.stream_port, edges.as_ref(), family);
             if family == Family::V6 && wanted.is_empty() && !self.v6 {
@@ -174,18 +192,39 @@ impl Manager {
             let applied = backend.apply(&wanted, family).await;
             if family == Family::V6 {
                 self.v6 = !wanted.is_empty();
-                // A kernel without IPv6 has nothing to be removed.
-                if wanted.is_empty() && applied.is_err() {
-                    continue;
+                match &applied {
+                    // A kernel without IPv6 has nothing to be removed.
+                    Err(_) if wanted.is_empty() => continue,
+                    // The second address of a cloudcore costs nobody the rules for the first.
+                    Err(error) if !pass.rules.is_empty() => {
+                        pass.without_v6 = Some(chain(error));
+                        continue;
+                    }
+                    _ => {}
                 }
             }
-            commands += applied.map_err(|error| chain(&error))?;
-            rules.extend(wanted);
+            pass.commands += applied.map_err(|error| chain(&error))?;
+            pass.rules.extend(wanted);
         }
-        Ok((rules, commands))
+        Ok(pass)
     }
 
-    fn seen(&mut self, rules: BTreeSet<Redirect>, commands: usize) {
+    fn seen(&mut self, pass: Pass) {
+        let Pass {
+            rules,
+            commands,
+            without_v6,
+        } = pass;
+        if let Some(why) = &without_v6
+            && !self.without_v6
+        {
+            warn!(
+                why,
+                "connections to edges' IPv6 addresses cannot be redirected on this host, those to IPv4 addresses are: install ip6tables, \
+                 and check that the kernel has a nat table for IPv6; it is tried again"
+            );
+        }
+        self.without_v6 = without_v6.is_some();
         let backend = self.backend.as_ref().map(ToString::to_string).unwrap_or_default();
         let count = rules.len();
         if self.installed.as_ref() != Some(&rules) {
@@ -239,7 +278,7 @@ impl Manager {
             None => record = TunnelPortRecord::default(),
         }
         match self.install(&record).await {
-            Ok((left, _)) => info!(left = left.len(), "redirect rules removed"),
+            Ok(pass) => info!(left = pass.rules.len(), "redirect rules removed"),
             Err(why) => warn!(
                 why,
                 "redirect rules stay: remove the chain TUNNEL-PORT of the nat table by hand"

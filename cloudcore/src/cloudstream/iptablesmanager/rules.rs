@@ -6,6 +6,8 @@
 //! -A OUTPUT -m comment --comment "kubeedge tunnel port" -j TUNNEL-PORT        and the same for PREROUTING
 //! -A TUNNEL-PORT -p tcp -m tcp --dport 10351 -j DNAT --to-destination 10.0.0.5:10003
 //! ```
+//!
+//! Those of ip6tables are the same with `[fd00::5]:10003`; Go's has none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -68,8 +70,8 @@ impl Redirect {
     }
 }
 
-/// The redirects of one family: a record's cloudcores, each at its own port, all with their stream server on `stream_port`. With
-/// `edges`, only connections to these addresses; those of the other family are then nobody's.
+/// The redirects of one family: the cloudcores that have an address of it, each at its own port, all with their stream server on
+/// `stream_port`. With `edges`, only connections to these addresses.
 pub(super) fn wanted(
     record: &TunnelPortRecord,
     stream_port: u16,
@@ -78,7 +80,7 @@ pub(super) fn wanted(
 ) -> BTreeSet<Redirect> {
     let here = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
     let mut all = BTreeSet::new();
-    for (ip, port) in record.entries().filter(|(ip, _)| here(ip)) {
+    for (ip, port) in record.reached().filter(|(ip, _)| here(ip)) {
         let to = SocketAddr::new(ip, stream_port);
         match edges {
             None => drop(all.insert(Redirect { port, to, edge: None })),

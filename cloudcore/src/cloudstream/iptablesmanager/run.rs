@@ -13,6 +13,8 @@ use tokio::process::Command;
 /// Why a program did not do what it was told to.
 #[derive(Debug, Error)]
 pub(super) enum RunError {
+    #[error("this host has no ip6tables")]
+    Missing,
     #[error("{line} cannot be started")]
     Start {
         line: String,

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use proto::tunnelport::TunnelPortRecord;
 
+use super::backend::Backend;
 use super::nftables;
 use super::rules::{CHAIN, Command, ENTRIES, Family, Found, Redirect, plan, wanted};
+use super::run::RunError;
 
 /// What the Go manager installs for this record, printed by both variants of iptables 1.8.9 among rules of others.
 const RECORD: &str = r#"{"ipTunnelPort":{"10.0.0.5":10351,"10.0.0.6":10352,"fd00::5":10353,"":10354},"port":{}}"#;
@@ -77,6 +79,39 @@ fn at_the_end_all_of_it_goes_and_nothing_else() {
         assert_eq!(commands.len(), 5);
         assert_eq!(commands.last().expect("some").join(" "), "-X TUNNEL-PORT");
     }
+}
+
+#[test]
+fn a_cloudcore_of_both_families_has_rules_in_both() {
+    let mut record =
+        TunnelPortRecord::parse(r#"{"ipTunnelPort":{"10.0.0.5":10351,"10.0.0.6":10352}}"#).expect("record");
+    let ip = |text: &str| text.parse::<IpAddr>().expect("address");
+    record.set_second(ip("10.0.0.5"), Some(ip("fd00::5")));
+    let of = |family| wanted(&record, 10003, None, family);
+    assert_eq!(
+        of(Family::V4),
+        BTreeSet::from([redirect(10351, "10.0.0.5:10003"), redirect(10352, "10.0.0.6:10003")])
+    );
+    assert_eq!(of(Family::V6), BTreeSet::from([redirect(10351, "[fd00::5]:10003")]));
+    let script = nftables::script(&of(Family::V6), Family::V6);
+    assert!(
+        script.contains("\nadd rule ip6 kubeedge TUNNEL-PORT tcp dport 10351 dnat to [fd00::5]:10003\n"),
+        "{script}"
+    );
+}
+
+#[tokio::test]
+async fn without_ip6tables_nothing_is_pretended() {
+    let backend = Backend::Iptables {
+        v4: "/nowhere/iptables".into(),
+        v6: None,
+    };
+    let wanted = BTreeSet::from([redirect(10351, "[fd00::5]:10003")]);
+    assert!(matches!(
+        backend.apply(&wanted, Family::V6).await,
+        Err(RunError::Missing)
+    ));
+    assert!(matches!(backend.apply(&BTreeSet::new(), Family::V6).await, Ok(0)));
 }
 
 #[test]

@@ -56,9 +56,9 @@ pub(super) fn tls(certificates: &StreamCertificates) -> Result<ServerConfig, Ser
     Ok(config)
 }
 
-pub(super) async fn start(shared: &Arc<Shared>) -> Result<(), StartError> {
+pub(super) fn start(shared: &Arc<Shared>) -> Result<(), StartError> {
     let port = shared.settings.stream_port;
-    let listener = listen("the API server (modules.cloudStream.streamPort)", port).await?;
+    let listener = listen("the API server (modules.cloudStream.streamPort)", port)?;
     info!(port, "listening for requests to the kubelets of edges");
     shared.tasks.spawn("stream listener", accept(shared.clone(), listener));
     Ok(())

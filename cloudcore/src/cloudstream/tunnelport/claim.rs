@@ -8,6 +8,7 @@ use proto::tunnelport::{NAME, NAMESPACE, NoPortLeft, TunnelPortRecord};
 use thiserror::Error;
 use tracing::warn;
 
+use super::Addresses;
 use crate::kubernetes::{ApiError, CONFIG_MAPS, Kube, PatchKind};
 
 /// Why the record could not be changed.
@@ -29,11 +30,11 @@ impl From<ApiError> for ChangeError {
     }
 }
 
-/// Gives `address` its port.
-pub(super) async fn claim(kube: &Kube, address: IpAddr) -> Result<(TunnelPortRecord, u16), ChangeError> {
+/// Gives a cloudcore its port.
+pub(super) async fn claim(kube: &Kube, own: Addresses) -> Result<(TunnelPortRecord, u16), ChangeError> {
     let mut port = 0;
     let record = change(kube, |record| {
-        let claim = record.claim(address)?;
+        let claim = own.claim(record)?;
         port = claim.port;
         Ok(claim.changed)
     })

@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::pods::Pods;
-use super::{ConfigMapView, claim};
+use super::{Addresses, ConfigMapView, claim};
 use crate::kubernetes::{Kube, Seen};
 
 /// Its state.
 pub(super) struct Keeper {
     kube: Kube,
-    address: IpAddr,
+    own: Addresses,
     port: watch::Sender<u16>,
     records: watch::Sender<Option<TunnelPortRecord>>,
     map: ConfigMapView,
@@ -30,13 +30,13 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(
         kube: Kube,
-        address: IpAddr,
+        own: Addresses,
         port: watch::Sender<u16>,
         records: watch::Sender<Option<TunnelPortRecord>>,
     ) -> Self {
         Self {
             kube,
-            address,
+            own,
             port,
             records,
             map: ConfigMapView::default(),
@@ -72,19 +72,20 @@ impl Keeper {
                 Some(seen) = pods.recv() => self.pod(&seen).await,
             }
         }
-        if self.pods.has(self.address) {
-            self.release(self.address, "this cloudcore's address goes with its pod")
+        if self.pods.has(self.own.first) {
+            self.release(self.own.first, "this cloudcore's address goes with its pod")
                 .await;
         }
     }
 
     /// Claims the port and tells it. Returns when to try again, if at all.
     async fn claim(&mut self) -> Option<Instant> {
-        match claim::claim(&self.kube, self.address).await {
+        match claim::claim(&self.kube, self.own).await {
             Ok((record, port)) => {
                 self.backoff.reset();
                 if self.claimed.replace(Instant::now()).is_none() {
-                    info!(address = %self.address, port, "requests for edges of this cloudcore come to this tunnel port");
+                    let Addresses { first, second } = self.own;
+                    info!(address = %first, ?second, port, "requests for edges of this cloudcore come to this tunnel port");
                 }
                 self.tell(record, port);
                 None
@@ -99,7 +100,7 @@ impl Keeper {
                 }
                 // Logs and exec work without the record where this is the only cloudcore.
                 let mut record = self.records.borrow().clone().unwrap_or_default();
-                if let Ok(claim) = record.claim(self.address) {
+                if let Ok(claim) = self.own.claim(&mut record) {
                     self.tell(record, claim.port);
                 }
                 Some(Instant::now() + self.backoff.next_delay())
@@ -110,7 +111,7 @@ impl Keeper {
     /// Looks at the ConfigMap after somebody changed it. Returns when to claim again if this cloudcore's entry is not in it.
     fn look(&self, current: Option<&Object>) -> Option<Instant> {
         if let Some(record) = current.and_then(|object| TunnelPortRecord::of(object).ok())
-            && let Ok(claim) = record.clone().claim(self.address)
+            && let Ok(claim) = self.own.claim(&mut record.clone())
             && !claim.changed
         {
             self.tell(record, claim.port);
@@ -133,7 +134,7 @@ impl Keeper {
     async fn pod(&mut self, seen: &Seen) {
         for address in self.pods.apply(seen) {
             // A record without it is not written.
-            if address != self.address {
+            if address != self.own.first {
                 self.release(address, "its cloudcore pod was deleted").await;
             }
         }

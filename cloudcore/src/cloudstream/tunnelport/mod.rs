@@ -1,9 +1,9 @@
 //! The virtual port of this cloudcore: negotiated with other replicas by the ConfigMap `kubeedge/tunnelport`.
 //!
-//! Owns this cloudcore's entry of the record: it is claimed at the start, without waiting, put back when somebody takes it away,
-//! and removed at a clean end if the address goes too (a pod with a network of its own). Entries of other cloudcore pods that
-//! were deleted are removed. Offers the port, and the record for the redirect rules. Nobody waits for it: until the record can be
-//! read, and while it cannot be written, the port is 10351. Spec 04 §12.
+//! Owns this cloudcore's entry of the record, and beside it its second address: claimed at the start, without waiting, put back when
+//! somebody takes them away, and removed at a clean end if the address goes too (a pod with a network of its own). Entries of other
+//! cloudcore pods that were deleted are removed. Offers the port, and the record for the redirect rules. Nobody waits for it: until
+//! the record can be read, and while it cannot be written, the port is 10351. Spec 04 §12.
 
 mod claim;
 mod keeper;
@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use common::{Tasks, chain};
 use proto::Object;
-use proto::tunnelport::{FIRST_PORT, NAME, NAMESPACE, TunnelPortRecord};
+use proto::tunnelport::{Claim, FIRST_PORT, NAME, NAMESPACE, NoPortLeft, TunnelPortRecord};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
@@ -30,8 +30,29 @@ pub struct TunnelPort {
     pub records: watch::Receiver<Option<TunnelPortRecord>>,
 }
 
-/// Claims a port for `address`, at which the hosts of API servers reach this cloudcore, and keeps it.
-pub fn start(kube: &Kube, address: IpAddr, tasks: &Tasks) -> TunnelPort {
+/// Where the hosts of API servers reach this cloudcore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    /// By which others know it: the key of its entry.
+    pub first: IpAddr,
+    /// Of the other family, where it has one.
+    pub second: Option<IpAddr>,
+}
+
+impl Addresses {
+    /// Makes the record say so.
+    fn claim(self, record: &mut TunnelPortRecord) -> Result<Claim, NoPortLeft> {
+        let claim = record.claim(self.first)?;
+        let changed = record.set_second(self.first, self.second);
+        Ok(Claim {
+            changed: claim.changed || changed,
+            ..claim
+        })
+    }
+}
+
+/// Claims a port for this cloudcore and keeps it.
+pub fn start(kube: &Kube, own: Addresses, tasks: &Tasks) -> TunnelPort {
     let (port, port_told) = watch::channel(FIRST_PORT);
     let (records, records_told) = watch::channel(None);
     let maps = follow_config_map(kube, tasks);
@@ -42,7 +63,7 @@ pub fn start(kube: &Kube, address: IpAddr, tasks: &Tasks) -> TunnelPort {
         ..Selection::default()
     };
     tasks.spawn("watch", follow(kube.clone(), PODS, selection, Detail::Whole, out));
-    let keeper = keeper::Keeper::new(kube.clone(), address, port, records);
+    let keeper = keeper::Keeper::new(kube.clone(), own, port, records);
     tasks.spawn_draining("tunnelport", |stop| keeper.run(maps, pods, stop));
     TunnelPort {
         port: port_told,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use common::Tasks;
 use proto::Object;
-use proto::tunnelport::{ANNOTATION, TunnelPortRecord};
+use proto::tunnelport::{ANNOTATION, SECOND_ANNOTATION, TunnelPortRecord};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -17,12 +17,21 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("address")
 }
 
-fn record(api: &FakeApi) -> String {
+/// A cloudcore with one address.
+fn at(text: &str) -> Addresses {
+    Addresses {
+        first: ip(text),
+        second: None,
+    }
+}
+
+fn annotation(api: &FakeApi, key: &str) -> Option<String> {
     let map = api.get(PATH).expect("ConfigMap");
-    map["metadata"]["annotations"][ANNOTATION]
-        .as_str()
-        .expect("annotation")
-        .to_owned()
+    map["metadata"]["annotations"][key].as_str().map(str::to_owned)
+}
+
+fn record(api: &FakeApi) -> String {
+    annotation(api, ANNOTATION).expect("annotation")
 }
 
 fn config_map(annotations: Value) -> Value {
@@ -39,11 +48,11 @@ fn pod(name: &str, host_network: bool, ip: &str) -> Object {
 async fn the_first_cloudcore_makes_the_config_map_and_the_second_adds_itself() {
     let api = FakeApi::default();
     assert_eq!(
-        claim::claim(&api.kube(), ip("10.0.0.5")).await.expect("claimed").1,
+        claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed").1,
         10351
     );
     assert_eq!(
-        claim::claim(&api.kube(), ip("fd00::6")).await.expect("claimed").1,
+        claim::claim(&api.kube(), at("fd00::6")).await.expect("claimed").1,
         10352
     );
     assert_eq!(
@@ -51,8 +60,35 @@ async fn the_first_cloudcore_makes_the_config_map_and_the_second_adds_itself() {
         r#"{"ipTunnelPort":{"10.0.0.5":10351,"fd00::6":10352},"port":{"10351":true,"10352":true}}"#
     );
     let writes = api.log().len();
-    claim::claim(&api.kube(), ip("10.0.0.5")).await.expect("claimed");
+    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
     assert_eq!(api.log().len(), writes + 1, "what is there already is only read");
+}
+
+#[tokio::test]
+async fn a_second_address_is_beside_the_record_that_go_reads() {
+    let api = FakeApi::default();
+    let go = r#"{"ipTunnelPort":{"10.0.0.9":10351},"port":{"10351":true}}"#;
+    api.put(PATH, config_map(json!({ANNOTATION: go})));
+    let both = Addresses {
+        second: Some(ip("fd00::5")),
+        ..at("10.0.0.5")
+    };
+    assert_eq!(claim::claim(&api.kube(), both).await.expect("claimed").1, 10352);
+    assert_eq!(
+        record(&api),
+        r#"{"ipTunnelPort":{"10.0.0.5":10352,"10.0.0.9":10351},"port":{"10351":true,"10352":true}}"#
+    );
+    let second = || annotation(&api, SECOND_ANNOTATION);
+    assert_eq!(second().as_deref(), Some(r#"{"10.0.0.5":"fd00::5"}"#));
+    let writes = api.log().len();
+    claim::claim(&api.kube(), both).await.expect("claimed");
+    assert_eq!(api.log().len(), writes + 1, "what is there already is only read");
+
+    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
+    assert_eq!(second(), None, "a host that has lost its second address");
+    claim::claim(&api.kube(), both).await.expect("claimed");
+    claim::release(&api.kube(), ip("10.0.0.5")).await.expect("released");
+    assert_eq!((record(&api).as_str(), second()), (go, None));
 }
 
 #[tokio::test]
@@ -65,7 +101,7 @@ async fn config_maps_without_a_record_are_repaired() {
     ] {
         let api = FakeApi::default();
         api.put(PATH, config_map(annotations.clone()));
-        let claimed = claim::claim(&api.kube(), ip("10.0.0.5")).await;
+        let claimed = claim::claim(&api.kube(), at("10.0.0.5")).await;
         assert_eq!(claimed.expect("claimed").1, 10351, "{annotations}");
         assert_eq!(
             record(&api),
@@ -81,11 +117,11 @@ async fn a_conflict_is_answered_with_a_fresh_read() {
     api.refuse("POST /api/v1/namespaces/kubeedge/configmaps", 409, "AlreadyExists");
     api.refuse(&format!("PATCH {PATH}"), 409, "Conflict");
     api.put(PATH, config_map(json!({})));
-    claim::claim(&api.kube(), ip("10.0.0.5")).await.expect("claimed");
+    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
     let gets = api.log().iter().filter(|line| line.starts_with("GET")).count();
     assert_eq!(gets, 2);
     let (one, two) = (api.kube(), api.kube());
-    let both = futures::future::join(claim::claim(&one, ip("10.0.0.6")), claim::claim(&two, ip("10.0.0.7"))).await;
+    let both = futures::future::join(claim::claim(&one, at("10.0.0.6")), claim::claim(&two, at("10.0.0.7"))).await;
     assert_ne!(both.0.expect("claimed").1, both.1.expect("claimed").1);
 }
 
@@ -101,7 +137,7 @@ async fn the_entry_is_kept_and_nobody_waits_for_the_api() {
     let (records, mut records_told) = watch::channel(None);
     let (maps, map_events) = mpsc::channel(8);
     let (pods, pod_events) = mpsc::channel(8);
-    let keeper = keeper::Keeper::new(api.kube(), ip("10.0.0.5"), port, records);
+    let keeper = keeper::Keeper::new(api.kube(), at("10.0.0.5"), port, records);
     tasks.spawn_draining("tunnelport", |stop| keeper.run(map_events, pod_events, stop));
 
     port_told.changed().await.expect("told");

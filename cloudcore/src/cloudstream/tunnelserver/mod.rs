@@ -35,11 +35,11 @@ const HANDSHAKES: usize = 128;
 /// How long TLS and upgrade may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-pub(super) async fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
+pub(super) fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
     let verifier = client_verifier_of(&authorities(shared))?;
     let config = server_config(certificate, ClientCertificates::Required(verifier))?;
     let port = shared.settings.tunnel_port;
-    let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port).await?;
+    let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port)?;
     info!(port, "listening for tunnels of edges");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     shared

@@ -1,6 +1,6 @@
 //! The cloud's side: a UDP port, and the greeting of who comes.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub fn listen(address: SocketAddr, mut tls: rustls::ServerConfig) -> Result<Endp
         .validation_token_config(tokens)
         .max_incoming(WAITING)
         .migration(true);
-    let socket = UdpSocket::bind(address)?;
+    let socket = crate::listen::udp(address)?;
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER);
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
     Ok(endpoint)

@@ -43,7 +43,7 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let verifier = client_verifier(shared.identity.ca().clone())?;
     let router = routes::router(shared.clone(), verifier);
-    let (listener, bound) = listen("joining nodes (modules.cloudHub.https)", shared.settings.https).await?;
+    let (listener, bound) = listen("joining nodes (modules.cloudHub.https)", shared.settings.https)?;
     info!(address = %bound, "listening for joining nodes");
     shared
         .tasks
@@ -62,7 +62,13 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
             Ok((stream, peer)) => {
                 shared.tasks.spawn(
                     "join request",
-                    connect(acceptor.clone(), router.clone(), stream, peer, place),
+                    connect(
+                        acceptor.clone(),
+                        router.clone(),
+                        stream,
+                        common::listen::peer(peer),
+                        place,
+                    ),
                 );
             }
             Err(error) => {
