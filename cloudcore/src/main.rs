@@ -32,7 +32,7 @@ use threads::serve;
 fn main() -> ExitCode {
     let arguments = cli::without_legacy_flags(std::env::args_os());
     let flags = Flags::read(&arguments.kept);
-    let host = HostFacts::detect();
+    let host = HostFacts::detect_by_route();
     if let Some(text) = flags.printed(&host) {
         print!("{text}");
         return ExitCode::SUCCESS;

@@ -26,12 +26,16 @@ impl HostFacts {
         }
     }
 
-    /// For a cloud: the address is the one of the default route, whatever the name stands for.
+    /// For a cloud: the address is the one of the default route, else the one that its name stands for (`pkg/util/util.go`
+    /// GetLocalIP, which is not the edge's).
     #[must_use]
     pub fn detect_by_route() -> Self {
+        let hostname = hostname();
+        let named = std::iter::once_with(|| by_name(&hostname)).flatten();
+        let local_ip = printed(preferred(by_routes().chain(named)));
         Self {
-            hostname: node_name(hostname()),
-            local_ip: printed(preferred(by_routes())),
+            hostname: node_name(hostname),
+            local_ip,
         }
     }
 
@@ -47,10 +51,16 @@ impl HostFacts {
     }
 }
 
-/// The first one of IPv4, else the first one.
+/// The first one of IPv4, else the first one. Asks no further than that.
 fn preferred(candidates: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
-    let all: Vec<IpAddr> = candidates.collect();
-    all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied()
+    let mut first = None;
+    for ip in candidates {
+        if ip.is_ipv4() {
+            return Some(ip);
+        }
+        first = first.or(Some(ip));
+    }
+    first
 }
 
 fn hostname() -> String {
