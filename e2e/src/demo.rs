@@ -15,7 +15,8 @@ use crate::settings::Settings;
 use crate::system::System;
 use crate::wait::{self, seconds};
 
-const NAME: &str = "demo";
+/// The name of its run.
+pub(crate) const NAME: &str = "demo";
 const NODE: &str = "edge-1";
 const NAMESPACE: &str = "default";
 /// What the demo makes in a cluster that is not its own, to be removed with it.

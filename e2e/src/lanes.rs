@@ -3,7 +3,7 @@
 //!
 //! A lane is a process of this program (`e2e system --lane`) with a run, a network namespace and a shared system of its own; it
 //! takes names of scenarios from its standard input, one a line, and ends with it. What it prints comes out here line by line,
-//! behind the lane's number.
+//! behind the lane's number. Scenarios that look at the whole machine come when all lanes have ended, in one of their own.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,12 +12,14 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
+use crate::scenarios;
 use crate::system::{Count, Outcome};
 
 /// Runs scenarios in `lanes` processes. Each takes the first name that is left when it is done with one.
 pub fn run(names: Vec<String>, lanes: u8, long: bool) -> Result<Count> {
-    let queue = Mutex::new(VecDeque::from(names));
-    std::thread::scope(|scope| {
+    let (alone, names): (VecDeque<_>, VecDeque<_>) = names.into_iter().partition(|name| scenarios::is_alone(name));
+    let queue = Mutex::new(names);
+    let count = std::thread::scope(|scope| {
         let lanes: Vec<_> = (1..=lanes)
             .map(|number| {
                 scope.spawn({
@@ -27,9 +29,10 @@ pub fn run(names: Vec<String>, lanes: u8, long: bool) -> Result<Count> {
             })
             .collect();
         lanes.into_iter().try_fold(Count::default(), |sum, lane| {
-            Ok(sum + lane.join().map_err(|_| anyhow::anyhow!("a lane's thread panicked"))??)
+            Ok::<_, anyhow::Error>(sum + lane.join().map_err(|_| anyhow::anyhow!("a lane's thread panicked"))??)
         })
-    })
+    })?;
+    Ok(count + drive(1, &Mutex::new(alone), long)?)
 }
 
 /// Hands names to a lane until there are none. A lane that ends early has failed its scenario; the next name gets a new one.

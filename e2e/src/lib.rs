@@ -22,6 +22,7 @@ pub mod hub;
 pub mod known;
 pub mod lanes;
 pub mod link;
+pub mod load;
 pub mod mqtt;
 pub mod oracle;
 pub mod process;

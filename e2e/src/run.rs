@@ -138,7 +138,7 @@ pub fn remove(folder: &Path, settings: &Settings) -> Result<()> {
 }
 
 /// The start of a process in ticks since boot: with the pid, its identity.
-fn start_time(pid: u32) -> Option<String> {
+pub(crate) fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit(") ").next()?.split(' ').nth(19)?.to_owned())
 }

@@ -287,12 +287,17 @@ impl System {
                     pods.len()
                 );
             }
-            let running = self.edge.containers(namespace)?;
-            let wanted = expected(namespace, &pods);
-            let actual: Vec<String> = running.into_keys().collect();
-            anyhow::ensure!(actual == wanted, "containerd runs {actual:?}, the API wants {wanted:?}");
+            self.runs_exactly(namespace, &pods)?;
             Ok(Some(pods))
         })
+    }
+
+    /// Whether containerd runs exactly the containers of these pods in a namespace ("" for all), once each.
+    pub fn runs_exactly(&self, namespace: &str, pods: &[Value]) -> Result<()> {
+        let actual: Vec<String> = self.edge.containers(namespace)?.into_keys().collect();
+        let wanted = expected(pods);
+        anyhow::ensure!(actual == wanted, "containerd runs {actual:?}, the API wants {wanted:?}");
+        Ok(())
     }
 
     /// Brings everything up that a scenario may have left down.
@@ -336,12 +341,12 @@ fn mark() -> String {
 }
 
 /// The container names that pods should have running, as [`EdgeHost::containers`] gives them, in order.
-fn expected(namespace: &str, pods: &[Value]) -> Vec<String> {
+fn expected(pods: &[Value]) -> Vec<String> {
     let mut names: Vec<String> = pods
         .iter()
         .flat_map(|pod| {
-            let name = api::name(pod);
-            api::elements(pod, "/spec/containers").map(move |one| format!("{namespace}/{name}/{}", text(one, "/name")))
+            let pod_name = format!("{}/{}", text(pod, "/metadata/namespace"), api::name(pod));
+            api::elements(pod, "/spec/containers").map(move |one| format!("{pod_name}/{}", text(one, "/name")))
         })
         .collect();
     names.sort();

@@ -258,6 +258,10 @@ impl State {
             object["kind"] = if target.plural == "nodes" { "Node" } else { "Pod" }.into();
             object["apiVersion"] = "v1".into();
         }
+        if target.plural == "objectsyncs" {
+            // As every object of a definition has.
+            object["metadata"]["generation"] = 1.into();
+        }
         (201, self.store(&path, object))
     }
 

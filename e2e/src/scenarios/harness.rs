@@ -1,5 +1,6 @@
 //! The harness itself: hosts are apart, links can be broken, nothing is left behind.
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -104,6 +105,12 @@ fn bad_link(context: &mut Context) -> Result<()> {
         start.elapsed()
     );
     link.set(Quality {
+        jitter: Duration::from_millis(50),
+        ..Quality::default()
+    });
+    let order = sent_in_order(&edge, 40)?;
+    ensure!(!order.is_sorted(), "no packet overtook another: {order:?}");
+    link.set(Quality {
         loss: 0.5,
         ..Quality::default()
     });
@@ -119,4 +126,22 @@ fn bad_link(context: &mut Context) -> Result<()> {
     wait::quietly("an interface that is up again", seconds(5), || {
         Ok((ping(1)? == 1).then_some(()))
     })
+}
+
+/// Sends numbered packets from the edge one after the other; how they arrive in the cloud.
+fn sent_in_order(edge: &EdgeHost, count: usize) -> Result<Vec<usize>> {
+    let address = edge.number().cloud_address();
+    let socket = UdpSocket::bind((address.as_str(), 0))?;
+    socket.set_read_timeout(Some(seconds(5)))?;
+    let port = socket.local_addr()?.port();
+    let script = format!("for ((n = 0; n < {count}; n++)); do echo $n > /dev/udp/{address}/{port}; done");
+    crate::process::run(edge.command("bash").args(["-ec", &script]))?;
+    let mut packet = [0; 16];
+    (0..count)
+        .map(|_| {
+            let length = socket.recv(&mut packet).context("a packet through the link")?;
+            let text = std::str::from_utf8(packet.get(..length).unwrap_or_default())?;
+            Ok(text.trim().parse()?)
+        })
+        .collect()
 }

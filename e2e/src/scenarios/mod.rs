@@ -5,6 +5,7 @@ mod account;
 mod authorizer;
 mod board;
 mod channels;
+mod demo;
 mod device_versions;
 pub(crate) mod devices;
 mod diagnosis;
@@ -88,11 +89,18 @@ pub fn all() -> Vec<Scenario> {
         faults::LIST,
         if named("KE_MAPPER") { framework::LIST } else { &[] },
         if named("KE_SWAP") { swap::LIST } else { &[] },
+        demo::LIST,
     ]
     .into_iter()
     .flatten()
     .map(|&(name, long, run)| Scenario { name, long, run })
     .collect()
+}
+
+/// Whether a scenario looks at the whole machine, and runs when no other does.
+#[must_use]
+pub fn is_alone(name: &str) -> bool {
+    demo::LIST.iter().any(|(alone, ..)| *alone == name)
 }
 
 type Entry = (

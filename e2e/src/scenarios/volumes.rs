@@ -1,10 +1,13 @@
 //! What a container sees of ConfigMaps, Secrets and its own service account while they change.
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::{Entry, IDLE, bare};
 use crate::api::text;
+use crate::process;
 use crate::system::{Context, System};
 use crate::wait::{self, pause, seconds};
 
@@ -12,6 +15,7 @@ pub(super) const LIST: &[Entry] = &[
     ("config_change", false, config_change),
     ("volume_kinds", false, volume_kinds),
     ("token_works", false, token_works),
+    ("token_renewed", false, token_renewed),
     ("token_rotates", true, token_rotates),
 ];
 
@@ -188,6 +192,43 @@ fn token_works(context: &mut Context) -> Result<()> {
     system.converged("token holder Running", &namespace, 1, 60)?;
     let token = read_token(system, &namespace)?;
     check_token(system, &namespace, &token)?;
+    system.clean(&namespace)
+}
+
+/// A token whose life is nearly over is replaced in the running container, and the new one works: the one in edgecore's database is
+/// made older while edgecore is away.
+fn token_renewed(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = system.namespace("renew")?;
+    system
+        .cluster
+        .apply(&namespace, &bare("holder", system.edge.name(), "", IDLE))?;
+    system.converged("token holder Running", &namespace, 1, 60)?;
+    let first = read_token(system, &namespace)?;
+    let before = system.edge.container(&namespace, "holder", "main")?;
+    system.edge.stop_edgecore()?;
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(2);
+    let sql = format!(
+        "UPDATE meta SET value = json_set(value, '$.status.expirationTimestamp', '{end:.0}')
+         WHERE type = 'serviceaccounttoken' AND key LIKE '%/\"{namespace}\"/%'; SELECT changes();"
+    );
+    let changed = process::feed(Command::new("sqlite3").arg(system.edge.database()), &sql)?;
+    ensure!(changed.trim() == "1", "{changed} tokens of the pod are stored");
+    system.edge.start_edgecore()?;
+    system.node_ready(seconds(60))?;
+    // A pod that changes is looked at.
+    system
+        .cluster
+        .kubectl(&["-n", &namespace, "annotate", "pod", "holder", "e2e=look"])?;
+    let second = wait::until("token replaced", seconds(SEEN), || {
+        let token = read_token(system, &namespace)?;
+        Ok((token != first).then_some(token))
+    })?;
+    check_token(system, &namespace, &second)?;
+    ensure!(
+        system.edge.container(&namespace, "holder", "main")?.id == before.id,
+        "the container was replaced"
+    );
     system.clean(&namespace)
 }
 

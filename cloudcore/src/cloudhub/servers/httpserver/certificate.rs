@@ -1,8 +1,12 @@
 //! Who gets a certificate, and which (spec 01 §7.2).
 
+use std::error::Error as _;
+
 use http::HeaderValue;
 use proto::NodeName;
-use proto::join::{CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, issued_at, verify_jwt};
+use proto::join::{
+    BadRequest, CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, issued_at, verify_jwt,
+};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error as TlsError};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -115,11 +119,11 @@ pub(super) fn issue(
 ) -> Result<Vec<u8>, String> {
     let usages = match usages.map(HeaderValue::to_str) {
         None => ExtendedKeyUsages::DEFAULT,
-        Some(Ok(header)) => ExtendedKeyUsages::parse(header).map_err(|error| common::chain(&error))?,
+        Some(Ok(header)) => ExtendedKeyUsages::parse(header).map_err(|error| linked(&error))?,
         Some(Err(error)) => return Err(format!("unmarshal http header ExtKeyUsages fail, err: {error}")),
     };
     let request = CertificateRequest::check(request, node)
-        .map_err(|error| format!("fail to signCerts, err: {}", common::chain(&error)))?;
+        .map_err(|error| format!("fail to signCerts, err: {}", linked(&error)))?;
     if request.name().peer() == Some(PeerName::Legacy) && !shared.settings.legacy_certificates {
         return Err("fail to signCerts, err: certificates without a node's name are not given any more".into());
     }
@@ -127,4 +131,12 @@ pub(super) fn issue(
     authority
         .issue_edge(&request, usages, unix_now(), shared.settings.edge_certificate)
         .map_err(|error| format!("fail to signCerts, err: {}", common::chain(&error)))
+}
+
+/// The error and its cause, joined as Go joins them.
+fn linked(error: &BadRequest) -> String {
+    error.source().map_or_else(
+        || error.to_string(),
+        |cause| format!("{error}, err: {}", common::chain(cause)),
+    )
 }

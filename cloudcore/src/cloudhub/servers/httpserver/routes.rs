@@ -28,7 +28,6 @@ struct Server {
 }
 
 pub(super) fn router(shared: Arc<Shared>, verifier: Arc<dyn ClientCertVerifier>) -> Router {
-    // Go's muxer serves only the methods named: HEAD too is 405.
     Router::new()
         .route("/ca.crt", get(ca))
         .route("/edge.crt", get(edge))

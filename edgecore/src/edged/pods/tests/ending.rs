@@ -76,6 +76,21 @@ async fn a_deleted_pod_ends_with_grace_and_leaves_the_api_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_a_deleted_pod_is_told_in_one_patch() {
+    let world = World::new();
+    world.api.put(&pod("u1", "Always"));
+    world.until("ready", |w| condition(w, "u1", "Ready") == "True").await;
+    let before = world.api.patches().len();
+    world.api.edit("u1", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(1);
+    });
+    world.until("gone from the API", |w| w.api.deleted() == ["u1"]).await;
+    let told = world.api.patches().split_off(before);
+    assert_eq!(told.len(), 1, "{told:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_whose_row_is_gone_is_killed_and_its_successor_runs() {
     let world = World::new();
     world.api.put(&pod("u1", "Always"));

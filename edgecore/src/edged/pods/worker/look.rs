@@ -136,6 +136,8 @@ impl Worker {
         let pending = |phase: Option<&str>| phase.is_none_or(|phase| phase == "Pending");
         let patience = if pending(old.phase.as_deref()) && pending(sent.phase.as_deref()) && !finished {
             PATIENCE
+        } else if stopped && !finished {
+            CLEANING
         } else {
             Duration::ZERO
         };
@@ -159,6 +161,8 @@ impl Worker {
 
 /// What happens on the way to the first container is told when it takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// That containers have ended is told together with that nothing of the pod is left, unless its volumes and cgroup take longer to go.
+const CLEANING: Duration = Duration::from_millis(200);
 
 /// The container of that name, if it is of a kind that is probed.
 fn probed<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, &'a Container)> {

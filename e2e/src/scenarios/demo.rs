@@ -1,0 +1,208 @@
+//! `e2e/demo`, as its user runs it: what it shows, and that nothing of it is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Entry, our_cloud, our_edge};
+use crate::api;
+use crate::cluster::Cluster;
+use crate::process;
+use crate::run;
+use crate::settings::Settings;
+use crate::system::{Context, Skip};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[("demo", false, demo)];
+
+/// What our edge says of itself: the Kubernetes and the KubeEdge that it stands for.
+const VERSION: &str = "v1.32.10-kubeedge-v1.23.1";
+
+fn demo(context: &mut Context) -> Result<()> {
+    let folder = run::base().join(crate::demo::NAME);
+    if folder.exists() {
+        return Err(Skip("a demo is on this machine: e2e/demo --down".to_owned()).into());
+    }
+    let ours = our_cloud(context)? && our_edge(context)?;
+    let settings = context.settings.clone();
+    let before = Machine::look()?;
+    let shown = shows_a_deployment(&settings, ours).and_then(|()| {
+        let said = call(&settings, &[])?;
+        ensure!(
+            said.starts_with("The demo runs already.\n") && said.contains("export KUBECONFIG="),
+            "a second e2e/demo said {said:?}"
+        );
+        Ok(())
+    });
+    let down = call(&settings, &["--down"]);
+    shown?;
+    let said = down?;
+    ensure!(said.ends_with("The demo is gone.\n"), "e2e/demo --down said {said:?}");
+    wait::until("nothing of the demo is left", seconds(20), || {
+        let left = Machine::look()?.since(&before);
+        ensure!(left.is_empty(), "e2e/demo --down left {left:#?}");
+        Ok(Some(()))
+    })?;
+    ensure!(!folder.exists(), "{} is left", folder.display());
+    let said = call(&settings, &["--down"])?;
+    ensure!(
+        said == "The demo does not run.\n",
+        "a second e2e/demo --down said {said:?}"
+    );
+    Ok(())
+}
+
+/// The script; the programs are there, as this one is.
+fn call(settings: &Settings, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(settings.root.join("e2e/demo"));
+    process::run(command.args(arguments).env("KUBEEDGE_E2E_BUILT", "1"))
+}
+
+/// It ends with the node Ready, the Deployment running and its page fetched; the API agrees.
+fn shows_a_deployment(settings: &Settings, ours: bool) -> Result<()> {
+    let said = call(settings, &[])?;
+    let line = |start: &str| {
+        let found = said.lines().find(|line| line.starts_with(start));
+        found.with_context(|| format!("no line of e2e/demo begins with {start:?}:\n{said}"))
+    };
+    let node = line("node/edge-1 ")?;
+    let words: Vec<&str> = node.split_whitespace().collect();
+    ensure!(
+        words.get(1..3) == Some(&["Ready", "agent,edge"]) && (!ours || words.contains(&VERSION)),
+        "{node}"
+    );
+    let deployment = line("deployment.apps/hello-edge ")?;
+    ensure!(deployment.split_whitespace().nth(1) == Some("1/1"), "{deployment}");
+    let pod = line("pod/hello-edge-")?;
+    ensure!(pod.split_whitespace().skip(1).take(2).eq(["1/1", "Running"]), "{pod}");
+    let page = line("The pod's page, http://")?;
+    ensure!(page.ends_with("says: hello one"), "{page}");
+    let kubeconfig = line("export KUBECONFIG=")?;
+    let kubeconfig = kubeconfig.split_once('=').map_or("", |(_, file)| file);
+    has_all_of_it(&Cluster::existing(settings, Path::new(kubeconfig))?)
+}
+
+/// The Deployment's pod has a ConfigMap, a Secret and a probe.
+fn has_all_of_it(cluster: &Cluster) -> Result<()> {
+    let pods = cluster.api().list(&api::pods_path("default"))?;
+    let [pod] = pods.as_slice() else {
+        anyhow::bail!("the demo has {} pods", pods.len());
+    };
+    ensure!(api::is_ready(pod), "the demo's pod is not Ready");
+    let has = |list: &str, part: &str| api::elements(pod, list).any(|one| one.pointer(part).is_some());
+    ensure!(
+        has("/spec/volumes", "/configMap")
+            && has("/spec/volumes", "/secret")
+            && has("/spec/containers", "/readinessProbe/httpGet"),
+        "the demo's pod is {pod}"
+    );
+    Ok(())
+}
+
+/// What a machine has that a demo could leave; of processes, interfaces and rules those of this network namespace, and processes of
+/// network namespaces that are new.
+struct Machine {
+    network: PathBuf,
+    /// By pid and start, their network namespace and name.
+    processes: BTreeMap<(u32, String), (PathBuf, String)>,
+    things: BTreeSet<String>,
+}
+
+impl Machine {
+    fn look() -> Result<Self> {
+        let mut things = BTreeSet::new();
+        let mut add = |kind: &str, lines: &str| things.extend(lines.lines().map(|line| format!("{kind} {line}")));
+        add("network namespace", &process::call("ip", &["netns"])?);
+        add("interface", &interfaces()?);
+        add("mount", &mounts()?);
+        add("cgroup", &cgroups().join("\n"));
+        add("rule", &rules());
+        Ok(Self {
+            network: std::fs::read_link("/proc/self/ns/net")?,
+            processes: processes()?,
+            things,
+        })
+    }
+
+    /// What is here and was not before.
+    fn since(&self, before: &Self) -> Vec<String> {
+        let things = self.things.difference(&before.things).cloned();
+        let known: BTreeSet<&PathBuf> = before.processes.values().map(|(network, _)| network).collect();
+        let processes = self.processes.iter().filter(|(id, (network, _))| {
+            !before.processes.contains_key(*id) && (*network == self.network || !known.contains(network))
+        });
+        let processes = processes.map(|((pid, _), (_, name))| format!("process {pid} {name}"));
+        things.chain(processes).collect()
+    }
+}
+
+fn processes() -> Result<BTreeMap<(u32, String), (PathBuf, String)>> {
+    let pids = std::fs::read_dir("/proc")?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // One that ends meanwhile, or has ended and is not waited for, has no network any more.
+    let found = pids.filter_map(|pid| {
+        let started = run::start_time(pid)?;
+        let network = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(((pid, started), (network, name.trim_end().to_owned())))
+    });
+    Ok(found.collect())
+}
+
+/// All but the folder of network namespaces, which `ip netns` mounts once and for good.
+fn mounts() -> Result<String> {
+    let all = std::fs::read_to_string("/proc/self/mounts")?;
+    let lines = all.lines().filter(|line| line.split(' ').nth(1) != Some("/run/netns"));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Their names.
+fn interfaces() -> Result<String> {
+    let lines = process::call("ip", &["-o", "link"])?;
+    let names = lines.lines().filter_map(|line| line.split(": ").nth(1));
+    Ok(names.collect::<Vec<_>>().join("\n"))
+}
+
+/// Those below the root of each hierarchy, where an edge and an ordinary node have theirs.
+fn cgroups() -> Vec<String> {
+    let root = Path::new("/sys/fs/cgroup");
+    let folders = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    let all = if root.join("cgroup.controllers").exists() {
+        folders(root)
+    } else {
+        folders(root).iter().flat_map(|folder| folders(folder)).collect()
+    };
+    all.iter().map(|path| path.display().to_string()).collect()
+}
+
+/// All rules, and the chains and tables that somebody made.
+fn rules() -> String {
+    let is_own = |line: &&str| match line.split(' ').collect::<Vec<_>>()[..] {
+        ["-A", ..] | [_, "-", _] => true,
+        ["table", _, name] => !["filter", "nat", "mangle", "raw", "security"].contains(&name),
+        _ => false,
+    };
+    let listings: [(&str, &[&str]); 4] = [
+        ("iptables-save", &[]),
+        ("iptables-legacy-save", &[]),
+        ("ip6tables-save", &[]),
+        ("nft", &["list", "tables"]),
+    ];
+    let mut rules = Vec::new();
+    for (program, arguments) in listings {
+        // Not every machine has all of them, nor every kernel what they list.
+        let text = process::call(program, arguments).unwrap_or_default();
+        // After a chain's name comes what counts its packets.
+        let lines = text
+            .lines()
+            .filter(is_own)
+            .map(|line| line.split(" - [").next().unwrap_or(line));
+        rules.extend(lines.map(|line| format!("{program}: {line}")));
+    }
+    rules.join("\n")
+}
