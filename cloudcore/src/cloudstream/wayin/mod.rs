@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use proto::NodeName;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::CloudStream;
@@ -78,10 +79,11 @@ pub fn start(
         let mut backoff = Backoff::new(FIRST, SOON);
         loop {
             let node = streams.some_node().await;
+            let start = Instant::now();
             let verdict = match try_once(&kube, &trials, &node).await {
                 Some(verdict) => Some(verdict),
                 // A node that has just come may not have its port in the API yet, and rules may be under way.
-                None if backoff.failures() < EARLY => None,
+                None if backoff.failures() < EARLY && start.elapsed() < SLOW => None,
                 None => {
                     let report = diagnose(&kube, &node, streams.port()).await;
                     let state = redirects.as_ref().map(|redirects| redirects.borrow().clone());
@@ -142,6 +144,8 @@ const MARK: &str = "cloudcore-way-in=";
 /// The first pauses, while it does not work; these trials are not spoken of.
 const FIRST: Duration = Duration::from_secs(1);
 const EARLY: u32 = 4;
+/// A trial that has no answer for so long is not early: its connection ends nowhere.
+const SLOW: Duration = Duration::from_secs(10);
 /// The longest pause while it does not work.
 const SOON: Duration = Duration::from_secs(30);
 /// Between two trials when all is well.
