@@ -106,9 +106,10 @@ impl CloudHost {
         kubeconfig.clone_into(&mut self.kubeconfig);
     }
 
-    /// Advertises these addresses from the next start on.
-    pub fn set_advertise(&mut self, addresses: Vec<String>) {
-        self.advertise = addresses;
+    /// Advertises this address before all others from the next start on.
+    pub fn advertise_first(&mut self, address: String) {
+        self.advertise.retain(|known| *known != address);
+        self.advertise.insert(0, address);
     }
 
     /// Sets `nodeLimit` from the next start on.

@@ -4,6 +4,7 @@
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ pub struct Link {
 #[derive(Debug)]
 struct Shared {
     quality: Mutex<Quality>,
+    /// Packets that arrived after one that was sent later.
+    overtaken: AtomicU64,
 }
 
 impl Link {
@@ -55,6 +58,7 @@ impl Link {
         host.configure_link()?;
         let shared = Arc::new(Shared {
             quality: Mutex::default(),
+            overtaken: AtomicU64::new(0),
         });
         carry(Arc::clone(&cloud), Arc::clone(&edge), &shared, Random(seed));
         carry(edge, cloud, &shared, Random(!seed));
@@ -69,6 +73,12 @@ impl Link {
     /// Cuts it so that neither end is told.
     pub fn cut(&self) {
         hold(&self.shared.quality).cut = true;
+    }
+
+    /// Packets of either direction that have arrived after one that was sent later.
+    #[must_use]
+    pub fn overtaken(&self) -> u64 {
+        self.shared.overtaken.load(Ordering::Relaxed)
     }
 
     /// As good as a cable.
@@ -122,7 +132,8 @@ struct Pipe {
 fn carry(from: Arc<File>, to: Arc<File>, shared: &Arc<Shared>, mut random: Random) {
     let pipe = Arc::new(Pipe::default());
     let (shared, out, writer) = (Arc::clone(shared), Arc::clone(&to), Arc::clone(&pipe));
-    std::thread::spawn(move || deliver(&writer, &to));
+    let count = Arc::clone(&shared);
+    std::thread::spawn(move || deliver(&writer, &to, &count.overtaken));
     std::thread::spawn(move || {
         let mut buffer = [0; PACKET];
         let mut order = 0;
@@ -170,7 +181,8 @@ fn turn(bytes: usize, rate: u32) -> Duration {
     Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
-fn deliver(pipe: &Pipe, to: &File) {
+fn deliver(pipe: &Pipe, to: &File, overtaken: &AtomicU64) {
+    let mut newest = 0;
     let mut state = hold(&pipe.state);
     loop {
         let now = Instant::now();
@@ -188,6 +200,8 @@ fn deliver(pipe: &Pipe, to: &File) {
                 .0;
         } else if let Some(packet) = state.0.pop() {
             drop(state);
+            overtaken.fetch_add(u64::from(packet.order < newest), Ordering::Relaxed);
+            newest = newest.max(packet.order);
             let _ = (&*to).write(&packet.bytes);
             state = hold(&pipe.state);
         }

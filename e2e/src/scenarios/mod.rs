@@ -30,6 +30,8 @@ mod reach;
 mod redirect;
 mod redirect_ipv6;
 mod replicas;
+mod slow_reader;
+mod stream_access;
 mod stream_ends;
 mod streams;
 mod swap;
@@ -58,12 +60,14 @@ pub fn all() -> Vec<Scenario> {
         volumes::LIST,
         pods::LIST,
         streams::LIST,
+        stream_access::LIST,
         replicas::LIST,
         devices::LIST,
         dmi::LIST,
         channels::LIST,
         diagnosis::LIST,
         stream_ends::LIST,
+        slow_reader::LIST,
         manifests::LIST,
         usage::LIST,
         mappers::LIST,

@@ -13,7 +13,7 @@ use crate::cloud::REDIRECTS;
 use crate::cluster::ControlPlane;
 use crate::edge::{EdgeHost, Wire};
 use crate::process::{self, Daemon};
-use crate::settings::{is_ours, program};
+use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
 
@@ -65,40 +65,47 @@ fn fresh_edges(context: &mut Context) -> Result<()> {
     if ours {
         until_said(system, 0, "cloudcore says that it works", BY_RULES)?;
     }
-    for number in 0..2 {
-        let name = format!("fresh-{number}");
-        let mut edge = EdgeHost::start(&settings, &run, &name, Wire::Veth)?;
-        // The hub's own certificate has the addresses that edges dial; those of edges nobody knows beforehand.
-        if system.cloud.advertise(edge.number().cloud_address()) {
-            system.cloud.stop()?;
-            system.cloud.start()?;
-        }
-        edge.write_config(&system.cloud.uplink()?)?;
-        edge.start_edgecore()?;
-        let path = api::node_path(&name);
-        wait::until("the fresh node is Ready", seconds(90), || {
-            let node = system.api().get(&path)?;
-            Ok(node.filter(|node| condition(node, "Ready") == "True").map(drop))
-        })?;
-        let ready = Instant::now();
-        let namespace = start_pod(system, &name, &name)?;
-        let reached = until_reached(system, "logs and exec", &namespace);
-        println!("    from Ready on: {:.2} s", ready.elapsed().as_secs_f64());
-        system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
-        wait::quietly("the pod gone", seconds(60), || {
-            Ok(system.pods(&namespace)?.is_empty().then_some(()))
-        })?;
-        edge.stop_edgecore()?;
-        system.api().delete(&path)?;
-        reached.with_context(|| edge.log_tails().into_iter().map(|(_, tail)| tail).collect::<String>())?;
-    }
+    let first = fresh_edge(system, &settings, &run, "fresh-0")?;
+    // The first one's host is there still: this address is another.
+    drop(fresh_edge(system, &settings, &run, "fresh-1")?);
+    drop(first);
     system.node_ready(seconds(60))
 }
 
+/// An edge comes, and nobody does anything for it: logs and exec work soon after it is Ready. Its edgecore is stopped then; its host
+/// keeps the address until it is dropped.
+pub(super) fn fresh_edge(system: &mut System, settings: &Settings, run: &Path, name: &str) -> Result<EdgeHost> {
+    let mut edge = EdgeHost::start(settings, run, name, Wire::Veth)?;
+    // The hub's own certificate has the addresses that edges dial; those of edges nobody knows beforehand.
+    if system.cloud.advertise(edge.number().cloud_address()) {
+        system.cloud.stop()?;
+        system.cloud.start()?;
+    }
+    edge.write_config(&system.cloud.uplink()?)?;
+    edge.start_edgecore()?;
+    let path = api::node_path(name);
+    wait::until("the fresh node is Ready", seconds(90), || {
+        let node = system.api().get(&path)?;
+        Ok(node.filter(|node| condition(node, "Ready") == "True").map(drop))
+    })?;
+    let ready = Instant::now();
+    let namespace = start_pod(system, name, name)?;
+    let reached = until_reached(system, "logs and exec", &namespace);
+    println!("    {name}, from Ready on: {:.2} s", ready.elapsed().as_secs_f64());
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
+    wait::quietly("the pod gone", seconds(60), || {
+        Ok(system.pods(&namespace)?.is_empty().then_some(()))
+    })?;
+    edge.stop_edgecore()?;
+    system.api().delete(&path)?;
+    reached.with_context(|| edge.log_tails().into_iter().map(|(_, tail)| tail).collect::<String>())?;
+    Ok(edge)
+}
+
 /// The API server is in a network namespace of its own, where the manager runs with the rights of its manifest: rules there, and
-/// none where cloudcore is.
+/// none where cloudcore is. An edge that comes later is reached too.
 fn by_daemonset(context: &mut Context) -> Result<()> {
-    let settings = context.settings.clone();
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let cloudcore = program(&settings.cloud, "cloudcore")?;
     if !is_ours(&cloudcore) {
         return Err(Skip("the manager is a part of our cloudcore".to_owned()).into());
@@ -107,7 +114,7 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
         apart: true,
         ..ControlPlane::default()
     };
-    let folder = context.folder().join("cloud");
+    let folder = run.join("cloud");
     let system = context.system_with(&plane)?;
     system.cloud.stop()?;
     system.cloud.set_redirects("enable: true, mode: external");
@@ -143,6 +150,7 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
         .with_context(|| manager.tail())
         .and_then(|()| {
             until_said(system, before, "cloudcore says that it works", BY_RULES)?;
+            drop(fresh_edge(system, &settings, &run, "fresh-apart")?);
             manager.stop(seconds(30))?;
             let rules = process::run(Command::new("nsenter").args([&netns, "iptables-save", "-t", "nat"]))?;
             ensure!(!rules.contains("TUNNEL-PORT"), "rules are left:\n{rules}");

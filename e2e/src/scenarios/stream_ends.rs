@@ -103,14 +103,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
         Ok((said == "ok\n").then_some(()))
     })?;
     ensure!(system.edge.edgecore()?.pid() == edgecore, "edgecore was started anew");
-    wait::until("files, tasks and streams as before", seconds(60), || {
-        let now = Usage::of_cores(system)?;
-        for (now, before) in now.iter().zip(&before) {
-            let well = now.files <= before.files + SLACK && now.tasks <= before.tasks + SLACK;
-            ensure!(well && now.streams <= before.streams, "{now:?}, before {before:?}");
-        }
-        Ok(Some(()))
-    })?;
+    until_left(system, &before)?;
     system.clean(&namespace)
 }
 
@@ -151,10 +144,11 @@ fn begin(system: &System, namespace: &str) -> Result<(Vec<Running>, Running)> {
 
 /// What a process has in hand.
 #[derive(Debug)]
-struct Usage {
+pub(super) struct Usage {
     files: usize,
     threads: usize,
-    megabytes: f64,
+    /// Resident.
+    pub(super) megabytes: f64,
     /// Of the program itself; 0 where it does not tell.
     tasks: usize,
     streams: usize,
@@ -162,13 +156,9 @@ struct Usage {
 
 impl Usage {
     /// Of cloudcore and of edgecore.
-    fn of_cores(system: &mut System) -> Result<[Self; 2]> {
+    pub(super) fn of_cores(system: &mut System) -> Result<[Self; 2]> {
         let cloud = crate::cloud::http_body(&system.cloud.monitor(), "/metrics")?;
         let edge = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
-        let told = |text: &str, name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|number| number.parse().ok()).unwrap_or_default()
-        };
         let mut both = [
             Self::of(system.cloud.cloudcore()?.pid())?,
             Self::of(system.edge.edgecore()?.pid())?,
@@ -199,6 +189,24 @@ impl Usage {
             && self.streams <= before.streams
             && self.megabytes <= before.megabytes + 4.0
     }
+}
+
+/// A number among metrics; 0 where it is not told.
+pub(super) fn told(text: &str, name: &str) -> usize {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+/// Waits until nothing of streams is left that was not there before.
+pub(super) fn until_left(system: &mut System, before: &[Usage; 2]) -> Result<()> {
+    wait::until("files, tasks and streams as before", seconds(60), || {
+        let now = Usage::of_cores(system)?;
+        for (now, before) in now.iter().zip(before) {
+            let well = now.files <= before.files + SLACK && now.tasks <= before.tasks + SLACK;
+            ensure!(well && now.streams <= before.streams, "{now:?}, before {before:?}");
+        }
+        Ok(Some(()))
+    })
 }
 
 /// Connections to the API server and files of a relist come and go.
@@ -322,6 +330,28 @@ impl Running {
         let input = self.child.stdin.as_mut().context("stdin")?;
         input.write_all(text.as_bytes())?;
         Ok(input.flush()?)
+    }
+
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Reads what is still to come, to its end, and returns it with the exit code.
+    pub(super) fn rest(&mut self) -> Result<(Vec<u8>, Option<i32>)> {
+        let Self { child, output } = self;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut bytes = Vec::new();
+                output.read_to_end(&mut bytes).map(|_| bytes)
+            });
+            let status = wait::until("it is read to its end", seconds(120), || Ok(child.try_wait()?));
+            if status.is_err() {
+                // Which ends the reading, too.
+                let _ = child.kill();
+            }
+            let bytes = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+            Ok((bytes, status?.code()))
+        })
     }
 }
 

@@ -23,7 +23,6 @@ pub(super) const LIST: &[Entry] = &[
     ("streams_port_forward", false, port_forward),
     ("streams_terminal", false, terminal),
     ("streams_many", false, many),
-    ("streams_access", false, access),
     ("streams_node_again", false, node_again),
     ("streams_compat", false, compat),
 ];
@@ -32,7 +31,7 @@ pub(super) const LIST: &[Entry] = &[
 const TALKER: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; done; sleep 1000000 & wait"]"#;
 
 /// A Running pod with this command in a namespace of its own.
-fn pod(system: &System, name: &str, command: &str) -> Result<String> {
+pub(super) fn pod(system: &System, name: &str, command: &str) -> Result<String> {
     let namespace = system.namespace(name)?;
     system
         .cluster
@@ -376,86 +375,6 @@ fn many(context: &mut Context) -> Result<()> {
     system.api().delete(&node)
 }
 
-/// The stream server lets in whom a kubelet would: nobody without credentials, a token with the right, the API server's certificate.
-/// What a caller shows goes no further: the edge never sees the token. Go's lets in everybody.
-fn access(context: &mut Context) -> Result<()> {
-    needs_our_cloud(context, "asking callers who they are")?;
-    let pki = context.folder().join("cluster/pki");
-    let system = context.system()?;
-    let namespace = system.namespace("access")?;
-    system
-        .cluster
-        .kubectl(&["create", "serviceaccount", "-n", &namespace, "caller"])?;
-    let token = system
-        .cluster
-        .kubectl(&["create", "token", "-n", &namespace, "caller"])?;
-    let (address, server) = (system.edge.number().address(), system.cloud.stream());
-    let ask_for = |path: &str, more: &[&str]| -> Result<String> {
-        let mut command = std::process::Command::new("curl");
-        command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
-        command.arg(format!("Host: {address}:10351")).args(more);
-        process::run(command.arg(format!("https://{server}/{path}")))
-    };
-    let ask = |more: &[&str]| ask_for("healthz", more);
-    let bearer = format!("Authorization: Bearer {}", token.trim());
-    let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
-    let certificate = [
-        "--cert",
-        &certificate.to_string_lossy(),
-        "--key",
-        &key.to_string_lossy(),
-    ]
-    .map(str::to_owned);
-    let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
-    wait::until("the API server's certificate is let in", seconds(30), || {
-        let status = ask(&certificate)?;
-        ensure!(status == "200", "{status}");
-        Ok(Some(()))
-    })?;
-    for (what, more, wanted) in [
-        ("no credentials", [].as_slice(), "401"),
-        ("a token that is none", &["-H", "Authorization: Bearer none"], "401"),
-        ("a token without the right", &["-H", &bearer], "403"),
-    ] {
-        let status = ask(more)?;
-        ensure!(status == wanted, "{what}: {status}");
-    }
-    let account = format!("--serviceaccount={namespace}:caller");
-    let binding = ["clusterrolebinding", namespace.as_str()];
-    let mut bind = vec!["create"];
-    bind.extend(binding);
-    bind.extend(["--clusterrole=system:kubelet-api-admin", &account]);
-    system.cluster.kubectl(&bind)?;
-    let allowed = wait::until("a token with the right is let in", seconds(30), || {
-        let status = ask(&["-H", &bearer])?;
-        ensure!(status == "200", "{status}");
-        Ok(Some(()))
-    });
-    // As Prometheus asks, by its service account.
-    let scraped = allowed.and_then(|()| {
-        for path in ["metrics", "metrics/cadvisor", "metrics/resource", "metrics/probes"] {
-            let status = ask_for(path, &["-H", &bearer])?;
-            ensure!(status == "200", "{path}: {status}");
-        }
-        Ok(())
-    });
-    let unseen = scraped.and_then(|()| {
-        // A header that goes on to the edge shows that what the edge has read can be found in its memory.
-        let edgecore = system.edge.edgecore()?.pid();
-        let mark = format!("mark-{}", checksum(namespace.as_bytes())?);
-        wait::until("a harmless header is found in edgecore's memory", seconds(30), || {
-            ask(&["-H", &bearer, "-H", &format!("X-Mark: {mark}")])?;
-            Ok(process::holds(edgecore, mark.as_bytes())?.then_some(()))
-        })?;
-        let seen = process::holds(edgecore, token.trim().as_bytes())?;
-        ensure!(!seen, "the caller's token is in edgecore's memory");
-        Ok(())
-    });
-    system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
-    unseen?;
-    system.clean(&namespace)
-}
-
 /// A Node that is deleted and made again shows the port of its tunnel again, which has stayed up.
 fn node_again(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "a port that is written again")?;
@@ -504,7 +423,7 @@ fn metrics(context: &mut Context) -> Result<()> {
 }
 
 /// Restarts cloudcore with this line in `modules.cloudStream`.
-fn with_stream_key(context: &mut Context, line: &str) -> Result<()> {
+pub(super) fn with_stream_key(context: &mut Context, line: &str) -> Result<()> {
     let system = context.system()?;
     system.cloud.stop()?;
     system.cloud.set_stream_key(line);
@@ -527,7 +446,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 /// SHA-256 in hexadecimal, by the machine's own program.
-fn checksum(bytes: &[u8]) -> Result<String> {
+pub(super) fn checksum(bytes: &[u8]) -> Result<String> {
     let mut child = std::process::Command::new("sha256sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

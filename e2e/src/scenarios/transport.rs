@@ -1,4 +1,4 @@
-//! The hub's two transports: pods over QUIC, networks that swallow UDP, a board that moves, slow lines. Only ours speak QUIC.
+//! The hub's two transports: pods over QUIC, networks that swallow UDP, a board that moves, slow and bad lines. Only ours speak QUIC.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::authorizer::{door_of, now};
-use super::{Entry, IDLE, bare, faults, pods, volumes, workloads};
+use super::{Entry, IDLE, bare, faults, needs_our_cloud, pods, volumes, workloads};
 use crate::api;
 use crate::link::Quality;
 use crate::settings::{Settings, is_ours, program};
@@ -27,6 +27,8 @@ pub(super) const LIST: &[Entry] = &[
     ("quic_address_change", false, |context| {
         over_quic(context, address_change)
     }),
+    ("bad_line_websocket", false, |context| bad_line(context, Way::WebSocket)),
+    ("bad_line_quic", false, |context| bad_line(context, Way::Quic)),
     ("slow_line_websocket", false, |context| {
         with_extras(context)?;
         slow_line(context, Way::WebSocket)
@@ -65,13 +67,12 @@ fn over_quic(context: &mut Context, scenario: impl FnOnce(&mut Context) -> Resul
     outcome.and(back)
 }
 
-/// The scenarios of pods, all of them over QUIC; with `--long` also those that wait long or break things.
+/// The scenarios of pods, all of them over QUIC; with `--long` also the long ones and those that break things.
 fn pods_over_quic(context: &mut Context) -> Result<()> {
     let long = context.long;
-    let more = [pods::LIST, faults::LIST];
-    let lists = [workloads::LIST, volumes::LIST]
+    let lists = [workloads::LIST, volumes::LIST, pods::LIST]
         .into_iter()
-        .chain(more.into_iter().filter(|_| long));
+        .chain(long.then_some(faults::LIST));
     over_quic(context, |context| {
         for (name, needs_long, scenario) in lists.flatten() {
             if *needs_long && !long {
@@ -176,7 +177,7 @@ fn address_change(context: &mut Context) -> Result<()> {
     let host = system.edge.number();
     let asked = inside(host, move || async move {
         let mut talker = Talker::connect(&call, Way::Quic).await?;
-        numbered(&mut talker, Duration::from_secs(14)).await
+        numbered(&mut talker, &MOVING).await
     });
     let namespace = system.namespace("moving")?;
     system.cluster.apply(&namespace, &super::web("web", 1))?;
@@ -231,24 +232,87 @@ fn call(system: &System) -> Result<Call> {
     })
 }
 
-/// Asks numbered questions and follows the host's address as edgecore does; returns how many were asked and the longest wait.
-async fn numbered(talker: &mut Talker, period: Duration) -> Result<(usize, Duration)> {
-    let remote = talker.path.as_ref().context("QUIC")?.remote();
-    let (mut ask, mut look) = (
-        interval(Duration::from_millis(20)),
+/// The line of the marks `link@ws` and `link@quic`, on which packets also overtake each other.
+const BAD: Quality = Quality {
+    delay: Duration::from_millis(200),
+    jitter: Duration::from_millis(50),
+    loss: 0.05,
+    rate: 0,
+    cut: false,
+};
+
+/// Packets are late, lost and overtaken: each numbered question of a node made by hand is answered once all the same.
+fn bad_line(context: &mut Context, way: Way) -> Result<()> {
+    needs_our_cloud(context, "a line with lanes")?;
+    let system = context.system()?;
+    let call = call(system)?;
+    let (connected, connection) = std::sync::mpsc::sync_channel(1);
+    let asked = inside(system.edge.number(), move || async move {
+        let mut talker = Talker::connect(&call, way).await?;
+        connected.send(())?;
+        numbered(&mut talker, &BURSTS).await
+    });
+    let link = system.edge.link()?;
+    let before = link.overtaken();
+    // Without a connection the talker says why there is none.
+    if connection.recv_timeout(seconds(50)).is_ok() {
+        link.set(BAD);
+    }
+    let outcome = asked.join().map_err(|_| anyhow::anyhow!("the talker panicked"));
+    let overtaken = link.overtaken() - before;
+    link.heal();
+    let (count, longest) = outcome??;
+    println!(
+        "    {count} questions, all answered once, the slowest in {longest:.0?}; {overtaken} packets were overtaken"
+    );
+    ensure!(overtaken > 0, "no packet overtook another");
+    system.node_ready(seconds(120))
+}
+
+/// How questions are asked.
+struct Pace {
+    at_once: usize,
+    every: Duration,
+    period: Duration,
+    /// How long the last answers may take.
+    patience: Duration,
+}
+
+/// Beside a host that moves.
+const MOVING: Pace = Pace {
+    at_once: 1,
+    every: Duration::from_millis(20),
+    period: Duration::from_secs(14),
+    patience: Duration::from_secs(20),
+};
+/// Packets close to each other, as those that overtake are, and fewer than a line that loses so many can carry.
+const BURSTS: Pace = Pace {
+    at_once: 6,
+    every: Duration::from_secs(1),
+    period: Duration::from_secs(10),
+    patience: Duration::from_secs(120),
+};
+
+/// Asks numbered questions and, over QUIC, follows the host's address as edgecore does; returns how many were asked and the longest
+/// wait.
+async fn numbered(talker: &mut Talker, pace: &Pace) -> Result<(usize, Duration)> {
+    let mut address = talker.path.as_ref().and_then(|path| end_of_route(path.remote()).ok());
+    let (mut ask, mut alive, mut look) = (
+        interval(pace.every),
+        interval(Duration::from_secs(10)),
         interval(Duration::from_millis(500)),
     );
     ask.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (start, mut address) = (Instant::now(), end_of_route(remote).ok());
+    let start = Instant::now();
     let mut open: HashMap<MsgId, Instant> = HashMap::new();
     let (mut count, mut longest) = (0, Duration::ZERO);
     loop {
-        let asking = start.elapsed() < period;
+        let asking = start.elapsed() < pace.period;
         if !asking && open.is_empty() {
             return Ok((count, longest));
         }
         ensure!(
-            start.elapsed() < period + Duration::from_secs(20),
+            start.elapsed() < pace.period + pace.patience,
             "{} of {count} questions were not answered",
             open.len()
         );
@@ -260,18 +324,21 @@ async fn numbered(talker: &mut Talker, period: Duration) -> Result<(usize, Durat
                 longest = longest.max(since.elapsed());
             }
             _ = ask.tick(), if asking => {
-                let question = request(Operation::Query, "k8s/ca.crt");
-                open.insert(question.id.clone(), Instant::now());
-                talker.say(&question);
-                count += 1;
-                if count % 500 == 1 {
-                    talker.say(&Message::keepalive());
+                for _ in 0..pace.at_once {
+                    let question = request(Operation::Query, "k8s/ca.crt");
+                    open.insert(question.id.clone(), Instant::now());
+                    talker.say(&question);
                 }
+                count += pace.at_once;
             }
+            _ = alive.tick() => talker.say(&Message::keepalive()),
             _ = look.tick() => {
-                if let Ok(present) = end_of_route(remote) && address != Some(present) {
+                if let Some(path) = &talker.path
+                    && let Ok(present) = end_of_route(path.remote())
+                    && address != Some(present)
+                {
                     address = Some(present);
-                    talker.path.as_ref().context("QUIC")?.rebind()?;
+                    path.rebind()?;
                 }
             }
         }

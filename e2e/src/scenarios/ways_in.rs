@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::reach::fresh_edge;
 use super::{Entry, IDLE, bare};
 use crate::api;
 use crate::cluster::ControlPlane;
@@ -185,22 +186,22 @@ fn verified(context: &mut Context) -> Result<()> {
 }
 
 /// The API server on a host of its own, verifying kubelets and told to go by the egress endpoint: everything works without one redirect
-/// rule, ordinary destinations too; whoever has only an edge's certificate is refused.
+/// rule, an edge that comes later and ordinary destinations too; whoever has only an edge's certificate is refused.
 fn egress(context: &mut Context) -> Result<()> {
     only_ours(context)?;
     let plane = ControlPlane {
         apart: true,
         ..ControlPlane::default()
     };
+    let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let system = context.system_with(&plane)?;
     let host = system.cluster.host().context("the control plane has no host")?;
     let folder = system.cloud.folder().join("egress");
     let port = system.cloud.egress_port();
     system.cloud.stop()?;
     system.cloud.set_redirects("enable: false");
-    system
-        .cloud
-        .set_advertise(vec![host.cloud_address(), system.edge.number().cloud_address()]);
+    // Where the API server is told to find the endpoint.
+    system.cloud.advertise_first(host.cloud_address());
     system.cloud.set_stream_key(&format!(
         "streamCertSigner: kubelet-serving\n    egress: {{enable: true, port: {port}, folder: {}}}",
         folder.display()
@@ -245,6 +246,7 @@ fn egress(context: &mut Context) -> Result<()> {
         };
         ensure!(!rules.contains("1035"), "there is a rule: {rules}");
     }
+    drop(fresh_edge(system, &settings, &run, "fresh-egress")?);
 
     // What is no edge's kubelet is dialled: here a server in the network of the edge's host.
     let server = r#"    command: [sh, -c, "mkdir /w; echo page > /w/index.html; httpd -f -p 18088 -h /w"]"#;

@@ -11,6 +11,10 @@ use super::refusal::Refusal;
 const MAX_HEAD: usize = 64 * 1024;
 /// What a server like this gets at most: an API server's proxy adds a handful.
 const MAX_HEADERS: usize = 128;
+/// Between cloudcores: the node that a request is for.
+pub(in crate::cloudstream) const NODE_HEADER: &str = "X-KubeEdge-Node";
+/// Between cloudcores: the address of the one that passed the request on. It is not passed on again.
+pub(in crate::cloudstream) const FORWARDED_BY: &str = "X-KubeEdge-Forwarded-By";
 /// How long TLS and the head may take.
 pub(super) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
@@ -142,7 +146,7 @@ const CREDENTIALS: &[&str] = &[
 ];
 const HOP_BY_HOP: &[&str] = &["connection", "keep-alive", "te", "upgrade"];
 /// What cloudcores say to each other.
-const OURS: &[&str] = &[super::NODE_HEADER, super::FORWARDED_BY];
+const OURS: &[&str] = &[NODE_HEADER, FORWARDED_BY];
 
 #[cfg(test)]
 mod tests {

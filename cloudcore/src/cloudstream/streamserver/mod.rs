@@ -7,6 +7,8 @@ mod lastword;
 mod refusal;
 mod relay;
 mod route;
+#[cfg(test)]
+mod seeds;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,12 +27,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-pub(super) use head::Head;
+pub(super) use head::{FORWARDED_BY, Head, NODE_HEADER};
 pub(super) use refusal::Refusal;
 pub(super) use relay::{Opening, relay};
 pub(super) use route::Route;
 
-use super::access::Credentials;
+use super::access::{Credentials, Denied};
 use super::certificates::{StreamCertificates, original_destination};
 use super::sessions::{Ask, Session};
 use super::wayin::Way;
@@ -43,11 +45,6 @@ const CONNECTIONS: usize = 8192;
 
 /// How long clients are told of cloudcore's end.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Between cloudcores: the node that a request is for.
-pub(super) const NODE_HEADER: &str = "X-KubeEdge-Node";
-/// Between cloudcores: the address of the one that passed the request on. It is not passed on again.
-pub(super) const FORWARDED_BY: &str = "X-KubeEdge-Forwarded-By";
 
 /// TLS as a kubelet has it: a client certificate is asked for, and looked at after the head of the request.
 pub(super) fn tls(certificates: &StreamCertificates) -> Result<ServerConfig, ServerTlsError> {
@@ -147,6 +144,16 @@ async fn decide(
     let node = choose::node(shared, head, &route).await?;
     access.authorize(&subject, &node, route.right).await?;
     Ok((route, node))
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthorized => Self::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Denied::Forbidden(text) => Self::new(StatusCode::FORBIDDEN, text),
+            Denied::Unknown(text) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+        }
+    }
 }
 
 /// To the node's tunnel, or to the cloudcore that has it.

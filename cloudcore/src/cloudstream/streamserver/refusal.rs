@@ -2,8 +2,6 @@
 
 use http::StatusCode;
 
-use crate::cloudstream::access::Denied;
-
 /// An answer that is not the kubelet's.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cloudstream) struct Refusal {
@@ -32,15 +30,5 @@ impl Refusal {
              Connection: close\r\n\r\n{text}",
             text.len()
         )
-    }
-}
-
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::Unauthorized => Self::new(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Denied::Forbidden(text) => Self::new(StatusCode::FORBIDDEN, text),
-            Denied::Unknown(text) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
-        }
     }
 }

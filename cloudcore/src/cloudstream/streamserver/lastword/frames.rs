@@ -24,7 +24,7 @@ pub(super) struct Body {
     begun: usize,
     /// Bytes of it that are to come, once its header is there.
     left: u64,
-    /// The frames so far are part of a WebSocket message that goes on.
+    /// The complete frames so far are part of a WebSocket message that goes on.
     fragment: bool,
 }
 
@@ -151,7 +151,6 @@ impl Body {
                     Some(_) if self.is_close() => return false,
                     Some(length) => {
                         self.left = length;
-                        self.note_fragment();
                         self.end_of_frame();
                     }
                 }
@@ -168,6 +167,7 @@ impl Body {
 
     fn end_of_frame(&mut self) {
         if self.left == 0 {
+            self.note_fragment();
             self.begun = 0;
             self.header.clear();
         }
@@ -333,6 +333,9 @@ mod tests {
         );
         // A message that is in pieces, and a connection that was closed.
         assert_eq!(after(&websocket("v4.channel.k8s.io"), b"\x02\x01\x01"), None);
+        // Its last piece has begun and is held back, or its first.
+        assert_eq!(after(&websocket("v4.channel.k8s.io"), b"\x02\x01\x01\x80\x05a"), None);
+        assert!(after(&websocket("v4.channel.k8s.io"), b"\x02\x05\x01").is_some());
         assert_eq!(after(&websocket("v4.channel.k8s.io"), b"\x88\x02\x03\xe8"), None);
         assert_eq!(after(&websocket("chat"), b""), None);
         assert_eq!(after(b"HTTP/1.1 404 Not Found\r\nUpgrade: SPDY/3.1\r\n\r\n", b""), None);

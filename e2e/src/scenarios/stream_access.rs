@@ -1,0 +1,121 @@
+//! Who may use the stream server: whom a kubelet would let in, and everybody where that was turned off. Go's lets in everybody.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::streams::{checksum, with_stream_key};
+use super::{Entry, needs_our_cloud};
+use crate::process;
+use crate::system::{Context, System};
+use crate::wait::{self, seconds};
+
+pub(super) const LIST: &[Entry] = &[("streams_access", false, access), ("streams_access_off", false, off)];
+
+const ASKED: &str = "asking callers who they are";
+
+/// The status that the stream server answers with when somebody asks the edge's kubelet; `more` are curl's arguments.
+fn ask_for(system: &System, path: &str, more: &[&str]) -> Result<String> {
+    let (address, server) = (system.edge.number().address(), system.cloud.stream());
+    let mut command = Command::new("curl");
+    command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
+    command.arg(format!("Host: {address}:10351")).args(more);
+    process::run(command.arg(format!("https://{server}/{path}")))
+}
+
+fn until_status(system: &System, what: &str, more: &[&str], wanted: &str) -> Result<()> {
+    wait::until(what, seconds(50), || {
+        let status = ask_for(system, "healthz", more)?;
+        ensure!(status == wanted, "{status}");
+        Ok(Some(()))
+    })
+}
+
+/// Nobody without credentials is let in; a token with the right is, and the API server's certificate. What a caller shows goes no
+/// further: the edge never sees the token.
+fn access(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, ASKED)?;
+    let pki = context.folder().join("cluster/pki");
+    let system = context.system()?;
+    let namespace = system.namespace("access")?;
+    system
+        .cluster
+        .kubectl(&["create", "serviceaccount", "-n", &namespace, "caller"])?;
+    let token = system
+        .cluster
+        .kubectl(&["create", "token", "-n", &namespace, "caller"])?;
+    let bearer = format!("Authorization: Bearer {}", token.trim());
+    let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
+    let certificate = [
+        "--cert",
+        &certificate.to_string_lossy(),
+        "--key",
+        &key.to_string_lossy(),
+    ]
+    .map(str::to_owned);
+    let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+    until_status(system, "the API server's certificate is let in", &certificate, "200")?;
+    for (what, more, wanted) in [
+        ("no credentials", [].as_slice(), "401"),
+        ("a token that is none", &["-H", "Authorization: Bearer none"], "401"),
+        ("a token without the right", &["-H", &bearer], "403"),
+    ] {
+        let status = ask_for(system, "healthz", more)?;
+        ensure!(status == wanted, "{what}: {status}");
+    }
+    let account = format!("--serviceaccount={namespace}:caller");
+    let binding = ["clusterrolebinding", namespace.as_str()];
+    let mut bind = vec!["create"];
+    bind.extend(binding);
+    bind.extend(["--clusterrole=system:kubelet-api-admin", &account]);
+    system.cluster.kubectl(&bind)?;
+    let allowed = until_status(system, "a token with the right is let in", &["-H", &bearer], "200");
+    // As Prometheus asks, by its service account.
+    let scraped = allowed.and_then(|()| {
+        for path in ["metrics", "metrics/cadvisor", "metrics/resource", "metrics/probes"] {
+            let status = ask_for(system, path, &["-H", &bearer])?;
+            ensure!(status == "200", "{path}: {status}");
+        }
+        Ok(())
+    });
+    let unseen = scraped.and_then(|()| {
+        // A header that goes on to the edge shows that what the edge has read can be found in its memory.
+        let edgecore = system.edge.edgecore()?.pid();
+        let mark = format!("mark-{}", checksum(namespace.as_bytes())?);
+        wait::until("a harmless header is found in edgecore's memory", seconds(30), || {
+            ask_for(system, "healthz", &["-H", &bearer, "-H", &format!("X-Mark: {mark}")])?;
+            Ok(process::holds(edgecore, mark.as_bytes())?.then_some(()))
+        })?;
+        let seen = process::holds(edgecore, token.trim().as_bytes())?;
+        ensure!(!seen, "the caller's token is in edgecore's memory");
+        Ok(())
+    });
+    system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
+    unseen?;
+    system.clean(&namespace)
+}
+
+/// What cloudcore warns of.
+const WARNING: &str = "modules.cloudStream.streamAuthorization is false: whoever reaches port";
+
+/// With `streamAuthorization: false` everybody who reaches the port is let in, and cloudcore warns of it at its start; by default nobody
+/// is, and there is nothing to warn of.
+fn off(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, ASKED)?;
+    let before = context.system()?.cloud.log().len();
+    let outcome = with_stream_key(context, "streamAuthorization: false").and_then(|()| {
+        let system = context.system()?;
+        until_status(system, "somebody without credentials is let in", &[], "200")
+    });
+    let log = context.system()?.cloud.log();
+    with_stream_key(context, "")?;
+    outcome?;
+    let said = log.get(before..).unwrap_or_default();
+    let warned = said.lines().any(|line| line.contains("WARN") && line.contains(WARNING));
+    ensure!(warned, "there is no warning:\n{said}");
+    let system = context.system()?;
+    until_status(system, "without the key it is 401", &[], "401")?;
+    let since = system.cloud.log().split_off(log.len());
+    ensure!(!since.contains(WARNING), "a warning of what is not so:\n{since}");
+    Ok(())
+}
