@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Entry;
 use crate::edge::{BUSYBOX, EdgeHost, Wire};
@@ -110,29 +110,13 @@ fn bad_link(context: &mut Context) -> Result<()> {
     });
     let order = sent_in_order(&edge, 40)?;
     ensure!(!order.is_sorted(), "no packet overtook another: {order:?}");
+    ensure!(link.overtaken() > 0, "the link does not count what was overtaken");
     link.set(Quality {
         loss: 0.5,
         ..Quality::default()
     });
     let got = ping(8)?;
     ensure!(got < 8, "half of the packets should be lost, {got} of 8 arrived");
-    link.set(Quality {
-        jitter: Duration::from_millis(300),
-        ..Quality::default()
-    });
-    let before = link.overtaken();
-    let all: Result<u32> = std::thread::scope(|scope| {
-        let pings: Vec<_> = (0..8).map(|_| scope.spawn(|| ping(3))).collect();
-        let got = pings.into_iter().map(|one| match one.join() {
-            Ok(got) => got,
-            Err(_) => bail!("a ping panicked"),
-        });
-        got.sum()
-    });
-    ensure!(all? == 24, "a link that only reorders loses packets");
-    let overtaken = link.overtaken() - before;
-    println!("    {overtaken} packets were overtaken");
-    ensure!(overtaken > 0, "no packet overtook another");
     link.cut();
     ensure!(ping(1)? == 0, "packets pass a cut link");
     link.heal();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
+use super::channels::works_soon;
 use super::kubectl::Transport;
 use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
@@ -64,12 +65,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
     let tells = our_cloud(context)?;
     let system = context.system()?;
     let namespace = pod(system, "cut")?;
-    wait::until("exec works", seconds(60), || {
-        let said = system
-            .cluster
-            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
-        Ok((said == "ok\n").then_some(()))
-    })?;
+    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     let edgecore = system.edge.edgecore()?.pid();
     let before = Usage::of_cores(system)?;
     let (mut execs, mut logs) = begin(system, &namespace)?;
@@ -96,12 +92,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
     local?;
     drop((logs, execs));
     system.node_ready(seconds(120))?;
-    wait::until("exec works again", seconds(120), || {
-        let said = system
-            .cluster
-            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
-        Ok((said == "ok\n").then_some(()))
-    })?;
+    wait::until("exec works again", seconds(120), || works_soon(system, &namespace))?;
     ensure!(system.edge.edgecore()?.pid() == edgecore, "edgecore was started anew");
     until_left(system, &before)?;
     system.clean(&namespace)
@@ -112,12 +103,7 @@ fn with_cloudcore(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "a last word")?;
     let system = context.system()?;
     let namespace = pod(system, "farewell")?;
-    wait::until("exec works", seconds(60), || {
-        let said = system
-            .cluster
-            .kubectl(&["exec", "-n", &namespace, "main", "--", "echo", "ok"])?;
-        Ok((said == "ok\n").then_some(()))
-    })?;
+    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     let (mut execs, mut logs) = begin(system, &namespace)?;
     system.cloud.stop()?;
     let outcome = ends(&mut execs, &mut logs, "this cloudcore stops");
