@@ -1,7 +1,8 @@
 """Checks of an MQTT 3.1.1 broker with paho-mqtt, after the cases of Eclipse Paho's interoperability suite, and some on the bare wire.
 
 Usage: conformance.py HOST PORT [--only NAME] [--lenient] [--restart FILE]
-With --restart the broker is restarted by whoever watches: the file is created when it is to be, and removed when it has been.
+With --restart the broker is killed and started again by whoever watches: the file is created when it is to be, and removed when it
+has been.
 Prints one line a check; exits 1 when one failed. Every check has clients and topics of its own.
 """
 
@@ -268,24 +269,85 @@ def restart():
     reader.subscribe(("restart/a", 2))
     reader.close()
     writer = Client("restart-w", clean=False)
-    writer.publish("restart/kept", b"kept", 1, True)
+    for topic, payload in (("kept", b"old"), ("cleared", b"old"), ("kept", b"kept"), ("cleared", b"")):
+        writer.publish(f"restart/{topic}", payload, 1, True)
     for number in range(10):
         writer.publish("restart/a", f"{number}", 2)
     writer.close()
-    open(OPTIONS.restart, "w").close()
-    begin = time.monotonic()
-    while os.path.exists(OPTIONS.restart):
-        assert time.monotonic() - begin < 60, "nobody restarted the broker"
-        time.sleep(0.05)
+    kill_broker()
     reader = Client("restart-r", clean=False)
     assert reader.present
     reader.expect(*[("restart/a", f"{number}".encode(), 2, False) for number in range(10)])
     late = Client("restart-l")
-    late.subscribe(("restart/kept", 1))
-    late.expect(("restart/kept", b"kept", 1, True))
+    late.subscribe(("restart/kept", 1), ("restart/cleared", 1))
+    late.nothing_but("restart/kept", ("restart/kept", b"kept", 1, True))
     late.publish("restart/kept", b"", 1, True)
     late.close(), reader.close()
     forget("restart-r"), forget("restart-w")
+
+
+@check
+def killed_amid_qos_2_from_a_client():
+    """Wherever in the exchange of a message the broker is killed, whoever subscribed has it once."""
+    if not OPTIONS.restart:
+        return "skipped: nobody to restart the broker"
+    forget("amid-up-r"), forget("amid-up-w")
+    reader, writer = Wire("amid-up-r"), Wire("amid-up-w")
+    reader.subscribe("amid-up/a")
+    for number in range(30):
+        writer.publish("amid-up/a", number)
+        assert writer.answer() == (PUBREC, number)
+    for number in range(20, 30):
+        writer.release(number)
+        assert writer.answer() == (PUBCOMP, number)
+    # Of these no answer is waited for.
+    for number in range(10, 20):
+        writer.release(number)
+    for number in range(30, 40):
+        writer.publish("amid-up/a", number)
+    kill_broker()
+    assert writer.connect(), "the publisher's session is gone"
+    # To the publisher the PUBRECs up to 5 have come, those up to 10 not; and no PUBCOMP.
+    for number in range(40):
+        if 5 <= number < 10 or number >= 30:
+            writer.publish("amid-up/a", number, again=True)
+            assert writer.answer() == (PUBREC, number)
+        writer.release(number)
+        assert writer.answer() == (PUBCOMP, number)
+    assert reader.connect(), "the subscriber's session is gone"
+    writer.publish("amid-up/a", 40)
+    assert reader.take_until(40) == list(range(41))
+    writer.close(), reader.close()
+    forget("amid-up-r"), forget("amid-up-w")
+
+
+@check
+def killed_amid_qos_2_to_a_client():
+    """The same for the exchange with the subscriber, who counts what it has not seen under its packet id."""
+    if not OPTIONS.restart:
+        return "skipped: nobody to restart the broker"
+    forget("amid-down-r")
+    reader, writer = Wire("amid-down-r"), Client("amid-down-w")
+    reader.subscribe("amid-down/a")
+    for number in range(30):
+        writer.publish("amid-down/a", f"{number}", 2)
+    writer.close()
+    ids = [reader.message() for _ in range(20)]
+    for packet in ids[10:]:
+        reader.send(PUBREC, packet)
+        assert reader.answer() == (PUBREL, packet - 1)
+    for packet in ids[15:]:
+        reader.forget(packet)
+    # Whether these arrive, nobody knows.
+    for packet in ids[5:10]:
+        reader.send(PUBREC, packet)
+    kill_broker()
+    assert reader.connect(), "the subscriber's session is gone"
+    writer = Client("amid-down-w")
+    writer.publish("amid-down/a", "30", 2)
+    assert reader.take_until(30) == list(range(31))
+    writer.close(), reader.close()
+    forget("amid-down-r")
 
 
 @check
@@ -414,6 +476,103 @@ def first_packet_is_connect():
     assert exchange(b"\xc0\x00") == b""
     body = b"\x00\x04MQTT\x09\x02\x00\x3c\x00\x01a"
     assert exchange(bytes([0x10, len(body)]) + body)[:4] in (b"\x20\x02\x00\x01", b"")
+
+
+PUBLISH, PUBREC, PUBREL, PUBCOMP = 0x34, 0x50, 0x62, 0x70
+
+
+class Wire:
+    """A client on the bare wire whose session is kept, in the broker and here. It answers when it is told to. A message it publishes is its
+    number, and the packet id is that and one."""
+
+    def __init__(self, name):
+        self.name, self.got, self.pending = name, [], set()
+        self.socket = None
+        assert not self.connect(), f"{name} had a session"
+
+    def connect(self):
+        """Says whether the broker knows the session."""
+        self.close()
+        self.socket = socket.create_connection((OPTIONS.host, OPTIONS.port), LIMIT)
+        self._write(0x10, b"\x00\x04MQTT\x04\x00\x00\x00" + text(self.name))
+        answer = self._read()
+        assert answer[0] == 0x20 and answer[1][1:] == b"\x00", answer
+        return answer[1][0] == 1
+
+    def close(self):
+        if self.socket:
+            self.socket.close()
+
+    def subscribe(self, topic):
+        self._write(0x82, b"\x00\x01" + text(topic) + b"\x02")
+        assert self._read() == (0x90, b"\x00\x01\x02")
+
+    def publish(self, topic, number, again=False):
+        flags = PUBLISH | 8 if again else PUBLISH
+        self._write(flags, text(topic) + struct.pack(">H", number + 1) + str(number).encode())
+
+    def release(self, number):
+        self.send(PUBREL, number + 1)
+
+    def send(self, kind, packet):
+        self._write(kind, struct.pack(">H", packet))
+
+    def answer(self):
+        """The next packet, which is no message: its kind and the number whose packet id it has."""
+        kind, body = self._read()
+        assert kind in (PUBREC, PUBREL, PUBCOMP), (kind, body)
+        return kind, struct.unpack(">H", body)[0] - 1
+
+    def message(self):
+        """The next packet, which is a message; gives its packet id."""
+        kind, body = self._read()
+        assert kind | 8 == PUBLISH | 8, (kind, body)
+        return self._take(body)
+
+    def _take(self, body):
+        at = 2 + struct.unpack(">H", body[:2])[0]
+        packet = struct.unpack(">H", body[at : at + 2])[0]
+        if packet not in self.pending:
+            self.pending.add(packet)
+            self.got.append(int(body[at + 2 :]))
+        return packet
+
+    def forget(self, packet):
+        self.pending.discard(packet)
+        self.send(PUBCOMP, packet)
+
+    def take_until(self, last):
+        """Answers everything until this message was released; gives the numbers of all that came."""
+        end = None
+        while end is None or end in self.pending:
+            kind, body = self._read()
+            if kind == PUBREL:
+                self.forget(struct.unpack(">H", body)[0])
+                continue
+            assert kind | 8 == PUBLISH | 8, (kind, body)
+            packet = self._take(body)
+            self.send(PUBREC, packet)
+            if self.got[-1] == last:
+                end = packet
+        return self.got
+
+    def _write(self, kind, body):
+        assert len(body) < 128
+        self.socket.sendall(bytes([kind, len(body)]) + body)
+
+    def _read(self):
+        kind, length = read(self.socket, 2)
+        assert length < 128
+        return kind, read(self.socket, length)
+
+
+def kill_broker():
+    """Asks whoever watches, and waits until the broker is there again."""
+    open(OPTIONS.restart, "w").close()
+    begin = time.monotonic()
+    while os.path.exists(OPTIONS.restart):
+        assert time.monotonic() - begin < 60, "nobody restarted the broker"
+        time.sleep(0.05)
 
 
 def text(words):

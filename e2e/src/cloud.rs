@@ -193,14 +193,14 @@ impl CloudHost {
         let advertise: Vec<String> = self.advertise.iter().map(|address| format!("{address:?}")).collect();
         let (advertise, more, stream_keys) = (advertise.join(", "), &self.hub_keys, &self.stream_keys);
         let redirects = &self.redirects;
-        // Go's warns of keys that it does not know. The API server is on this machine, as a rule.
+        // Go's warns of keys that it does not know, and has rules. The API server is on this machine, as a rule.
         let (port, enable) = (self.ports.webhook(), self.webhook);
-        let webhook = if ours {
+        let module = if ours {
             format!(
                 "webhook: {{enable: {enable}, address: 127.0.0.1, port: {port}, url: \"https://127.0.0.1:{port}\"}}"
             )
         } else {
-            String::new()
+            "router: {enable: true}".to_owned()
         };
         let devices = match self.device_keys.as_str() {
             keys if ours && !keys.is_empty() => format!("deviceController: {{enable: true, {keys}}}"),
@@ -235,7 +235,7 @@ modules:
   dynamicController:
     enable: false
   iptablesManager: {{{redirects}}}
-  {webhook}
+  {module}
   {devices}
 "#
         )

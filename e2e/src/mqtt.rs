@@ -230,6 +230,14 @@ impl Driver {
 pub struct Mosquitto(Daemon);
 
 impl Mosquitto {
+    /// Starts one. What it is told says where it listens; it may not do that yet.
+    pub fn start(edge: &EdgeHost, config: &str) -> Result<Self> {
+        let file = edge.folder().join("mosquitto.conf");
+        std::fs::write(&file, format!("{config}log_dest stderr\nuser root\n"))?;
+        let mut command = edge.command("mosquitto");
+        Daemon::start(edge.folder(), "mosquitto", command.arg("-c").arg(&file)).map(Self)
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         self.0.kill();
@@ -242,21 +250,16 @@ impl Drop for Mosquitto {
     }
 }
 
-/// Starts a mosquitto on an edge's host and waits until it takes connections.
+/// Starts a mosquitto on an edge's host that lets everybody in, and waits until it takes connections.
 pub fn start_mosquitto(edge: &EdgeHost) -> Result<Mosquitto> {
-    let file = edge.folder().join("mosquitto.conf");
-    std::fs::write(
-        &file,
-        format!("listener {EXTERNAL} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nuser root\n"),
-    )?;
-    let mut command = edge.command("mosquitto");
-    let mut daemon = Daemon::start(edge.folder(), "mosquitto", command.arg("-c").arg(&file))?;
+    let config = format!("listener {EXTERNAL} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
+    let mut broker = Mosquitto::start(edge, &config)?;
     let port = EXTERNAL.to_string();
     let ready = wait::quietly("mosquitto", seconds(20), || {
-        ensure!(daemon.alive(), "mosquitto ended");
+        ensure!(broker.0.alive(), "mosquitto ended");
         let mut knock = edge.command("mosquitto_pub");
         crate::process::run(knock.args(["-p", &port, "-t", "e2e", "-n"])).map(Some)
     });
-    ready.with_context(|| daemon.tail())?;
-    Ok(Mosquitto(daemon))
+    ready.with_context(|| broker.0.tail())?;
+    Ok(broker)
 }

@@ -259,6 +259,12 @@ fn event_bus(bus: &EventBus, to: &mut Checks<'_>) {
         let path = "modules.eventBus.mqttQOS";
         to.invalid(path, path, bus.mqtt_qos.to_string(), "must be 0, 1 or 2");
     }
+    if bus.mqtt_mode != 2 {
+        no_web_socket("modules.eventBus.mqttServerInternal", &bus.mqtt_server_internal, to);
+    }
+    if bus.mqtt_mode != 0 {
+        no_web_socket("modules.eventBus.mqttServerExternal", &bus.mqtt_server_external, to);
+    }
     let limits = &bus.broker.limits;
     for (key, value, most) in [
         ("packetBytes", limits.packet_bytes, 268_435_455),
@@ -273,6 +279,20 @@ fn event_bus(bus: &EventBus, to: &mut Checks<'_>) {
             let path = format!("modules.eventBus.broker.limits.{key}");
             to.invalid(&path, &path, value.to_string(), format!("must be between 1 and {most}"));
         }
+    }
+}
+
+/// Go's MQTT libraries serve and dial WebSockets too. Only a warning: the rest of the edge runs without this broker.
+fn no_web_socket(path: &str, url: &str, to: &mut Checks<'_>) {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if ["ws", "wss"].iter().any(|one| scheme.eq_ignore_ascii_case(one))
+        && let Some(line) = to.reader.lines.get(path).copied()
+    {
+        let reason = format!(
+            "{}: MQTT over WebSocket is not supported, there is no MQTT here until this is tcp:// or tls://",
+            quoted(url)
+        );
+        to.reader.warn_at(line, path, reason);
     }
 }
 

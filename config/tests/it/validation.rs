@@ -127,6 +127,35 @@ fn disabled_modules_are_not_checked() {
     );
 }
 
+/// Go's libraries take such URLs: a board that comes from there keeps its pods, and is told why it has no MQTT.
+#[test]
+fn mqtt_over_web_socket_is_warned_about() {
+    let warnings = |text: &str| -> Vec<String> {
+        let text = format!("modules:\n  eventBus: {{{text}}}\n");
+        let loaded = edge(&text).expect("it starts");
+        loaded.warnings.iter().map(ToString::to_string).collect()
+    };
+    let expected = |key: &str, url: &str| {
+        format!(
+            "modules.eventBus.{key}: \"{url}\": MQTT over WebSocket is not supported, there is no MQTT here until this is tcp:// or \
+             tls:// (line 2)"
+        )
+    };
+    let (internal, external) = (
+        expected("mqttServerInternal", "ws://0.0.0.0:1884"),
+        expected("mqttServerExternal", "WSS://broker"),
+    );
+    let both = "mqttServerInternal: \"ws://0.0.0.0:1884\", mqttServerExternal: \"WSS://broker\"";
+    assert_eq!(warnings(&format!("mqttMode: 0, {both}")), [internal.as_str()]);
+    assert_eq!(warnings(&format!("mqttMode: 1, {both}")), [internal, external.clone()]);
+    assert_eq!(warnings(&format!("mqttMode: 2, {both}")), [external]);
+    assert_eq!(warnings(&format!("enable: false, {both}")), [""; 0]);
+    assert_eq!(
+        warnings("mqttMode: 1, mqttServerInternal: \"tls://127.0.0.1:8883\""),
+        [""; 0]
+    );
+}
+
 #[test]
 fn edgecore_rows() {
     for (text, expected) in [

@@ -67,10 +67,7 @@ impl<'a> Plant<'a> {
         }
         let system = context.system()?;
         let broker = mqtt::start_mosquitto(&system.edge)?;
-        let config = std::fs::read_to_string(system.edge.folder().join("etc/config/edgecore.yaml"))?;
-        if !config.contains(EXTERNAL[0]) {
-            set_external(system, true)?;
-        }
+        set_external(system, true)?;
         let mut plant = Self::at(context, name, properties, mqtt::EXTERNAL)?;
         plant.broker = Some(broker);
         Ok(plant)
@@ -85,10 +82,7 @@ impl<'a> Plant<'a> {
     /// The same on any system.
     pub(crate) fn on(system: &'a mut System, sides: Sides, name: &str, properties: &[&str], port: u16) -> Result<Self> {
         let namespace = system.namespace(name)?;
-        let own = format!("$hw/events/device/{namespace}/#");
-        // Go answers what it cannot read on the topic of a device without a name.
-        let filters = [&own, "$hw/events/node/#", "$hw/events/device//twin/update/result"];
-        let mqtt = Client::connect(&system.edge, port, &filters)?;
+        let mqtt = connect(&system.edge, &namespace, port)?;
         let plant = Self {
             system,
             namespace,
@@ -169,6 +163,13 @@ impl<'a> Plant<'a> {
     }
 
     // --- the edge ---
+
+    /// Goes on with the broker of another port.
+    pub(crate) fn reach(&mut self, port: u16) -> Result<()> {
+        self.mqtt = connect(&self.system.edge, &self.namespace, port)?;
+        self.port = port;
+        Ok(())
+    }
 
     /// A topic of a device.
     pub(crate) fn topic(&self, name: &str, rest: &str) -> String {
@@ -306,18 +307,35 @@ impl<'a> Plant<'a> {
     }
 }
 
-/// Moves the shared edge to a broker outside edgecore (true), or back to edgecore's own.
+/// A client that hears all of a namespace's devices, and of the node.
+fn connect(edge: &EdgeHost, namespace: &str, port: u16) -> Result<Client> {
+    let own = format!("$hw/events/device/{namespace}/#");
+    // Go answers what it cannot read on the topic of a device without a name.
+    let filters = [&own, "$hw/events/node/#", "$hw/events/device//twin/update/result"];
+    Client::connect(edge, port, &filters)
+}
+
+/// Moves the shared edge to a broker outside edgecore (true), or back to edgecore's own, unless it is there.
 pub(crate) fn set_external(system: &mut System, external: bool) -> Result<()> {
-    let bus = if external {
+    let config = std::fs::read_to_string(system.edge.folder().join("etc/config/edgecore.yaml"))?;
+    if config.contains(EXTERNAL[0]) == external {
+        return Ok(());
+    }
+    let keys = if external {
         EXTERNAL.map(str::to_owned).to_vec()
     } else {
         Vec::new()
     };
+    restart_with(system, keys)
+}
+
+/// Restarts edgecore with these keys of `eventBus`.
+pub(crate) fn restart_with(system: &mut System, bus: Vec<String>) -> Result<()> {
     let keys = Keys { bus, ..Keys::default() };
     rejoin(system, |edge| edge.set_keys(keys))
 }
 
-/// Restarts edgecore in the orderly way, and waits until it is heard of.
+/// Restarts edgecore in the orderly way, and waits until the cloud has heard of it.
 pub(crate) fn rejoin(system: &mut System, meanwhile: impl FnOnce(&mut EdgeHost)) -> Result<()> {
     let path = format!(
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",

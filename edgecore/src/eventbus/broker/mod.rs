@@ -65,7 +65,7 @@ const INPUTS: usize = 64;
 /// Of the broker.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where it listens: `tcp://`, `mqtt://`, `tls://` or `mqtts://`, host and port.
+    /// Where it listens: `tcp://`, `mqtt://`, `tls://`, `mqtts://` or `ssl://`, host and port.
     pub listen: String,
     /// The file of sessions and retained messages.
     pub database: PathBuf,
@@ -117,7 +117,8 @@ impl Default for Settings {
 pub enum StartError {
     /// Not a URL it can listen on.
     #[error(
-        "modules.eventBus.mqttServerInternal: {0:?} is not tcp://host:port, mqtt://, tls:// or mqtts:// (WebSockets are not served)"
+        "modules.eventBus.mqttServerInternal: {0:?} is not tcp://host:port, mqtt://, tls://, mqtts:// or ssl:// (ws:// and wss:// are not \
+         supported)"
     )]
     Address(String),
     /// Anybody on the network could come in.

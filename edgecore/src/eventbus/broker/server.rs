@@ -42,7 +42,7 @@ impl Address {
     pub(super) fn parse(url: &str) -> Result<Self, StartError> {
         let bad = || StartError::Address(url.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(bad)?;
-        let tls = match scheme {
+        let tls = match scheme.to_ascii_lowercase().as_str() {
             "tcp" | "mqtt" => false,
             "tls" | "mqtts" | "ssl" => true,
             _ => return Err(bad()),
@@ -263,7 +263,7 @@ mod tests {
         for (url, tls, authority, loopback) in [
             ("tcp://127.0.0.1:1883", false, "127.0.0.1:1883", true),
             ("mqtt://localhost:1883/", false, "localhost:1883", true),
-            ("mqtts://[::1]:8883", true, "[::1]:8883", true),
+            ("MQTTS://[::1]:8883", true, "[::1]:8883", true),
             ("tls://0.0.0.0:8883", true, "0.0.0.0:8883", false),
             ("tcp://:1883", false, "[::]:1883", false),
             ("tcp://board:1883", false, "board:1883", false),

@@ -68,7 +68,7 @@ impl Disk {
                 self.0.retained.retain(|there| there.topic != publish.topic);
                 self.0.retained.push(publish);
             }
-            Op::Cleared(topic) => self.0.retained.retain(|there| there.topic != topic),
+            Op::Cleared(topic, _) => self.0.retained.retain(|there| there.topic != topic),
         }
     }
 

@@ -49,7 +49,7 @@ impl Writer {
         self.bytes += op.size();
         let topic = match &op {
             Op::Retained(publish) => Some(publish.topic.clone()),
-            Op::Cleared(topic) => Some(topic.clone()),
+            Op::Cleared(topic, _) => Some(topic.clone()),
             _ => None,
         };
         if let Some(topic) = topic {
@@ -207,6 +207,12 @@ mod tests {
         assert!(writer.next(now, Vec::new).is_none());
         let batch = writer.next(now + LAZY, Vec::new).expect("due");
         assert_eq!(batch.ops, [retained("a", Qos::AtMostOnce, "2")]);
+        assert!(writer.done(true, now).is_empty());
+        writer.add(Op::Cleared("a".into(), Qos::AtMostOnce), now);
+        assert!(writer.next(now, Vec::new).is_none());
+        // The client is told that this one is done: it must not come back.
+        writer.add(Op::Cleared("b".into(), Qos::AtLeastOnce), now);
+        assert!(writer.next(now, Vec::new).is_some());
     }
 
     #[test]

@@ -130,8 +130,13 @@ impl Core {
         if publish.retain {
             match self.retained.set(&publish, &self.limits) {
                 Kept::New(kept) => self.store(Op::Retained(kept)),
-                Kept::Cleared(topic) => self.store(Op::Cleared(topic)),
-                Kept::Full => self.counters.dropped_retained += 1,
+                Kept::Cleared(topic) => self.store(Op::Cleared(topic, publish.qos)),
+                Kept::Full(before) => {
+                    self.counters.dropped_retained += 1;
+                    if let Some(topic) = before {
+                        self.store(Op::Cleared(topic, publish.qos));
+                    }
+                }
                 Kept::Same => {}
             }
         }
@@ -207,7 +212,7 @@ impl Core {
     }
 
     /// Drops what is over the limits, the oldest first.
-    fn shed(&mut self, key: SessionKey) {
+    pub(super) fn shed(&mut self, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(&key)
             && (session.is_over(&self.limits) || self.counters.queued_bytes > self.limits.store_bytes)
             && let Some(dropped) = session.drop_oldest(&self.limits)

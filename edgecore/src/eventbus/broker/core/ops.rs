@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use proto::mqtt::{PacketId, Publish, Qos};
 
+use super::retained::Kept;
 use super::session::{Entry, Phase, Session};
 use super::{Core, SessionKey};
 
@@ -42,16 +43,16 @@ pub(crate) enum Op {
     Forgotten(Arc<str>, PacketId),
     /// The last message of a topic.
     Retained(Publish),
-    /// None is retained any more.
-    Cleared(Arc<str>),
+    /// None is retained any more; with the QoS of the message that said so.
+    Cleared(Arc<str>, Qos),
 }
 
 impl Op {
     /// Whether a promise depends on it. What does not is written along with the next that does, or after a while.
     pub(crate) const fn is_urgent(&self) -> bool {
         match self {
-            Self::Done(_) | Self::Gone(_) | Self::Cleared(_) => false,
-            Self::Retained(publish) => !matches!(publish.qos, Qos::AtMostOnce),
+            Self::Done(_) => false,
+            Self::Retained(Publish { qos, .. }) | Self::Cleared(_, qos) => !matches!(qos, Qos::AtMostOnce),
             _ => true,
         }
     }
@@ -101,10 +102,14 @@ pub(crate) struct StoredSession {
 }
 
 impl Core {
-    /// Takes over what was stored, within the limits of now.
+    /// Takes over what was stored, within the limits of now. What is over them goes out of the database too: it must not come back when
+    /// there is more room, after it was replaced or cleared.
     pub(super) fn restore(&mut self, stored: Stored, now: Instant) {
         for publish in stored.retained {
-            self.retained.set(&publish, &self.limits);
+            if let Kept::Full(_) = self.retained.set(&publish, &self.limits) {
+                self.counters.dropped_retained += 1;
+                self.store(Op::Cleared(publish.topic, Qos::AtMostOnce));
+            }
         }
         for (client, stored) in stored.sessions {
             let key = self.new_session(client, stored.user, false);
@@ -121,6 +126,7 @@ impl Core {
                 session.away_since = Some(now);
                 session.incoming.extend(stored.received);
             }
+            self.shed(key);
         }
     }
 

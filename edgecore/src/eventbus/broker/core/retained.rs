@@ -25,8 +25,8 @@ pub(super) enum Kept {
     Same,
     /// It was empty: the topic has none any more.
     Cleared(Arc<str>),
-    /// There is no room.
-    Full,
+    /// There is no room. What the topic had is not its last message any more and is forgotten (MQTT 3.1.1 §3.3.1.3).
+    Full(Option<Arc<str>>),
 }
 
 impl Retained {
@@ -34,18 +34,14 @@ impl Retained {
     pub(super) fn set(&mut self, publish: &Publish, limits: &Limits) -> Kept {
         let before = self.messages.get(&publish.topic);
         if publish.payload.is_empty() {
-            let Some(removed) = self.messages.remove(&publish.topic) else {
-                return Kept::Same;
-            };
-            self.bytes -= size(&removed);
-            return Kept::Cleared(removed.topic);
+            return self.remove(&publish.topic).map_or(Kept::Same, Kept::Cleared);
         }
         if before.is_some_and(|before| before.payload == publish.payload && before.qos == publish.qos) {
             return Kept::Same;
         }
         let bytes = self.bytes - before.map_or(0, size) + size(publish);
         if (before.is_none() && self.messages.len() >= limits.retained) || bytes > limits.store_bytes {
-            return Kept::Full;
+            return Kept::Full(self.remove(&publish.topic));
         }
         let kept = Publish {
             payload: own(&publish.payload),
@@ -57,6 +53,12 @@ impl Retained {
         self.bytes = bytes;
         self.messages.insert(kept.topic.clone(), kept.clone());
         Kept::New(kept)
+    }
+
+    fn remove(&mut self, topic: &str) -> Option<Arc<str>> {
+        let removed = self.messages.remove(topic)?;
+        self.bytes -= size(&removed);
+        Some(removed.topic)
     }
 
     /// Those that a filter matches, by topic.

@@ -3,13 +3,16 @@
 //! A batch of changes is one transaction and one forced write. Where the disk refuses, the broker goes on from memory, says so once, and
 //! gives the whole state again later.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::mqtt::{PacketId, Publish, Qos};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -43,7 +46,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Starts the thread, and gives what the file holds. A damaged file is set aside.
+    /// Starts the thread, and gives what the file holds. A file that is damaged, or not the broker's, is set aside.
     pub(super) async fn open(path: PathBuf) -> std::io::Result<(Self, Stored)> {
         let (batches, mut receiver) = mpsc::channel::<Batch>(1);
         let (answers, done) = mpsc::channel(1);
@@ -52,7 +55,7 @@ impl Store {
             .name("mqtt-database".into())
             .stack_size(256 * 1024)
             .spawn(move || {
-                let mut owner = Owner { path, connection: None };
+                let mut owner = Owner::new(path);
                 let _ = opened.send(owner.load());
                 while let Some(batch) = receiver.blocking_recv() {
                     let result = owner.write(&batch).map_err(|error| error.to_string());
@@ -80,9 +83,19 @@ impl Store {
 struct Owner {
     path: PathBuf,
     connection: Option<Connection>,
+    /// There is a file that could not be read. The broker did not begin from it, so nothing of it may mix with what is written.
+    unread: bool,
 }
 
 impl Owner {
+    const fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            connection: None,
+            unread: false,
+        }
+    }
+
     fn load(&mut self) -> Stored {
         if !self.path.exists() {
             return Stored::default();
@@ -96,12 +109,14 @@ impl Owner {
                 self.connection = Some(connection);
                 stored
             }
-            Err(error) if sqlite::is_damage(&error) => {
-                self.set_aside(&error);
-                Stored::default()
-            }
             Err(error) => {
-                warn!(database = %self.path.display(), %error, "MQTT sessions and retained messages cannot be read");
+                self.unread = true;
+                if is_out_of_reach(&error) {
+                    warn!(database = %self.path.display(), %error,
+                        "MQTT sessions and retained messages cannot be read: they begin anew, and the first write replaces them");
+                } else {
+                    self.set_aside(&error);
+                }
                 Stored::default()
             }
         }
@@ -124,7 +139,7 @@ impl Owner {
             none => none.insert(open(&self.path)?),
         };
         let transaction = connection.transaction()?;
-        if batch.whole {
+        if batch.whole || self.unread {
             for table in TABLES {
                 transaction.execute(&format!("DELETE FROM {table}"), [])?;
             }
@@ -132,14 +147,34 @@ impl Owner {
         for op in &batch.ops {
             perform(&transaction, op)?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        self.unread = false;
+        Ok(())
     }
 
     fn set_aside(&self, cause: &rusqlite::Error) {
         let kept = sqlite::set_aside(&self.path);
         warn!(database = %self.path.display(), ?kept, error = %cause,
-            "the database of MQTT sessions is damaged and was set aside: a new one begins");
+            "the database of MQTT sessions is damaged, or not one: it was set aside, and a new one begins");
     }
+}
+
+/// Whether the file may be as good as ever: somebody holds it, or the disk or its rights are in the way.
+fn is_out_of_reach(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull
+                | ErrorCode::OutOfMemory
+        )
+    )
 }
 
 fn open(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -219,7 +254,7 @@ fn perform(connection: &Connection, op: &Op) -> Result<(), rusqlite::Error> {
             "INSERT OR REPLACE INTO retained VALUES (?1, ?2, ?3)",
             params![&*publish.topic, &*publish.payload, publish.qos.number()],
         )?,
-        Op::Cleared(topic) => run("DELETE FROM retained WHERE topic=?1", params![&**topic])?,
+        Op::Cleared(topic, _) => run("DELETE FROM retained WHERE topic=?1", params![&**topic])?,
     };
     Ok(())
 }
