@@ -18,6 +18,8 @@ pub(super) const LIST: &[Entry] = &[("slow_reader", false, slow_reader)];
 /// What the container gives: more than all sockets on the way hold.
 const FILE: &str = "/tmp/file";
 const SIZE: u64 = 50_000_000;
+/// What the one gives that is killed.
+const FLOOD: u64 = 300_000_000;
 /// Resident megabytes that a core may have gained with streams that nobody reads: 1 MiB of each, and what its allocator keeps.
 const ROOM: f64 = 16.0;
 /// The same for a cloudcore whose edge knows no credits: up to 64 MiB of a node may wait.
@@ -50,15 +52,16 @@ fn slow_reader(context: &mut Context) -> Result<()> {
     let capped = counted(system, "streams_capped")?;
 
     let begin = |what: &str, transport: Transport| -> Result<Running> {
-        let script = format!("echo begun; exec cat {what}");
+        let script = format!("echo begun; exec {what}");
         let command = ["exec", "-n", &namespace, "main", "--", "sh", "-c", &script];
         let mut running = Running::start(system, &command, transport)?;
         ensure!(running.line()? == "begun\n", "exec");
         Ok(running)
     };
     // Over WebSocket kubectl gives up when it has not read for 61 s (client-go's websocket.go).
-    let mut slow = begin(&format!("{FILE} {FILE}"), Transport::Spdy)?;
-    let flood = begin("/dev/zero", Transport::WebSocket)?;
+    let mut slow = begin(&format!("cat {FILE} {FILE}"), Transport::Spdy)?;
+    // Of a WebSocket that is gone the API server reads the rest of the output, for as long as there is some (client-go's v2.go, copyStdout).
+    let flood = begin(&format!("head -c {FLOOD} /dev/zero"), Transport::WebSocket)?;
     let mut last = counted(system, "bytes_received")?;
     wait::until("the slow ones stand still", seconds(60), || {
         pause(seconds(1));
