@@ -447,7 +447,7 @@ fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
     usable
         .iter()
         .find(|address| address.is_ipv4())
-        .or(usable.first())
+        .or_else(|| usable.first())
         .copied()
 }
 

@@ -21,8 +21,8 @@ spec:
   nodeSelector: {{nodeSelectorTerms: [{{matchExpressions: [{{key: "", operator: In, values: [{node}]}}]}}]}}
   protocol: {{customizedProtocol: {{protocolName: virtual, configData: {{bus: 1}}}}}}
   propertyVisitors:
-  - {{propertyName: n, collectCycle: 1000, reportCycle: 1000, customizedProtocol: {{protocolName: virtual, configData: {{register: 2}}}}}}
-status: {{twins: [{{propertyName: n, desired: {{value: "30"}}}}]}}
+  - {{propertyName: "n", collectCycle: 1000, reportCycle: 1000, customizedProtocol: {{protocolName: virtual, configData: {{register: 2}}}}}}
+status: {{twins: [{{propertyName: "n", desired: {{value: "30"}}}}]}}
 "#
     )
 }

@@ -20,6 +20,7 @@ fn filled(path: &Path) {
 
 #[test]
 fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
+    type Damage<'a> = &'a dyn Fn(&Path);
     let other_tables = |path: &Path| {
         let connection = Connection::open(path).expect("a file");
         connection.execute_batch("CREATE TABLE session (x)").expect("a table");
@@ -30,7 +31,7 @@ fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
             .execute_batch("INSERT INTO session VALUES (x'ff', NULL)")
             .expect("a row");
     };
-    let cases: [(&str, &dyn Fn(&Path)); 5] = [
+    let cases: [(&str, Damage<'_>); 5] = [
         ("no database", &|path| {
             std::fs::write(path, [b'x'; 8192]).expect("written")
         }),
