@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_millis(300);
 /// Pods that it keeps, beside those of the Deployment.
 const PODS: usize = 3;
 
-/// A thread that changes what runs on a node, every [`PERIOD`]. Requests that nobody answers are counted. It ends when dropped.
+/// A thread that changes what runs on a node, every `PERIOD`. Requests that nobody answers are counted. It ends when dropped.
 pub struct Load {
     counts: Arc<Counts>,
     thread: Option<JoinHandle<()>>,
