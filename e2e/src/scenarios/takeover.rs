@@ -18,6 +18,7 @@ const RELEASES: &[(&str, &str)] = &[
     ("go-v1.12.sql", "edgecore-v1.12-default.yaml"),
     ("go-v1.16.sql", "edgecore-v1.17-default.yaml"),
     ("go-v1.22.sql", "edgecore-v1.22-default.yaml"),
+    ("go-v1.23.sql", "edgecore-default.yaml"),
 ];
 
 /// With no cloud to be reached: the pod of the database starts, with its ConfigMap, its Secret and its token.

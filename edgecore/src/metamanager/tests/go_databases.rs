@@ -6,6 +6,7 @@ use super::*;
 const GO_V1_12: &str = include_str!("../../../golden/go-v1.12.sql");
 const GO_V1_16: &str = include_str!("../../../golden/go-v1.16.sql");
 const GO_V1_22: &str = include_str!("../../../golden/go-v1.22.sql");
+const GO_V1_23: &str = include_str!("../../../golden/go-v1.23.sql");
 
 #[tokio::test]
 async fn the_database_of_a_go_edge_is_taken_over() {
@@ -66,11 +67,11 @@ async fn the_database_of_a_go_edge_is_taken_over() {
     edge.stop().await;
 }
 
-/// What Go edges of older releases left behind (they had another ORM, other columns, and the node under another prefix) opens with
+/// What Go edges of several releases left behind (older ones had another ORM, other columns, and the node under another prefix) opens with
 /// the link down: the pod, what it needs, and the node are known.
 #[tokio::test]
-async fn databases_of_older_go_edges_are_taken_over() {
-    for dump in [GO_V1_12, GO_V1_16, GO_V1_22] {
+async fn databases_of_go_edges_are_taken_over() {
+    for dump in [GO_V1_12, GO_V1_16, GO_V1_22, GO_V1_23] {
         let (_folder, path) = database();
         let connection = Connection::open(&path).expect("database");
         connection.execute_batch(dump).expect("a dump");
