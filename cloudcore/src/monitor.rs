@@ -3,6 +3,7 @@
 //! Owns its socket. Reads the registry and one readiness flag. It tells nothing secret and takes no orders; an address that cannot
 //! be had is an error in the log and no more: edges do not suffer from it. Spec 06 §5.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub struct Monitor {
 
 /// Starts the server; returns its address if it has one.
 pub async fn start(address: &str, monitor: Monitor, tasks: &Tasks) -> Option<SocketAddr> {
-    let listener = match TcpListener::bind(address).await {
+    let listener = match open(address).await {
         Ok(listener) => listener,
         Err(error) => {
             error!(address, %error, "no metrics and health checks: choose a free commonConfig.monitorServer.bindAddress");
@@ -47,6 +48,14 @@ pub async fn start(address: &str, monitor: Monitor, tasks: &Tasks) -> Option<Soc
         }
     });
     bound
+}
+
+/// `address` may be one of a host's name.
+async fn open(address: &str) -> io::Result<TcpListener> {
+    match address.parse() {
+        Ok(address) => common::listen::tcp(address),
+        Err(_) => TcpListener::bind(address).await,
+    }
 }
 
 async fn metrics(State(monitor): State<Arc<Monitor>>) -> impl IntoResponse {

@@ -1,5 +1,7 @@
 //! The virtual port and the redirect rules, put together from the configuration; and the manager of rules as a program of its own.
 
+use std::net::IpAddr;
+
 use anyhow::Context as _;
 use cloudcore::cloudstream::iptablesmanager::{self, Parts, Redirects};
 use cloudcore::cloudstream::tunnelport::{self, Addresses, TunnelPort};
@@ -58,7 +60,9 @@ pub(crate) fn start(
 
 /// What the file says, else what the default routes tell.
 fn own(manager: &IptablesManager, host: &HostFacts) -> anyhow::Result<Addresses> {
-    let given = manager.addresses().unwrap_or_default();
+    let mut given = manager.addresses().unwrap_or_default();
+    // Go's managers stumble over an address of IPv6 in the record.
+    given.sort_by_key(IpAddr::is_ipv6);
     if let Some((first, others)) = given.split_first() {
         return Ok(Addresses {
             first: *first,

@@ -440,15 +440,14 @@ fn interface_address(name: &str) -> Result<IpAddr, BadSetting> {
     main_address(found).ok_or_else(|| BadSetting::Interface(name.to_owned()))
 }
 
-/// The first one of IPv4, else the first one of IPv6 that means something beyond its link.
+/// The first one of IPv4, else the first one of IPv6 that means something beyond its link, else any: a board whose network has given
+/// it no address yet starts its pods all the same.
 fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
-    let usable = all.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()));
-    let usable: Vec<IpAddr> = usable.collect();
-    usable
-        .iter()
-        .find(|address| address.is_ipv4())
-        .or_else(|| usable.first())
-        .copied()
+    all.min_by_key(|address| match address {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => 2,
+        IpAddr::V6(_) => 1,
+    })
 }
 
 fn seconds(value: i32, default: u64) -> Duration {
@@ -481,6 +480,7 @@ mod tests {
         };
         assert_eq!(of(&["fe80::1", "fd00::5", "10.0.0.5"]).as_deref(), Some("10.0.0.5"));
         assert_eq!(of(&["fe80::1", "fd00::5"]).as_deref(), Some("fd00::5"));
-        assert_eq!(of(&["fe80::1"]), None);
+        assert_eq!(of(&["fe80::1"]).as_deref(), Some("fe80::1"));
+        assert_eq!(of(&[]), None);
     }
 }

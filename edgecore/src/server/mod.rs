@@ -130,7 +130,7 @@ pub fn start(address: SocketAddr, router: Router, tasks: &Tasks) {
 async fn bind(address: SocketAddr) -> TcpListener {
     let mut said = false;
     loop {
-        match TcpListener::bind(address).await {
+        match common::listen::tcp(address) {
             Ok(listener) => return listener,
             Err(error) if !said => {
                 said = true;

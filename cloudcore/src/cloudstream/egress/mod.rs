@@ -128,6 +128,7 @@ async fn accept(listener: TcpListener, access: Arc<Access>, proxy: Arc<Proxy>, p
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let peer = common::listen::peer(peer);
                 // Keystrokes are sent one by one. A socket without the option works as well.
                 let _ = stream.set_nodelay(true);
                 let (access, proxy) = (access.clone(), proxy.clone());

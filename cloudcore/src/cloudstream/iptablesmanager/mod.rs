@@ -59,6 +59,8 @@ pub enum Redirects {
     Kept {
         /// How many rules there are.
         rules: usize,
+        /// Whether none is missing for addresses of IPv6.
+        v6: bool,
     },
     /// They cannot be.
     Unable {
@@ -226,6 +228,10 @@ impl Manager {
         }
         self.without_v6 = without_v6.is_some();
         let backend = self.backend.as_ref().map(ToString::to_string).unwrap_or_default();
+        if self.without_v6 {
+            // Its program may be installed meanwhile.
+            self.backend = None;
+        }
         let count = rules.len();
         if self.installed.as_ref() != Some(&rules) {
             info!(
@@ -244,7 +250,10 @@ impl Manager {
         self.metrics.rules(count);
         self.installed = Some(rules);
         self.state.send_if_modified(|state| {
-            let now = Redirects::Kept { rules: count };
+            let now = Redirects::Kept {
+                rules: count,
+                v6: !self.without_v6,
+            };
             std::mem::replace(state, now.clone()) != now
         });
     }
@@ -254,6 +263,7 @@ impl Manager {
         self.metrics.rules(0);
         self.backend = None;
         self.installed = None;
+        self.without_v6 = false;
         if !matches!(*self.state.borrow(), Redirects::Unable { .. }) {
             warn!(
                 why,

@@ -69,6 +69,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let peer = common::listen::peer(peer);
                 // Keystrokes are sent one by one. A socket without the option works as well.
                 let _ = stream.set_nodelay(true);
                 let server = shared.clone();

@@ -9,6 +9,7 @@ use proto::tunnelport::{NAME, NAMESPACE, TunnelPortRecord};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 use tracing::{info, warn};
 
 use super::pods::Pods;
@@ -85,7 +86,8 @@ impl Keeper {
                 self.backoff.reset();
                 if self.claimed.replace(Instant::now()).is_none() {
                     let Addresses { first, second } = self.own;
-                    info!(address = %first, ?second, port, "requests for edges of this cloudcore come to this tunnel port");
+                    let second = second.map(display);
+                    info!(address = %first, second, port, "requests for edges of this cloudcore come to this tunnel port");
                 }
                 self.tell(record, port);
                 None

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::sessions::Session;
@@ -73,6 +74,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let peer = common::listen::peer(peer);
                 let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
                 shared.tasks.spawn("tunnel handshake", task);
             }
@@ -228,7 +230,8 @@ async fn serve(shared: &Shared, mut tls: TlsStream<TcpStream>, admitted: Admitte
         certificate,
         tunnel,
     });
-    info!(node = %session.node, %peer, address = ?session.address, %features, "tunnel of an edge is there");
+    let address = session.address.map(display);
+    info!(node = %session.node, %peer, address, %features, "tunnel of an edge is there");
     let why = session.tunnel.closed().await;
     info!(node = %session.node, %peer, reason = why, "tunnel of an edge ended");
     shared.sessions.leave(&session, why);

@@ -68,7 +68,12 @@ impl Verdict {
 /// What helps when a request did not come to cloudcore at all.
 fn missing_way(redirects: Option<&Redirects>) -> &'static str {
     match redirects {
-        Some(Redirects::Kept { .. }) => {
+        Some(Redirects::Kept { v6: false, .. }) => {
+            "this host has no redirect rules for IPv6, which the node may be dialled by: install ip6tables, check that the kernel has a \
+             nat table for IPv6, or run the DaemonSet of config/manifests/04-iptables-manager.yaml or modules.cloudStream.egress where the \
+             API server is on another host"
+        }
+        Some(Redirects::Kept { v6: true, .. }) => {
             "redirect rules are on this host, but the API server is on another one: run the DaemonSet of \
              config/manifests/04-iptables-manager.yaml there, or use modules.cloudStream.egress with its EgressSelectorConfiguration"
         }
@@ -126,7 +131,8 @@ mod tests {
         };
         let why = "no".to_owned();
         let states = [
-            Some(Redirects::Kept { rules: 1 }),
+            Some(Redirects::Kept { rules: 1, v6: true }),
+            Some(Redirects::Kept { rules: 1, v6: false }),
             Some(Redirects::Unable { why }),
             None,
         ];
@@ -137,7 +143,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(advice.len(), 3);
+        assert_eq!(advice.len(), 4);
         assert!(
             advice
                 .iter()

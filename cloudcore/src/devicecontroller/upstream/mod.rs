@@ -189,11 +189,19 @@ impl Desk {
     }
 
     async fn perform(&self, mut job: Job) -> Ended {
-        let DeviceController { kube, informers, .. } = &self.controller;
+        let DeviceController {
+            kube,
+            informers,
+            settings,
+            ..
+        } = &self.controller;
         let Some(entry) = informers.devices().entry(&job.device) else {
             return (job, Ok(None));
         };
-        let result = write(kube, &entry.known, &mut job).await;
+        // Somebody may have ended it since the report came.
+        job.of_device = settings.status_of_device || entry.has_old_clients;
+        job.is_behind &= job.of_device;
+        let result = write(kube, &entry.known, &mut job, settings.status_of_device).await;
         (job, result.map(Some))
     }
 

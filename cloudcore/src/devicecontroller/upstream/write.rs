@@ -2,10 +2,10 @@
 
 use common::chain;
 use proto::Uid;
-use proto::device::{DeviceId, DeviceStatus};
+use proto::device::{DeviceFacts, DeviceId, DeviceStatus};
 use tracing::{debug, warn};
 
-use super::change::Merged;
+use super::change::{Change, Merged};
 use super::slots::Job;
 use crate::informers::Known;
 use crate::kubernetes::{ApiError, DEVICE_STATUSES, DEVICES, Kube, PatchKind};
@@ -17,10 +17,13 @@ pub(super) struct Written {
 }
 
 /// Brings a change into the API. Somebody else may write meanwhile: the patch names the version that it builds on, so that a newer
-/// value is never lost to an older one, and a conflict is settled by reading anew.
-pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job) -> Result<Written, ApiError> {
+/// value is never lost to an older one, and a conflict is settled by reading anew. `always` is whether every Device shows its values.
+pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job, always: bool) -> Result<Written, ApiError> {
     let (mut tries, mut has_stored, was_behind) = (0, false, job.is_behind);
-    let (mut known, mut version) = (job.stored.take(), device.version.to_string());
+    // What others wrote since the Device fell behind must not be hidden by what is remembered.
+    let (mut known, mut version) = (job.stored.take().filter(|_| !was_behind), device.version.to_string());
+    // An earlier run of cloudcore may have ended between the two writes.
+    job.is_behind |= job.of_device && known.is_none();
     loop {
         tries += 1;
         let mut status = match known.take() {
@@ -34,6 +37,8 @@ pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job) -> Result<
                 Ok(version) => {
                     status.version = version;
                     has_stored = true;
+                    // It is in. What comes now is somebody else's, and newer.
+                    job.change = Change::default();
                 }
                 // Also one that vanished, or appeared, since it was read.
                 Err(error)
@@ -49,7 +54,11 @@ pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job) -> Result<
                 Ok(()) => job.is_behind = false,
                 // Another cloudcore may have shown newer values: both are read anew.
                 Err(error) if tries < TRIES && error.is_conflict() => {
-                    version = version_of(kube, &job.device).await?;
+                    let object = kube
+                        .get(&DEVICES, &job.device.namespace, job.device.name.as_str())
+                        .await?;
+                    version.clone_from(&object.meta().resource_version);
+                    job.is_behind = always || DeviceFacts::of(&object).is_ok_and(|facts| facts.has_old_clients);
                     continue;
                 }
                 Err(error) if is_lasting(&error) => {
@@ -57,7 +66,12 @@ pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job) -> Result<
                     if was_behind {
                         debug!(%device, error, "the status of a device is refused again");
                     } else {
-                        warn!(%device, error, "the API server does not take the status of a device, clients of v1alpha2 do not see its values; its DeviceStatus has them");
+                        warn!(
+                            %device,
+                            error,
+                            "the API server does not take the status of a device, clients of v1alpha2 do not see its values; its \
+                             DeviceStatus has them"
+                        );
                     }
                 }
                 Err(error) => return Err(error),
@@ -75,11 +89,6 @@ async fn show(kube: &Kube, device: &DeviceId, version: &str, status: &DeviceStat
     kube.patch(&DEVICES, namespace, name, "", PatchKind::Merge, &patch)
         .await
         .map(drop)
-}
-
-async fn version_of(kube: &Kube, device: &DeviceId) -> Result<String, ApiError> {
-    let object = kube.get(&DEVICES, &device.namespace, device.name.as_str()).await?;
-    Ok(object.meta().resource_version.clone())
 }
 
 /// Whether a Device is refused for what it is, or for a right that is missing: its DeviceStatus must not wait for it.
@@ -160,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_status_is_made_with_its_owner_and_then_patched_by_one_request() {
         let api = FakeApi::default();
-        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT))
+        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT), false)
             .await
             .expect("written");
         let stored = api.get(STATUS).expect("made");
@@ -169,7 +178,7 @@ mod tests {
         let before = api.log().len();
         let mut next = job("b", "2", AT);
         next.stored = Some(first.status);
-        write(&api.kube(), &known(1), &mut next).await.expect("written");
+        write(&api.kube(), &known(1), &mut next, false).await.expect("written");
         assert_eq!((value(&api, 0), value(&api, 1)), ("1".into(), "2".into()));
         assert_eq!(api.log().get(before..), Some(&[format!("PATCH {STATUS}")][..]));
     }
@@ -177,11 +186,11 @@ mod tests {
     #[tokio::test]
     async fn what_others_wrote_stays_and_a_newer_value_of_theirs_wins() {
         let api = FakeApi::default();
-        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT))
+        let first = write(&api.kube(), &known(1), &mut job("a", "1", AT), false)
             .await
             .expect("written");
         // Another cloudcore is ahead, and somebody keeps notes of their own.
-        write(&api.kube(), &known(1), &mut job("a", "3", AT + 2))
+        write(&api.kube(), &known(1), &mut job("a", "3", AT + 2), false)
             .await
             .expect("written");
         let mut object = api.get(STATUS).expect("stored");
@@ -189,12 +198,12 @@ mod tests {
         api.put(STATUS, object);
         let mut late = job("a", "2", AT + 1);
         late.stored = Some(first.status.clone());
-        let written = write(&api.kube(), &known(1), &mut late).await.expect("settled");
+        let written = write(&api.kube(), &known(1), &mut late, false).await.expect("settled");
         let Merged { changed, older } = written.merged;
         assert_eq!((changed, older, value(&api, 0)), (false, 1, "3".into()));
         let mut newer = job("a", "4", AT + 3);
         newer.stored = Some(first.status);
-        write(&api.kube(), &known(1), &mut newer).await.expect("settled");
+        write(&api.kube(), &known(1), &mut newer, false).await.expect("settled");
         assert_eq!(value(&api, 0), "4");
         assert_eq!(api.get(STATUS).expect("stored")["status"]["extensions"]["note"], "mine");
     }
@@ -204,9 +213,9 @@ mod tests {
         let api = FakeApi::default();
         api.refuse(&format!("GET {STATUS}"), 403, "Forbidden");
         let mut job = job("a", "1", AT);
-        assert!(write(&api.kube(), &known(1), &mut job).await.is_err());
+        assert!(write(&api.kube(), &known(1), &mut job, false).await.is_err());
         assert!(!job.change.is_empty());
-        write(&api.kube(), &known(1), &mut job).await.expect("written");
+        write(&api.kube(), &known(1), &mut job, false).await.expect("written");
         assert_eq!(value(&api, 0), "1");
     }
 
@@ -235,15 +244,15 @@ mod tests {
     async fn the_status_of_the_device_follows_where_it_is_asked_for() {
         let api = FakeApi::default();
         let device = put_device(&api);
-        write(&api.kube(), &device, &mut job("a", "0", AT))
+        write(&api.kube(), &device, &mut job("a", "0", AT), false)
             .await
             .expect("written");
         assert!(shown(&api).is_null());
         api.refuse(&format!("PATCH {DEVICE}"), 503, "ServiceUnavailable");
         let mut job = old("1", AT + 1);
-        assert!(write(&api.kube(), &device, &mut job).await.is_err());
+        assert!(write(&api.kube(), &device, &mut job, false).await.is_err());
         assert!(job.is_behind && shown(&api).is_null());
-        write(&api.kube(), &device, &mut job).await.expect("written");
+        write(&api.kube(), &device, &mut job, false).await.expect("written");
         assert_eq!((shown(&api), job.is_behind), ("1".into(), false));
         assert_eq!(api.get(DEVICE).expect("there")["spec"]["nodeName"], "n");
     }
@@ -255,7 +264,7 @@ mod tests {
         api.refuse(&format!("PATCH {DEVICE}"), 403, "Forbidden");
         let mut job = old("1", AT);
         assert!(
-            write(&api.kube(), &device, &mut job)
+            write(&api.kube(), &device, &mut job, false)
                 .await
                 .expect("written")
                 .merged
@@ -266,7 +275,7 @@ mod tests {
             is_behind: true,
             ..old("1", AT)
         };
-        write(&api.kube(), &device, &mut next).await.expect("written");
+        write(&api.kube(), &device, &mut next, false).await.expect("written");
         assert_eq!((shown(&api), next.is_behind), ("1".into(), false));
     }
 
@@ -274,7 +283,7 @@ mod tests {
     async fn the_device_never_goes_back_to_what_another_cloudcore_has_overtaken() {
         let api = FakeApi::default();
         let device = put_device(&api);
-        write(&api.kube(), &device, &mut old("2", AT + 1))
+        write(&api.kube(), &device, &mut old("2", AT + 1), false)
             .await
             .expect("written");
         // This one wrote an older value before, and comes to the Device only now.
@@ -282,7 +291,7 @@ mod tests {
             is_behind: true,
             ..old("1", AT)
         };
-        write(&api.kube(), &device, &mut late).await.expect("settled");
+        write(&api.kube(), &device, &mut late, false).await.expect("settled");
         assert_eq!((shown(&api), late.is_behind), ("2".into(), false));
     }
 }

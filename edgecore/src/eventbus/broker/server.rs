@@ -123,7 +123,7 @@ async fn open(address: &Address, tls: &TlsSettings) -> Result<(Vec<TcpListener>,
     let mut listeners = Vec::new();
     let mut failure = None;
     for place in found {
-        match TcpListener::bind(place).await {
+        match common::listen::tcp(place) {
             Ok(listener) => listeners.push(listener),
             // A host without IPv6 has a localhost of it in /etc/hosts all the same.
             Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => failure = Some(error.to_string()),
