@@ -17,6 +17,7 @@ mod framework;
 mod harness;
 mod history;
 mod identity;
+mod images;
 mod install;
 mod install_cloud;
 mod kubectl;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Scenario> {
         programs::LIST,
         workloads::LIST,
         volumes::LIST,
+        images::LIST,
         pods::LIST,
         streams::LIST,
         stream_access::LIST,

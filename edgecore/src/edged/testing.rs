@@ -1,6 +1,6 @@
 //! A node in memory for tests: a fake runtime, an API that applies patches, nothing around containers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ struct Sent {
     /// This node as stored, and as the cloud has it.
     node: Option<Object>,
     fresh_node: Option<Object>,
+    /// What else the API has.
+    objects: HashMap<ObjectPath, Object>,
 }
 
 impl FakeApi {
@@ -113,6 +115,12 @@ impl FakeApi {
         let mut sent = self.sent.lock();
         sent.node = Some(object(stored));
         sent.fresh_node = fresh.map(object);
+    }
+
+    /// Stores an object that is neither a pod nor a node.
+    pub(crate) fn set_object(&self, path: ObjectPath, value: &Value) {
+        let object = Object::from_value(value).expect("an object");
+        self.sent.lock().objects.insert(path, object);
     }
 
     /// The events that were sent.
@@ -181,8 +189,9 @@ impl Api for FakeApi {
     }
 
     fn object<'a>(&'a self, path: &'a ObjectPath) -> Reply<'a, Object> {
-        let error = RequestError::Refused(Box::new(Status::not_found("", path.kind.as_str(), path.name_str())));
-        futures::future::ready(Err(error)).boxed()
+        let stored = self.sent.lock().objects.get(path).cloned();
+        let missing = || RequestError::Refused(Box::new(Status::not_found("", path.kind.as_str(), path.name_str())));
+        futures::future::ready(stored.ok_or_else(missing)).boxed()
     }
 
     fn token<'a>(&'a self, _: &'a TokenQuestion) -> Reply<'a, TokenRequest> {
@@ -277,7 +286,7 @@ impl FakeParts {
     }
 }
 
-fn labels(ctx: &PodContext) -> std::collections::HashMap<String, String> {
+fn labels(ctx: &PodContext) -> HashMap<String, String> {
     [
         (LABEL_POD_UID.to_owned(), ctx.uid().to_string()),
         (LABEL_POD_NAME.to_owned(), ctx.name().to_owned()),
@@ -353,8 +362,8 @@ impl Parts for FakeParts {
         "BestEffort".to_owned()
     }
 
-    fn credentials<'a>(&'a self, _: &'a PodContext, _: &'a str) -> BoxFuture<'a, Vec<cri::AuthConfig>> {
-        futures::future::ready(Vec::new()).boxed()
+    fn credentials<'a>(&'a self, ctx: &'a PodContext, image: &'a str) -> BoxFuture<'a, Vec<cri::AuthConfig>> {
+        super::podspec::pull_credentials(ctx, image).boxed()
     }
 
     fn termination_message(&self, _: &Container, _: &cri::ContainerStatus, _: usize) -> String {

@@ -341,7 +341,95 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
-    use super::{normalize, resolved, why_invalid};
+    use std::sync::Arc;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use k8s_openapi::api::core::v1::Container;
+    use proto::{Kind, ObjectPath, cri};
+    use serde_json::json;
+
+    use super::{Images, PullDelays, Tell, normalize, resolved, why_invalid};
+    use crate::edged::context::Settings;
+    use crate::edged::runtime::fake::Fake;
+    use crate::edged::testing::{IMAGE, World, pod};
+
+    fn user(name: &str) -> cri::AuthConfig {
+        cri::AuthConfig {
+            username: name.into(),
+            password: "open sesame".into(),
+            ..Default::default()
+        }
+    }
+
+    /// Whether a container gets its image.
+    async fn ensure(runtime: &Arc<Fake>, image: &str, policy: &str, credentials: Vec<cri::AuthConfig>) -> bool {
+        let images = Images::new(runtime.clone(), &Settings::default());
+        let container = Container {
+            image: Some(image.into()),
+            image_pull_policy: Some(policy.into()),
+            ..Default::default()
+        };
+        let (sandbox, mut delays) = (cri::PodSandboxConfig::default(), PullDelays::default());
+        let tell: Tell<'_> = &|_, _, _| {};
+        let ensured = images
+            .ensure(&container, credentials, &sandbox, &mut delays, tell)
+            .await;
+        ensured.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_that_is_there_is_pulled_by_always_alone() {
+        for (policy, pulls) in [("Always", 1), ("IfNotPresent", 0), ("Never", 0)] {
+            let runtime = Arc::new(Fake::new(&[IMAGE]));
+            assert!(ensure(&runtime, IMAGE, policy, Vec::new()).await, "{policy}");
+            assert_eq!(runtime.pulls().len(), pulls, "{policy}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_that_is_absent_is_pulled_unless_never() {
+        for (policy, pulls) in [("Always", 1), ("IfNotPresent", 1), ("Never", 0)] {
+            let runtime = Arc::new(Fake::new(&[]));
+            assert_eq!(
+                ensure(&runtime, IMAGE, policy, Vec::new()).await,
+                pulls == 1,
+                "{policy}"
+            );
+            assert_eq!(runtime.pulls().len(), pulls, "{policy}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_are_tried_in_order_until_one_is_taken() {
+        let runtime = Arc::new(Fake::new(&[]));
+        let both = vec![user("a"), user("b")];
+        assert!(ensure(&runtime, IMAGE, "Always", both.clone()).await);
+        assert_eq!(runtime.pulls(), [Some(user("a"))]);
+        runtime.fail_pull(IMAGE, "401 Unauthorized");
+        assert!(!ensure(&runtime, IMAGE, "Always", both).await);
+        assert_eq!(runtime.pulls()[1..], [Some(user("a")), Some(user("b")), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_gets_the_credentials_of_the_pods_secrets() {
+        let world = World::new();
+        let config = json!({"auths": {"registry.test": {"username": "edge", "password": "open sesame"}}});
+        world.api.set_object(
+            ObjectPath::new("default", Kind::Secret, "registry"),
+            &json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "default", "name": "registry"},
+                "type": "kubernetes.io/dockerconfigjson",
+                "data": {".dockerconfigjson": STANDARD.encode(config.to_string())}
+            }),
+        );
+        let mut wanted = pod("u1", "Always");
+        wanted["spec"]["imagePullSecrets"] = json!([{"name": "absent"}, {"name": "registry"}]);
+        wanted["spec"]["containers"][0]["image"] = json!("registry.test/app:1");
+        world.api.put(&wanted);
+        world.until("it runs", |w| !w.runtime.running().is_empty()).await;
+        assert_eq!(world.runtime.pulls(), [Some(user("edge"))]);
+    }
 
     #[test]
     fn image_names_get_a_registry_and_a_tag() {
@@ -376,11 +464,11 @@ mod tests {
 
     #[test]
     fn an_image_that_names_no_user_runs_as_root() {
-        let silent = resolved("a".into(), proto::cri::Image::default());
+        let silent = resolved("a".into(), cri::Image::default());
         assert_eq!(silent.uid, Some(0));
         let named = resolved(
             "a".into(),
-            proto::cri::Image {
+            cri::Image {
                 username: "nginx".into(),
                 ..Default::default()
             },

@@ -38,7 +38,7 @@ struct State {
     failing_reopen: bool,
     failing_starts: BTreeMap<String, String>,
     calls: Vec<String>,
-    pulls: usize,
+    pulls: Vec<Option<cri::AuthConfig>>,
     network_ready: Option<bool>,
 }
 
@@ -105,8 +105,9 @@ impl Fake {
         self.state.lock().calls.clone()
     }
 
-    pub(crate) fn pulls(&self) -> usize {
-        self.state.lock().pulls
+    /// The credentials of each pull so far.
+    pub(crate) fn pulls(&self) -> Vec<Option<cri::AuthConfig>> {
+        self.state.lock().pulls.clone()
     }
 
     pub(crate) fn clear_calls(&self) {
@@ -563,11 +564,11 @@ impl Runtime for Fake {
     fn pull_image<'a>(
         &'a self,
         image: &'a str,
-        _: Option<cri::AuthConfig>,
+        auth: Option<cri::AuthConfig>,
         _: Option<cri::PodSandboxConfig>,
     ) -> Call<'a, String> {
         let mut state = self.state.lock();
-        state.pulls += 1;
+        state.pulls.push(auth);
         if let Some(message) = state.failing_pulls.get(image) {
             return done(Err(error("PullImage", image, Code::NotFound, message)));
         }
