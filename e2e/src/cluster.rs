@@ -162,10 +162,14 @@ impl Cluster {
         up(&self.settings, self.folder()?, &self.start, &self.flags)
     }
 
-    /// Starts an ordinary node: a real kubelet with its own containerd.
+    /// Starts an ordinary node: a real kubelet with its own containerd, on the control plane's host.
     pub fn start_node(&self, name: &str) -> Result<()> {
         let mut command = self.script("node")?;
-        process::run(command.arg(name)).map(drop)
+        command.arg(name);
+        if let Some(host) = self.host {
+            command.args(["--netns", &host.netns()]);
+        }
+        process::run(&mut command).map(drop)
     }
 
     /// Imports an image into an ordinary node's containerd.

@@ -11,7 +11,7 @@ use super::{Entry, bare};
 use crate::api::{self, elements, text};
 use crate::edge::{EdgeHost, Uplink, Wire};
 use crate::process;
-use crate::settings::program;
+use crate::settings::{Settings, program};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
@@ -21,8 +21,8 @@ pub(super) const LIST: &[Entry] = &[
     ("deployment_serves_edges", false, deployment),
 ];
 
-/// The node that the Deployment runs on.
-const CLOUD_NODE: &str = "cloud-1";
+/// The node that the manifests' pods run on.
+pub(super) const CLOUD_NODE: &str = "cloud-1";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kubeedge/deployments/cloudcore";
 
 /// What the API server lets the account do is what is committed, and nothing in it is too much.
@@ -134,19 +134,13 @@ fn account(context: &mut Context) -> Result<()> {
 fn deployment(context: &mut Context) -> Result<()> {
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
-    let cloudcore = program(&settings.cloud, "cloudcore")?;
     let system = context.system()?;
     prepare(system, &manifests)?;
     let uplink = system.cloud.uplink()?;
     system.cluster.start_node(CLOUD_NODE)?;
     system.cloud.stop()?;
     let result = (|| {
-        let archive = run.join("cloudcore.tar");
-        let mut image = Command::new(settings.script("image"));
-        image.arg("--program").arg(&cloudcore);
-        process::run(image.arg("docker.io/library/cloudcore:latest").arg(&archive))?;
-        system.cluster.import(CLOUD_NODE, &archive)?;
-        std::fs::remove_file(&archive)?;
+        import_image(system, &settings, &run)?;
         let edge = EdgeHost::start(&settings, &run, "deployed-1", Wire::Veth)?;
         for file in ["02-ha-configmap.yaml", "03-ha-deployment.yaml"] {
             let manifest = std::fs::read_to_string(manifests.join(file))?;
@@ -192,6 +186,18 @@ fn deployment(context: &mut Context) -> Result<()> {
     system.node_ready(seconds(60))
 }
 
+/// Gives the node the image that the manifests name, made as the README says.
+pub(super) fn import_image(system: &System, settings: &Settings, run: &Path) -> Result<()> {
+    let archive = run.join("cloudcore.tar");
+    let mut image = Command::new(settings.script("image"));
+    image.arg("--program").arg(program(&settings.cloud, "cloudcore")?);
+    image.args(["--iptables", "docker.io/library/cloudcore:latest"]);
+    process::run(image.arg(&archive))?;
+    system.cluster.import(CLOUD_NODE, &archive)?;
+    std::fs::remove_file(&archive)?;
+    Ok(())
+}
+
 fn prepare(system: &System, manifests: &Path) -> Result<()> {
     let file = manifests.join("01-ha-prepare.yaml");
     system
@@ -224,8 +230,8 @@ fn renewal(system: &System) -> Result<impl FnMut() -> Result<Option<()>> + '_> {
     })
 }
 
-/// A manifest with the run's ports, addresses and folder.
-fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], folder: &Path) -> Result<String> {
+/// A manifest whose container knows the API server by its own address: there is no kube-proxy.
+pub(super) fn with_server(manifest: &str, system: &System) -> Result<String> {
     let server = system.cluster.kubectl(&[
         "config",
         "view",
@@ -240,14 +246,18 @@ fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], f
     let environment = format!(
         "          env: [{{name: KUBERNETES_SERVICE_HOST, value: \"{host}\"}}, {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}]\n"
     );
+    let pull = "          imagePullPolicy: IfNotPresent\n";
+    Ok(manifest.replace(pull, &format!("{pull}{environment}")))
+}
+
+/// A manifest with the run's ports, addresses and folder.
+fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], folder: &Path) -> Result<String> {
     let (monitor, advertise) = (system.cloud.monitor(), addresses.join(", "));
     let (websocket, quic, https) = (uplink.websocket, uplink.websocket + 1, uplink.https);
-    let pull = "          imagePullPolicy: IfNotPresent\n";
-    Ok(manifest
+    let manifest = manifest
         .replace("10000", &websocket.to_string())
         .replace("10001", &quic.to_string())
         .replace("10002", &https.to_string())
-        .replace(pull, &format!("{pull}{environment}"))
         .replace("path: /var/lib/kubeedge", &format!("path: {}", folder.display()))
         .replace(
             "      cloudHub:\n",
@@ -259,7 +269,8 @@ fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], f
                 "    commonConfig: {{monitorServer: {{bindAddress: \"{monitor}\"}}}}\n    modules:\n      \
                  cloudStream: {{enable: false}}\n      iptablesManager: {{enable: false}}\n"
             ),
-        ))
+        );
+    with_server(&manifest, system)
 }
 
 /// The edge registers and runs a pod with a ConfigMap, a Secret and a token of its own. Removes both.

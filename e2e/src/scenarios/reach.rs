@@ -1,18 +1,20 @@
 //! Logs and exec by way of the redirect rules, where nobody touches anything: an edge that has just come, and an API server on a
-//! host of its own with the manager of rules as a program beside it.
+//! host of its own with the manager of rules in a pod beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
+use super::account::{CLOUD_NODE, import_image, with_server};
 use super::{Entry, bare};
-use crate::api::{self, condition};
+use crate::api::{self, condition, text};
 use crate::cloud::REDIRECTS;
 use crate::cluster::ControlPlane;
 use crate::edge::{EdgeHost, Wire};
-use crate::process::{self, Daemon};
+use crate::process;
 use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, Skip, System};
 use crate::wait::{self, seconds};
@@ -102,19 +104,17 @@ pub(super) fn fresh_edge(system: &mut System, settings: &Settings, run: &Path, n
     Ok(edge)
 }
 
-/// The API server is in a network namespace of its own, where the manager runs with the rights of its manifest: rules there, and
-/// none where cloudcore is. An edge that comes later is reached too.
+/// The API server is on a host of its own, which is a node too: the DaemonSet's pod makes the rules there, and there are none where
+/// cloudcore is. An edge that comes later is reached too. The rules go with the DaemonSet.
 fn by_daemonset(context: &mut Context) -> Result<()> {
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
-    let cloudcore = program(&settings.cloud, "cloudcore")?;
-    if !is_ours(&cloudcore) {
+    if !is_ours(&program(&settings.cloud, "cloudcore")?) {
         return Err(Skip("the manager is a part of our cloudcore".to_owned()).into());
     }
     let plane = ControlPlane {
         apart: true,
         ..ControlPlane::default()
     };
-    let folder = run.join("cloud");
     let system = context.system_with(&plane)?;
     system.cloud.stop()?;
     system.cloud.set_redirects("enable: true, mode: external");
@@ -131,68 +131,83 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
         !process::call("iptables-save", &["-t", "nat"])?.contains("TUNNEL-PORT"),
         "an external manager is asked for, and cloudcore has rules"
     );
-    let manifest = settings.root.join("config/manifests/04-iptables-manager.yaml");
-    let manifest = manifest.to_string_lossy();
     if system.api().get("/api/v1/namespaces/kubeedge")?.is_none() {
         system.cluster.kubectl(&["create", "namespace", "kubeedge"])?;
     }
-    system.cluster.kubectl(&["apply", "-f", &manifest])?;
-    let kubeconfig = account(system, &settings.kubernetes, &folder)?;
-    let host = system.cluster.host().context("the control plane has no host")?;
-    let port = system.cloud.stream().rsplit(':').next().unwrap_or_default().to_owned();
-    let netns = format!("--net={}", host.netns_path().display());
-    let mut command = Command::new("nsenter");
-    command.arg(&netns).arg(&cloudcore);
-    command.args(["--iptables-manager", "--forwardport", &port, "--kubeconfig"]);
-    let mut manager = Daemon::start(&folder, "iptables-manager", command.arg(&kubeconfig))?;
+    system.cluster.start_node(CLOUD_NODE)?;
     let namespace = start_pod(system, "apart", system.edge.name())?;
-    let result = until_reached(system, "logs and exec by the manager beside the API server", &namespace)
-        .with_context(|| manager.tail())
-        .and_then(|()| {
-            until_said(system, before, "cloudcore says that it works", BY_RULES)?;
-            drop(fresh_edge(system, &settings, &run, "fresh-apart")?);
-            manager.stop(seconds(30))?;
-            let rules = process::run(Command::new("nsenter").args([&netns, "iptables-save", "-t", "nat"]))?;
-            ensure!(!rules.contains("TUNNEL-PORT"), "rules are left:\n{rules}");
-            let log = std::fs::read_to_string(manager.log())?;
-            ensure!(!log.contains("WARN") && !log.contains("ERROR"), "complaints:\n{log}");
-            Ok(())
-        });
-    manager.kill();
-    system.cluster.kubectl(&["delete", "-f", &manifest])?;
+    let result = by_pod(system, &settings, &run, &namespace, before);
+    if result.is_err()
+        && let Ok(said) = system
+            .cluster
+            .kubectl(&["logs", "-n", "kubeedge", MANAGER, "--tail", "30"])
+    {
+        println!("----- the manager in its pod\n{said}");
+    }
+    let removed = remove(system, &settings);
+    system.cluster.stop_node(CLOUD_NODE)?;
     system.clean(&namespace)?;
     system.cloud.stop()?;
     system.cloud.set_redirects(REDIRECTS);
     system.cloud.start()?;
     result?;
+    removed?;
     system.node_ready(seconds(60))
 }
 
-/// A kubeconfig with the token of the manager's account.
-fn account(system: &System, kubernetes: &Path, folder: &Path) -> Result<PathBuf> {
-    let own = folder.join("iptables-manager.kubeconfig");
-    std::fs::copy(system.cluster.kubeconfig(), &own)?;
-    let token = system.cluster.kubectl(&[
-        "create",
-        "token",
-        "iptables-manager-sa",
-        "-n",
-        "kubeedge",
-        "--duration",
-        "1h",
-    ])?;
-    for change in [
-        ["set-credentials", "account", "--token", token.trim()].as_slice(),
-        &["set-context", "--current", "--user", "account"],
-    ] {
-        let mut command = Command::new(kubernetes);
-        command.args(["kubectl", "config", "--kubeconfig"]).arg(&own);
-        // The command line holds the token: a failure must not print it.
-        ensure!(
-            command.args(change).output()?.status.success(),
-            "kubectl config {}",
-            change[0]
-        );
-    }
-    Ok(own)
+/// The manifest as it is committed, but for the run's port and the API server's address. The pod complains of nothing.
+fn by_pod(system: &mut System, settings: &Settings, run: &Path, namespace: &str, before: usize) -> Result<()> {
+    import_image(system, settings, run)?;
+    let stream = system.cloud.stream();
+    let port = stream.rsplit(':').next().unwrap_or_default();
+    let manifest = std::fs::read_to_string(settings.root.join(MANIFEST))?;
+    let manifest = with_server(&manifest.replace("10003", port), system)?;
+    system.cluster.apply("kubeedge", &manifest)?;
+    let name = wait::until("the manager's pod Running", seconds(60), || {
+        let pods = managers(system)?;
+        let states: Vec<_> = pods
+            .iter()
+            .map(|pod| pod.pointer("/status/containerStatuses"))
+            .collect();
+        ensure!(pods.iter().any(api::is_ready), "{states:?}");
+        Ok(pods.first().map(|pod| api::name(pod).to_owned()))
+    })?;
+    until_reached(system, "logs and exec by the manager beside the API server", namespace)?;
+    until_said(system, before, "cloudcore says that it works", BY_RULES)?;
+    drop(fresh_edge(system, settings, run, "fresh-apart")?);
+    let pods = managers(system)?;
+    ensure!(
+        pods.len() == 1 && pods.iter().all(|pod| api::restarts(pod) == 0),
+        "more than one pod, or one that was restarted: {pods:?}"
+    );
+    let log = system.cluster.kubectl(&["logs", "-n", "kubeedge", &name])?;
+    ensure!(!log.contains("WARN") && !log.contains("ERROR"), "complaints:\n{log}");
+    Ok(())
 }
+
+/// The DaemonSet's pods.
+fn managers(system: &System) -> Result<Vec<Value>> {
+    let mut pods = system.pods("kubeedge")?;
+    pods.retain(|pod| text(pod, "/metadata/labels/k8s-app") == "iptables-manager");
+    Ok(pods)
+}
+
+/// Deletes what is in the manifest, all at once.
+fn remove(system: &System, settings: &Settings) -> Result<()> {
+    let manifest = settings.root.join(MANIFEST);
+    let manifest = manifest.to_string_lossy();
+    system
+        .cluster
+        .kubectl(&["delete", "--ignore-not-found", "-f", &manifest])?;
+    let host = system.cluster.host().context("the control plane has no host")?;
+    let netns = format!("--net={}", host.netns_path().display());
+    wait::until("pod and rules gone with the DaemonSet", seconds(60), || {
+        ensure!(managers(system)?.is_empty(), "the pod is there");
+        let rules = process::run(Command::new("nsenter").args([&netns, "iptables-save", "-t", "nat"]))?;
+        ensure!(!rules.contains("TUNNEL-PORT"), "rules are left:\n{rules}");
+        Ok(Some(()))
+    })
+}
+
+const MANIFEST: &str = "config/manifests/04-iptables-manager.yaml";
+const MANAGER: &str = "daemonset/cloud-iptables-manager";
