@@ -6,10 +6,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::devices::kit::{Plant, Sides, set_external};
+use super::reach::{start_pod, until_reached};
+use super::stream_access::until_status;
 use super::volumes::check_token;
 use super::{Entry, bare};
 use crate::api::{self, elements, text};
 use crate::edge::{EdgeHost, Uplink, Wire};
+use crate::mqtt::INTERNAL;
 use crate::process;
 use crate::settings::{Settings, program};
 use crate::system::{Context, System};
@@ -66,11 +70,12 @@ fn lines(list: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// An edge registers with a cloudcore that is its service account and runs a pod with all that a pod may name; nothing was
-/// forbidden on the way. Server certificate and token are made by the account too.
+/// An edge registers with a cloudcore that is its service account and runs a pod with all that a pod may name; logs, exec and a device
+/// work; nothing was forbidden on the way. Server certificate and token are made by the account too.
 fn account(context: &mut Context) -> Result<()> {
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let sides = Sides::of(&settings)?;
     let system = context.system()?;
     prepare(system, &manifests)?;
     let admin = system.cluster.kubeconfig().to_owned();
@@ -108,7 +113,9 @@ fn account(context: &mut Context) -> Result<()> {
         system.cloud.start()?;
         let uplink = system.cloud.uplink()?;
         serve(system, edge, &uplink)?;
-        wait::until("the edge that was there before is back", seconds(60), renewal(system)?)
+        wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
+        streams(system, sides)?;
+        device(system, sides)
     })();
     system.cloud.set_kubeconfig(&admin);
     system.cloud.stop()?;
@@ -196,6 +203,30 @@ pub(super) fn import_image(system: &System, settings: &Settings, run: &Path) -> 
     system.cluster.import(CLOUD_NODE, &archive)?;
     std::fs::remove_file(&archive)?;
     Ok(())
+}
+
+/// Who asks for logs and exec is looked up, be it by certificate or by token.
+fn streams(system: &System, sides: Sides) -> Result<()> {
+    let namespace = start_pod(system, "reached", system.edge.name())?;
+    until_reached(system, "logs and exec", &namespace)?;
+    if sides.cloud {
+        let token = system
+            .cluster
+            .kubectl(&["create", "token", "-n", &namespace, "default"])?;
+        let bearer = format!("Authorization: Bearer {}", token.trim());
+        until_status(system, "a token without the right: refused", &["-H", &bearer], "403")?;
+    }
+    system.clean(&namespace)
+}
+
+/// What a device reports is in the API.
+fn device(system: &mut System, sides: Sides) -> Result<()> {
+    set_external(system, false)?;
+    let plant = Plant::on(system, sides, "reported", &["n"], INTERNAL)?;
+    plant.create("t1", &[("n", "0")])?;
+    plant.until_known("t1")?;
+    plant.prime("t1", &[("n", "1")])?;
+    plant.clean()
 }
 
 fn prepare(system: &System, manifests: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Entry;
+use super::{Entry, our_cloud};
 use crate::api::{self, text};
 use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
@@ -36,6 +36,7 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     let settings = context.settings.clone();
     let ours = is_ours(&program(&settings.edge, "edgecore")?);
     let limit = seconds(if ours { 10 } else { 60 });
+    let cloud = our_cloud(context)?;
     let system = context.system()?;
     let plant = Plant::new(system, &build.replace('.', "-"))?;
     plant.create_model(system)?;
@@ -54,6 +55,17 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     }
     plant.desire(system, "d1", "2")?;
     mapper.called("desired value changed: the mapper is told", "UpdateDevice", "2", limit)?;
+    // Go's cloudcore finds a changed model every 5 s, and Go's edgecore tells no mapper of what was found so.
+    if ours || cloud {
+        plant.describe_model(system, "in the hall")?;
+        let limit = if cloud { limit } else { seconds(60) };
+        mapper.called(
+            "model changed alone: the mapper is told",
+            "UpdateDeviceModel",
+            "in the hall",
+            limit,
+        )?;
+    }
     if ours {
         plant.refused(system, &mut mapper, limit)?;
     }
@@ -85,7 +97,8 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
     plant.clean(system)
 }
 
-/// A device is made before its model, as by `kubectl apply` of a file in that order: the mapper hears of it once the model is there.
+/// A device is made before its model, as by `kubectl apply` of a file in that order: the mapper hears of both once the model is there, and
+/// loses both with the device.
 fn model_after_device(context: &mut Context) -> Result<()> {
     let settings = context.settings.clone();
     let system = context.system()?;
@@ -101,10 +114,9 @@ fn model_after_device(context: &mut Context) -> Result<()> {
     wait::pause(seconds(2));
     plant.create_model(system)?;
     // Go's cloudcore looks for a model once a second; a Go edge gets the device from ours with the next comparison, 5 s later at most.
-    mapper.called(
-        "model made: the mapper is told of its device",
-        "RegisterDevice",
-        "5",
+    mapper.called_all(
+        "model made: the mapper is told of it and its device",
+        vec![("CreateDeviceModel", "m"), ("RegisterDevice", "5")],
         seconds(60),
     )?;
     plant.desire(system, "d1", "6")?;
@@ -115,7 +127,11 @@ fn model_after_device(context: &mut Context) -> Result<()> {
         seconds(60),
     )?;
     system.api().delete(&plant.path("devices", "d1"))?;
-    mapper.called("device deleted: the mapper is told", "RemoveDevice", "d1", seconds(60))?;
+    mapper.called_all(
+        "last device deleted: the mapper is told of it and its model",
+        vec![("RemoveDevice", "d1"), ("RemoveDeviceModel", "m")],
+        seconds(60),
+    )?;
     drop(mapper);
     plant.clean(system)
 }
@@ -138,6 +154,13 @@ impl Plant {
         let model = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel", "metadata": {"name": "m"},
             "spec": {"protocol": self.protocol, "properties": [{"name": "temp", "type": "STRING", "accessMode": "ReadWrite"}]}});
         system.api().create(&self.path("devicemodels", ""), &model).map(drop)
+    }
+
+    /// Changes nothing but the model.
+    fn describe_model(&self, system: &System, description: &str) -> Result<()> {
+        let property = json!({"name": "temp", "type": "STRING", "accessMode": "ReadWrite", "description": description});
+        let patch = json!({"spec": {"properties": [property]}});
+        system.api().patch(&self.path("devicemodels", "m"), &patch).map(drop)
     }
 
     fn clean(&self, system: &System) -> Result<()> {
@@ -322,10 +345,15 @@ impl Mapper {
 
     /// Waits for a call whose request names this.
     fn called(&mut self, what: &str, method: &str, named: &str, limit: Duration) -> Result<()> {
-        let named = format!("\"{named}\"");
+        self.called_all(what, vec![(method, named)], limit)
+    }
+
+    /// Waits for several such calls, in any order: Go's edgecore tells of what is gone in the order of the messages, a model first.
+    fn called_all(&mut self, what: &str, mut left: Vec<(&str, &str)>, limit: Duration) -> Result<()> {
         self.expect(what, limit, |line| {
-            let is_it = text(line, "/call") == method && line.get("request")?.to_string().contains(&named);
-            is_it.then_some(())
+            let request = line.get("request")?.to_string();
+            left.retain(|(method, named)| text(line, "/call") != *method || !request.contains(&format!("\"{named}\"")));
+            left.is_empty().then_some(())
         })
     }
 }

@@ -23,7 +23,8 @@ fn ask_for(system: &System, path: &str, more: &[&str]) -> Result<String> {
     process::run(command.arg(format!("https://{server}/{path}")))
 }
 
-fn until_status(system: &System, what: &str, more: &[&str], wanted: &str) -> Result<()> {
+/// Waits until the stream server answers somebody who asks for the edge's /healthz with this status.
+pub(super) fn until_status(system: &System, what: &str, more: &[&str], wanted: &str) -> Result<()> {
     wait::until(what, seconds(50), || {
         let status = ask_for(system, "healthz", more)?;
         ensure!(status == wanted, "{status}");

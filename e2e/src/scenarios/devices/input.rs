@@ -4,13 +4,15 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
 use serde_json::json;
 
+use super::super::needs_our_cloud;
 use super::kit::{Plant, owned, update};
+use super::old_clients::restart_cloud;
 use crate::api::{number, text};
 use crate::process;
 use crate::system::Context;
@@ -29,6 +31,16 @@ const UPDATES: usize = 2_000;
 const WRITES: f64 = 10.0;
 /// ... and how many at once.
 const BURST: f64 = 10.0;
+/// Where the paces are configured, so many devices ...
+const DEVICES: usize = 6;
+/// ... that report for so long ...
+const REPORTING: Duration = seconds(2);
+/// ... could be written 12 times a second by their own pace, ...
+const PACES: &str = "writesPerDevice: 2, writesPerNode: 4";
+/// ... but by that of their edge so often, ...
+const WRITES_OF_NODE: f64 = 4.0;
+/// ... with the first one at once and one that was under way before.
+const BURST_OF_NODE: f64 = 2.0;
 
 /// A payload that is refused.
 struct Bad {
@@ -253,15 +265,69 @@ pub(super) fn rate(context: &mut Context) -> Result<()> {
     plant.until_reported("the last value in the API", "t1", &newest, seconds(120))?;
     // What comes late counts as well.
     pause(seconds(1));
+    check_pace(&writes, start, WRITES, BURST)?;
+    plant.clean()
+}
+
+/// What was written since `start` is so much a second at most, and a burst.
+fn check_pace(writes: &Writes, start: Instant, pace: f64, burst: f64) -> Result<()> {
     let (count, took) = (writes.count(), start.elapsed().as_secs_f64());
     println!("    {count} API writes in {took:.1} s");
-    let allowed = WRITES.mul_add(took, BURST);
+    let allowed = pace.mul_add(took, burst);
     ensure!(
         f64::from(u32::try_from(count)?) <= allowed,
         "{count} writes in {took:.1} s, at most {allowed:.0} are good"
     );
     ensure!(count > 0, "no write was seen: the watch does not work");
+    Ok(())
+}
+
+/// With paces from the configuration, devices that report faster than their edge may be written: each ends with its newest value, and
+/// the API server had no more writes for all of them than the edge may cause.
+pub(super) fn rate_configured(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "a pace of writes that is configured")?;
+    let mut plant = Plant::new(context, "paces", &["n"])?;
+    let names: Vec<String> = (1..=DEVICES).map(|number| format!("t{number}")).collect();
+    for name in &names {
+        plant.create(name, &[("n", "0")])?;
+    }
+    for name in &names {
+        plant.until_known(name)?;
+    }
+    let outcome = restart_cloud(&mut plant, PACES).and_then(|()| paced(&plant, &names));
+    restart_cloud(&mut plant, "")?;
+    outcome?;
+    plant.system.node_ready(seconds(60))?;
     plant.clean()
+}
+
+fn paced(plant: &Plant<'_>, names: &[String]) -> Result<()> {
+    let first = names.first().context("a device")?;
+    let back = owned(&[("n", "back")]);
+    wait::until("cloudcore restarted: a value in the API", seconds(60), || {
+        // A Go edge drops what it is told while it has no link.
+        plant.report(first, "back", &[("n", "back")], seconds(10))?;
+        Ok((plant.reported(first)? == back).then_some(()))
+    })?;
+    let writes = Writes::watch(plant)?;
+    let (start, mut number) = (Instant::now(), 0_u32);
+    while start.elapsed() < REPORTING {
+        number += 1;
+        for name in names {
+            plant.publish(name, &format!("n-{number}"), &[("n", &number.to_string())])?;
+        }
+        // The pace of a mapper.
+        pause(Duration::from_millis(25));
+    }
+    let newest = owned(&[("n", &number.to_string())]);
+    for name in names {
+        plant.until_reported("the last value in the API", name, &newest, seconds(30))?;
+    }
+    wait::stays("and no other one", seconds(1), || {
+        let shown: Result<Vec<_>> = names.iter().map(|name| plant.reported(name)).collect();
+        Ok(shown?.iter().all(|values| *values == newest))
+    })?;
+    check_pace(&writes, start, WRITES_OF_NODE, BURST_OF_NODE)
 }
 
 /// Counts the changes of a DeviceStatus, as the API server tells them.

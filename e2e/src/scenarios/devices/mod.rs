@@ -22,6 +22,7 @@ pub(super) const LIST: &[Entry] = &[
     ("device_life", false, life),
     ("device_bad_input", false, input::bad_input),
     ("device_rate", false, input::rate),
+    ("device_rate_configured", false, input::rate_configured),
     ("device_offline", false, offline::offline),
     ("device_created_offline", false, offline::created_offline),
     ("device_restarts", false, restarts::restarts),

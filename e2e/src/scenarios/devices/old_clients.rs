@@ -70,7 +70,8 @@ pub(super) fn old_clients(context: &mut Context) -> Result<()> {
     plant.clean()
 }
 
-fn restart_cloud(plant: &mut Plant<'_>, keys: &str) -> Result<()> {
+/// Restarts cloudcore with these keys of `deviceController`.
+pub(super) fn restart_cloud(plant: &mut Plant<'_>, keys: &str) -> Result<()> {
     let cloud = &mut plant.system.cloud;
     cloud.set_device_keys(keys);
     cloud.stop()?;

@@ -40,6 +40,16 @@ fn wanted(devices: &[(u8, u8, Option<u8>)]) -> Wanted {
     wanted
 }
 
+/// The same with models of this content.
+fn with_models(mut wanted: Wanted, content: u8) -> Wanted {
+    for (thing, want) in &mut wanted {
+        if matches!(thing, Thing::Model(_)) {
+            want.digest = Some(digest(content));
+        }
+    }
+    wanted
+}
+
 /// All calls until there is nothing to do; each succeeds.
 fn calls(knowledge: &mut Knowledge, wanted: &Wanted, now: Instant) -> Vec<Call> {
     let mut all = Vec::new();
@@ -74,6 +84,21 @@ async fn models_come_before_devices_and_go_after_them() {
             call(device(1), Verb::Remove),
             call(Thing::Model(model(1)), Verb::Remove)
         ]
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_changes_is_updated_alone_or_before_its_device() {
+    let (now, mut knowledge) = (Instant::now(), Knowledge::new(BTreeMap::new()));
+    let call = |thing, verb| Call { thing, verb };
+    calls(&mut knowledge, &wanted(&[(1, 1, Some(5))]), now);
+    let alone = with_models(wanted(&[(1, 1, Some(5))]), 2);
+    let update = call(Thing::Model(model(1)), Verb::Update);
+    assert_eq!(calls(&mut knowledge, &alone, now), [update.clone()]);
+    let both = with_models(wanted(&[(1, 1, Some(6))]), 3);
+    assert_eq!(
+        calls(&mut knowledge, &both, now),
+        [update, call(device(1), Verb::Update)]
     );
 }
 
@@ -149,7 +174,7 @@ proptest! {
     #[test]
     fn the_mapper_ends_with_what_is_wanted(
         turns in proptest::collection::vec(
-            (proptest::collection::vec((0_u8..4, 0_u8..3, 0_u8..3), 0..5), proptest::collection::vec(0_u8..4, 0..10)), 1..6),
+            (proptest::collection::vec((0_u8..4, 0_u8..3, 0_u8..3), 0..5), 0_u8..3, proptest::collection::vec(0_u8..4, 0..10)), 1..6),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
@@ -157,9 +182,10 @@ proptest! {
         let mut knowledge = Knowledge::new(BTreeMap::new());
         let (mut mapper, mut remembered) = (BTreeMap::new(), BTreeMap::new());
         let mut last = Wanted::new();
-        for (devices, outcomes) in turns {
+        for (devices, models, outcomes) in turns {
             let by_number: BTreeMap<u8, (u8, u8)> = devices.into_iter().map(|(n, m, c)| (n, (m, c))).collect();
-            last = wanted(&by_number.into_iter().map(|(n, (m, c))| (n, m, Some(c))).collect::<Vec<_>>());
+            let wanted = wanted(&by_number.into_iter().map(|(n, (m, c))| (n, m, Some(c))).collect::<Vec<_>>());
+            last = with_models(wanted, models);
             let settle = std::iter::repeat_n(0, 60);
             for outcome in outcomes.into_iter().chain(settle) {
                 let call = match knowledge.next(&last, now) {

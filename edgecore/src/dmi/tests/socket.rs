@@ -118,10 +118,8 @@ impl Edge {
     }
 
     async fn model(&self) {
-        let object = json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
-            "metadata": {"name": "m", "namespace": "default", "uid": "um", "resourceVersion": "1"},
-            "spec": {"protocol": "modbus", "properties": [{"name": "temp", "type": "INT", "accessMode": "ReadWrite"}]}});
-        self.send(Operation::Insert, Kind::DeviceModel, "m", &object).await;
+        self.send(Operation::Insert, Kind::DeviceModel, "m", &model("1", ""))
+            .await;
     }
 
     async fn device(&self, name: &str, version: u32, desired: &str) {
@@ -195,6 +193,13 @@ async fn meta_manager(folder: &tempfile::TempDir, tasks: &Tasks) -> MetaManager 
     // Acknowledgements go nowhere.
     tasks.spawn("the cloud", async move { while cloud.recv().await.is_some() {} });
     meta
+}
+
+fn model(version: &str, description: &str) -> Value {
+    json!({"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceModel",
+        "metadata": {"name": "m", "namespace": "default", "uid": "um", "resourceVersion": version},
+        "spec": {"protocol": "modbus", "properties": [
+            {"name": "temp", "type": "INT", "accessMode": "ReadWrite", "description": description}]}})
 }
 
 fn device(name: &str, version: u32, desired: &str) -> Value {
@@ -278,17 +283,20 @@ impl DeviceMapperService for Mapper {
 
     async fn remove_device_model(
         &self,
-        _: Request<pb::RemoveDeviceModelRequest>,
+        request: Request<pb::RemoveDeviceModelRequest>,
     ) -> Result<Response<pb::RemoveDeviceModelResponse>, Status> {
-        self.told("remove model".into()).await;
+        self.told(format!("remove model {}", request.into_inner().model_name))
+            .await;
         Ok(Response::new(Default::default()))
     }
 
     async fn update_device_model(
         &self,
-        _: Request<pb::UpdateDeviceModelRequest>,
+        request: Request<pb::UpdateDeviceModelRequest>,
     ) -> Result<Response<pb::UpdateDeviceModelResponse>, Status> {
-        self.told("update model".into()).await;
+        let spec = request.into_inner().model.and_then(|model| model.spec).expect("a spec");
+        let property = spec.properties.first().expect("a property");
+        self.told(format!("update model: {}", property.description)).await;
         Ok(Response::new(Default::default()))
     }
 
@@ -327,6 +335,24 @@ async fn a_mapper_gets_its_devices_and_then_what_changes() {
     )
     .await;
     assert_eq!(next(&mut called).await, "remove d");
+}
+
+/// Spec 03, "must work" 12. The cloud takes a model away just before the last device that has it.
+#[tokio::test]
+async fn a_model_is_updated_alone_and_goes_after_its_last_device() {
+    let (edge, socket) = Edge::with_mapper().await;
+    let mut called = Mapper::serve(&socket, &edge.tasks);
+    edge.send(Operation::Update, Kind::DeviceModel, "m", &model("3", "in the hall"))
+        .await;
+    assert_eq!(next(&mut called).await, "update model: in the hall");
+    edge.device("d", 4, "2").await;
+    assert_eq!(next(&mut called).await, "update d 2", "the device was not told again");
+    for (kind, name) in [(Kind::DeviceModel, "m"), (Kind::Device, "d")] {
+        let gone = json!({"metadata": {"name": name, "namespace": "default"}});
+        edge.send(Operation::Delete, kind, name, &gone).await;
+    }
+    assert_eq!(next(&mut called).await, "remove d");
+    assert_eq!(next(&mut called).await, "remove model m");
 }
 
 #[tokio::test]
