@@ -7,6 +7,7 @@ mod channels;
 mod devices;
 mod link;
 mod runtime;
+mod silent;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,6 +59,7 @@ pub const NAMES: &[&str] = &[
     "twin-api",
     "twin-load",
     "recover",
+    "recover@silent",
     "link",
     "cloudcore-rss",
     "accept-cpu",
@@ -182,6 +184,9 @@ impl Bench {
         }
         if wanted("recover") {
             self.recover()?;
+        }
+        if wanted(silent::NAME) {
+            self.recover_silently(settings, run)?;
         }
         if wanted("link") {
             self.link(settings, run)?;

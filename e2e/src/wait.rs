@@ -1,5 +1,8 @@
 //! Waiting for conditions with a deadline. Every wait says on standard output what it waited for and how long it took, so
 //! that the log of a run is also its measurement.
+//!
+//! Where something is asked for within a number of seconds, a scenario waits ten times that, but at least 5 s and at most 120 s, and
+//! prints what it took: a busy machine fails no scenario. Figures are judged by the marks alone ([`crate::bench`]).
 
 use std::time::{Duration, Instant};
 

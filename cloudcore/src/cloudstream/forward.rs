@@ -136,16 +136,20 @@ async fn holders(shared: &Shared, node: &NodeName) -> Result<Vec<SocketAddr>, Re
         .view::<Node>()
         .map(|node| node.metadata.annotations)
         .unwrap_or_default();
+    Ok(others(&annotations, &shared.address, shared.settings.tunnel_port))
+}
+
+/// Those that a Node's annotations name, but not the one that asks, which is at `address` and `port`.
+fn others(annotations: &BTreeMap<String, String>, address: &str, port: u16) -> Vec<SocketAddr> {
     let named = |key: &str| annotations.get(key).map(String::as_str).unwrap_or_default();
-    let port = shared.settings.tunnel_port;
     let owner = named(OWNER_ANNOTATION)
         .parse()
         .ok()
         .map(|ip: IpAddr| SocketAddr::new(ip, port));
     let mut all: Vec<SocketAddr> = named(HOLDER_ANNOTATION).parse().ok().into_iter().chain(owner).collect();
     all.dedup();
-    all.retain(|holder| holder.ip().to_string() != shared.address || holder.port() != port);
-    Ok(all)
+    all.retain(|holder| holder.ip().to_string() != address || holder.port() != port);
+    all
 }
 
 async fn connect(
@@ -202,5 +206,42 @@ pub(super) async fn serve(shared: &Shared, mut tls: impl AsyncRead + AsyncWrite 
     match found {
         Ok((route, session)) => to_edge(shared, &mut tls, &head, &route, &session, early).await,
         Err(refusal) => refuse(&mut tls, &refusal).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_the_tunnel_is_tried_before_the_owner_of_the_session() {
+        const OWN: &str = "10.0.0.1";
+        for (holder, owner, expected) in [
+            ("10.0.0.2:20004", "10.0.0.3", &["10.0.0.2:20004", "10.0.0.3:10004"][..]),
+            // A node of Go's cloudcore.
+            ("", "10.0.0.3", &["10.0.0.3:10004"]),
+            ("", "fd00::3", &["[fd00::3]:10004"]),
+            ("10.0.0.2:20004", "", &["10.0.0.2:20004"]),
+            ("10.0.0.2:10004", "10.0.0.2", &["10.0.0.2:10004"]),
+            // The session is here, the tunnel elsewhere, and the other way round.
+            ("10.0.0.2:10004", OWN, &["10.0.0.2:10004"]),
+            ("10.0.0.1:10004", "10.0.0.3", &["10.0.0.3:10004"]),
+            // Another cloudcore of this host.
+            ("10.0.0.1:20004", OWN, &["10.0.0.1:20004"]),
+            ("10.0.0.1:10004", OWN, &[]),
+            ("elsewhere", "somewhere", &[]),
+            ("", "", &[]),
+        ] {
+            let annotations = [(HOLDER_ANNOTATION, holder), (OWNER_ANNOTATION, owner)];
+            let annotations = annotations.into_iter().filter(|(_, value)| !value.is_empty());
+            let annotations: BTreeMap<_, _> = annotations
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect();
+            let found: Vec<String> = others(&annotations, OWN, 10004)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(found, expected, "{holder:?} {owner:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ const QUALITY: Quality = Quality {
     rate: 0,
     cut: false,
 };
-const SEED: u64 = 20_261_129;
+pub(super) const SEED: u64 = 20_261_129;
 
 impl Bench {
     /// `link@ws` and `link@quic`: a pod created until it is Ready. The note has how long an edge that starts anew takes to connect.
@@ -40,19 +40,24 @@ impl Bench {
         Ok(())
     }
 
-    fn over(&mut self, edge: &mut EdgeHost, name: &str, (quic, ours): (bool, bool)) -> Result<()> {
+    /// Starts the edgecore of a further edge and waits until its node is Ready over a good link.
+    pub(super) fn joined(&mut self, edge: &mut EdgeHost) -> Result<()> {
         if self.system.cloud.advertise(edge.number().cloud_address()) {
             self.system.cloud.stop()?;
             self.system.cloud.start()?;
         }
-        edge.set_quic(quic);
         edge.write_config(&self.system.cloud.uplink()?)?;
         edge.start_edgecore()?;
         let path = api::node_path(edge.name());
         wait::quietly("the node is Ready over a good link", LIMIT, || {
             let node = self.system.api().get(&path)?;
             Ok(node.filter(|node| api::condition(node, "Ready") == "True").map(drop))
-        })?;
+        })
+    }
+
+    fn over(&mut self, edge: &mut EdgeHost, name: &str, (quic, ours): (bool, bool)) -> Result<()> {
+        edge.set_quic(quic);
+        self.joined(edge)?;
         let connected = if ours {
             Some(reconnected(edge, quic)?)
         } else {

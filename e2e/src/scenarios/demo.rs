@@ -28,7 +28,7 @@ fn demo(context: &mut Context) -> Result<()> {
     let ours = our_cloud(context)? && our_edge(context)?;
     let settings = context.settings.clone();
     let before = Machine::look()?;
-    let shown = shows_a_deployment(&settings, ours).and_then(|()| {
+    let shown = shows_a_system(&settings, ours).and_then(|()| {
         let said = call(&settings, &[])?;
         ensure!(
             said.starts_with("The demo runs already.\n") && said.contains("export KUBECONFIG="),
@@ -60,8 +60,8 @@ fn call(settings: &Settings, arguments: &[&str]) -> Result<String> {
     process::run(command.args(arguments).env("KUBEEDGE_E2E_BUILT", "1"))
 }
 
-/// It ends with the node Ready, the Deployment running and its page fetched; the API agrees.
-fn shows_a_deployment(settings: &Settings, ours: bool) -> Result<()> {
+/// It ends with the node Ready, the Deployment running, its page fetched and the device's value in the API; the API agrees.
+fn shows_a_system(settings: &Settings, ours: bool) -> Result<()> {
     let said = call(settings, &[])?;
     let line = |start: &str| {
         let found = said.lines().find(|line| line.starts_with(start));
@@ -79,6 +79,9 @@ fn shows_a_deployment(settings: &Settings, ours: bool) -> Result<()> {
     ensure!(pod.split_whitespace().skip(1).take(2).eq(["1/1", "Running"]), "{pod}");
     let page = line("The pod's page, http://")?;
     ensure!(page.ends_with("says: hello one"), "{page}");
+    let device = line("thermometer-1 ")?;
+    let shown = device.split_whitespace().skip(1).take(2);
+    ensure!(shown.eq(["temperature", "21.5"]), "{device}");
     let kubeconfig = line("export KUBECONFIG=")?;
     let kubeconfig = kubeconfig.split_once('=').map_or("", |(_, file)| file);
     has_all_of_it(&Cluster::existing(settings, Path::new(kubeconfig))?)

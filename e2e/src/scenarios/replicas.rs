@@ -149,21 +149,26 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
 
 /// Who knows no more of an edge than its address, as metrics-server may, is answered by either cloudcore.
 fn by_address(system: &System, hosts: &[EdgeHost], ways: &[Uplink]) -> Result<()> {
-    let pki = system.cluster.pki()?;
     for (host, way) in hosts.iter().flat_map(|host| ways.iter().map(move |way| (host, way))) {
-        let mut command = Command::new("curl");
-        command
-            .args(["-sk", "-m", "35", "--cert"])
-            .arg(pki.join("kubelet-client.crt"));
-        command.arg("--key").arg(pki.join("kubelet-client.key"));
-        command.args(["-H", &format!("Host: {}:10351", host.number().address())]);
-        let said = process::run(command.arg(format!("https://127.0.0.1:{}/healthz", way.stream)))?;
-        ensure!(said == "ok", "{} at port {}: {said}", host.name(), way.stream);
+        let said = health(system, host, way.stream)?;
+        ensure!(said == "ok\n200", "{} at port {}: {said}", host.name(), way.stream);
     }
     Ok(())
 }
 
-/// The cloudcore that has an edge's tunnel dies while the edge does not notice: whoever asks is told which one it was.
+/// What a cloudcore answers to a question for an edge's health by the edge's address, and in the last line the status.
+fn health(system: &System, edge: &EdgeHost, stream: u16) -> Result<String> {
+    let pki = system.cluster.pki()?;
+    let mut command = Command::new("curl");
+    command
+        .args(["-sk", "-m", "35", "-w", "\n%{http_code}", "--cert"])
+        .arg(pki.join("kubelet-client.crt"));
+    command.arg("--key").arg(pki.join("kubelet-client.key"));
+    command.args(["-H", &format!("Host: {}:10351", edge.number().address())]);
+    process::run(command.arg(format!("https://127.0.0.1:{stream}/healthz")))
+}
+
+/// The cloudcore that has an edge's tunnel dies while the edge does not notice: whoever asks is told by a 503 which one it was.
 fn owner_gone(
     system: &System,
     second: &mut CloudHost,
@@ -172,11 +177,18 @@ fn owner_gone(
 ) -> Result<()> {
     let node = system.api().must(&api::node_path(edge.name()))?;
     let owner = text(&node, "/metadata/annotations/kubeedge.io~1tunnel").to_owned();
+    let stream = system.cloud.uplink()?.stream;
     let edgecore = edge.edgecore()?.pid();
     process::signal(edgecore, Signal::SIGSTOP);
     second.kill();
     let said = exec(edge.name());
+    let answer = health(system, edge, stream);
     process::signal(edgecore, Signal::SIGCONT);
+    let answer = answer?;
+    ensure!(
+        answer.ends_with("\n503") && answer.contains(&owner),
+        "the owner {owner:?} of the tunnel is gone, yet: {answer}"
+    );
     let said = said?.error();
     ensure!(
         !owner.is_empty() && said.contains("cannot be reached") && said.contains(&owner),

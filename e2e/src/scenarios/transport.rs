@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::authorizer::{door_of, now};
 use super::{Entry, IDLE, bare, faults, needs_our_cloud, pods, volumes, workloads};
 use crate::api;
+use crate::cloud::http_body;
 use crate::link::Quality;
 use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, Skip, System};
@@ -350,8 +351,8 @@ fn request(operation: Operation, resource: &str) -> Message {
     Message::new(Source::Edged, Group::Meta, operation, route, Content::null())
 }
 
-/// A line of 1 Mbit/s that a node made by hand keeps full, down and then up: its urgent messages and their answers pass all the same,
-/// and the edge on the same line stays Ready.
+/// A line of 1 Mbit/s that a node made by hand keeps full, up and then down: its urgent messages and their answers pass all the same,
+/// acknowledgements too, and the edge on the same line stays Ready.
 fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     let period = seconds(if context.long { 60 } else { 12 });
     let system = context.system()?;
@@ -361,12 +362,13 @@ fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     if system.api().get(&api::node_path(NODE))?.is_none() {
         system.api().create("/api/v1/nodes", &node)?;
     }
-    let big = json!({"metadata": {"name": "big"}, "data": {"k": "x".repeat(BULK)}});
-    system
-        .api()
-        .create(&format!("/api/v1/namespaces/{namespace}/configmaps"), &big)?;
-    let volume = "  volumes: [{name: big, configMap: {name: big}}]";
-    system.cluster.apply(&namespace, &bare("reader", NODE, volume, IDLE))?;
+    let maps = format!("/api/v1/namespaces/{namespace}/configmaps");
+    for (map, text) in [("big", "x".repeat(BULK)), ("small", String::new())] {
+        let map = json!({"metadata": {"name": map}, "data": {"k": text}});
+        system.api().create(&maps, &map)?;
+    }
+    let volumes = "  volumes: [{name: big, configMap: {name: big}}, {name: small, configMap: {name: small}}]";
+    system.cluster.apply(&namespace, &bare("reader", NODE, volumes, IDLE))?;
     let link = Quality {
         delay: Duration::from_millis(20),
         rate: MEGABIT,
@@ -374,17 +376,18 @@ fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     };
     system.edge.link()?.set(link);
     let (call, resource) = (call(system)?, format!("{namespace}/configmap/big"));
+    let (connected, connection) = std::sync::mpsc::sync_channel(1);
     let measured = inside(system.edge.number(), move || async move {
         let mut talker = Talker::connect(&call, way).await?;
-        let down = busy(&mut talker, period, &Bulk::Down(resource)).await.context("down")?;
+        connected.send(())?;
         let up = busy(&mut talker, period, &Bulk::Up).await.context("up")?;
-        Ok([("down", down), ("up", up)])
+        let down = busy(&mut talker, period, &Bulk::Down(resource)).await.context("down")?;
+        Ok([("up", up), ("down", down)])
     });
-    let mut always = Ok(true);
-    while !measured.is_finished() && matches!(always, Ok(true)) {
-        always = is_ready(system);
-        pause(Duration::from_millis(500));
-    }
+    // Without a connection the talker says why there is none.
+    let is_connected = connection.recv_timeout(seconds(50)).is_ok();
+    let until = is_connected.then(|| Instant::now() + period - URGENT * 2);
+    let changed = changing(system, &format!("{maps}/small"), until, || measured.is_finished());
     let measured = measured.join().map_err(|_| anyhow::anyhow!("the talker panicked"));
     system.edge.link()?.set(Quality::default());
     system.cluster.kubectl(&[
@@ -410,8 +413,48 @@ fn slow_line(context: &mut Context, way: Way) -> Result<()> {
         ensure!(bytes > 0, "no bulk passed");
         ensure!(p99 <= URGENT * 10, "{direction}: p99 is {p99:?}, asked are {URGENT:?}");
     }
-    ensure!(always?, "the edge left Ready");
+    let mut changed = changed?;
+    let (p99, worst) = slowest(&mut changed)?;
+    println!(
+        "    {name} up: {} changes acknowledged, p99 {p99:.0?} (asked are {URGENT:?}), longest {worst:.0?}",
+        changed.len()
+    );
     system.clean(&namespace)
+}
+
+/// Until the talker is done the edge stays Ready; a ConfigMap of the talker's node changes again and again up to a moment at which its
+/// bulk still fills the direction of the acknowledgements. Returns how long each change took until it was acknowledged.
+fn changing(system: &System, map: &str, until: Option<Instant>, is_done: impl Fn() -> bool) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    while !is_done() {
+        if until.is_some_and(|until| Instant::now() < until) {
+            let (before, _) = states(system)?;
+            let start = Instant::now();
+            let change = json!({"data": {"k": times.len().to_string()}});
+            system.api().patch(map, &change)?;
+            wait::quietly("a change is acknowledged", URGENT * 10, || {
+                let (acknowledged, oldest) = states(system)?;
+                Ok((acknowledged > before && oldest <= 0.0).then_some(()))
+            })?;
+            times.push(start.elapsed());
+        }
+        ensure!(is_ready(system)?, "the edge left Ready");
+        pause(Duration::from_millis(500));
+    }
+    Ok(times)
+}
+
+/// How many objects nodes have acknowledged, and for how many seconds the oldest waits that they have not.
+fn states(system: &System) -> Result<(f64, f64)> {
+    let text = http_body(&system.cloud.monitor(), "/metrics")?;
+    let value = |name: &str| {
+        let start = format!("cloudcore_hub_messages_{name}{{class=\"state\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        value.map(str::parse::<f64>).transpose()
+    };
+    let oldest = value("oldest_age_seconds")?.context("no age of the oldest message")?;
+    // Not told before the first one.
+    Ok((value("acked_total")?.unwrap_or_default(), oldest))
 }
 
 enum Bulk {
@@ -492,18 +535,19 @@ async fn busy(talker: &mut Talker, period: Duration, bulk: &Bulk) -> Result<Figu
     });
     let _ = late.await;
     times.extend(open.values().map(Instant::elapsed));
-    times.sort_unstable();
-    let count = times.len();
-    let p99 = times
-        .get(count * 99 / 100)
-        .or_else(|| times.last())
-        .copied()
-        .context("no exchange")?;
-    let worst = times.last().copied().unwrap_or_default();
+    let (p99, worst) = slowest(&mut times)?;
     Ok(Figures {
         p99,
         worst,
-        count,
+        count: times.len(),
         bytes,
     })
+}
+
+/// The 99th percentile and the longest.
+fn slowest(times: &mut [Duration]) -> Result<(Duration, Duration)> {
+    times.sort_unstable();
+    let worst = times.last().copied().context("no exchange")?;
+    let p99 = times.get(times.len() * 99 / 100).copied();
+    Ok((p99.unwrap_or(worst), worst))
 }

@@ -185,6 +185,29 @@ fn verified(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
+/// The rules of a network namespace (this one, without a name) in both families, by whatever can have made them.
+fn rules(netns: Option<&str>) -> Result<String> {
+    let listings: [&[&str]; 5] = [
+        &["iptables-save"],
+        &["iptables-legacy-save"],
+        &["ip6tables-save"],
+        &["ip6tables-legacy-save"],
+        // Without counters, which may be any number.
+        &["nft", "-s", "list", "ruleset"],
+    ];
+    let mut rules = String::new();
+    for listing in listings {
+        let mut words = netns.map_or_else(Vec::new, |name| vec!["ip", "netns", "exec", name]);
+        words.extend(listing);
+        let (program, arguments) = words.split_first().context("no program")?;
+        let text = call(program, arguments)?;
+        // After a chain's name comes what counts its packets.
+        let lines = text.lines().filter(|line| !line.starts_with(':'));
+        rules.extend(lines.map(|line| format!("{line}\n")));
+    }
+    Ok(rules)
+}
+
 /// The API server on a host of its own, verifying kubelets and told to go by the egress endpoint: everything works without one redirect
 /// rule, an edge that comes later and ordinary destinations too; whoever has only an edge's certificate is refused.
 fn egress(context: &mut Context) -> Result<()> {
@@ -240,10 +263,7 @@ fn egress(context: &mut Context) -> Result<()> {
         "no statistics of the node"
     );
     for netns in [None, Some(host.netns())] {
-        let rules = match &netns {
-            None => call("iptables-save", &["-t", "nat"])?,
-            Some(name) => call("ip", &["netns", "exec", name, "iptables-save", "-t", "nat"])?,
-        };
+        let rules = rules(netns.as_deref())?;
         ensure!(!rules.contains("1035"), "there is a rule: {rules}");
     }
     drop(fresh_edge(system, &settings, &run, "fresh-egress")?);

@@ -1,3 +1,4 @@
+use prometheus_client::registry::Registry;
 use proto::{Content, Group, Kind, ObjectPath, Operation, Route, Source, Status};
 
 use super::*;
@@ -410,6 +411,69 @@ fn notices_are_bounded_and_the_oldest_goes() {
     let sent = drain(&mut outbox, now);
     assert_eq!(sent.len(), NOTICES);
     assert_eq!(sent[0].timestamp, 5);
+}
+
+#[test]
+fn each_class_is_counted_and_its_oldest_known() {
+    let metrics = Arc::new(Metrics::default());
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let mut outbox = Outbox::new(metrics);
+    let oldest = |outbox: &Outbox| Class::ALL.map(|class| outbox.oldest(class));
+    let answer = |name: &str| {
+        let request = message(Operation::Query, name, "");
+        Message::answer_to(&request, Source::EdgeController, object("ConfigMap", name, "1", ""))
+    };
+    let notice = || {
+        let mut notice = message(Operation::Insert, "m", "");
+        notice.route = Route::Membership;
+        notice
+    };
+    let start = Instant::now();
+    let later = start + Duration::from_secs(1);
+    assert_eq!(oldest(&outbox), [None; 3]);
+    for message in [message(Operation::Insert, "a", "1"), answer("b"), notice()] {
+        offer(&mut outbox, start, message);
+    }
+    offer(&mut outbox, later, message(Operation::Insert, "c", "1"));
+    assert_eq!(oldest(&outbox), [Some(start); 3]);
+    let sent = drain(&mut outbox, later);
+    assert_eq!(sent.len(), 4);
+    assert_eq!(
+        oldest(&outbox),
+        [Some(start), Some(start), None],
+        "a notice waits for nobody"
+    );
+
+    outbox.on_time(later + RESEND);
+    assert_eq!(drain(&mut outbox, later + RESEND).len(), 3);
+    for message in sent.iter().filter(|message| !message.content.get().contains("u-c")) {
+        outbox.on_ack(later + RESEND, &message.id);
+    }
+    assert_eq!(oldest(&outbox), [Some(later), None, None]);
+
+    offer(&mut outbox, later, message(Operation::Insert, "c", "1"));
+    for number in 0..=ANSWERS {
+        offer(&mut outbox, later, answer(&number.to_string()));
+    }
+    for _ in 0..=NOTICES {
+        offer(&mut outbox, later, notice());
+    }
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for (what, expected) in [
+        ("sent", [Some(2), Some(1), Some(1)]),
+        ("acked", [Some(1), Some(1), None]),
+        ("retried", [Some(2), Some(1), None]),
+        ("dropped", [Some(1), Some(1), Some(1)]),
+    ] {
+        let counts = Class::ALL.map(|class| {
+            let start = format!("cloudcore_hub_messages_{what}_total{{class=\"{}\"}} ", class.name());
+            let count = text.lines().find_map(|line| line.strip_prefix(&start))?;
+            count.parse::<u32>().ok()
+        });
+        assert_eq!(counts, expected, "{what}: {text}");
+    }
 }
 
 #[test]

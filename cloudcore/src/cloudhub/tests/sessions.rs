@@ -254,6 +254,15 @@ async fn delivers_and_records_the_acknowledgement(way: Way) {
         text.contains("cloudcore_hub_messages_acked_total{class=\"state\"} 1"),
         "{text}"
     );
+    let age = |class: &str| -> f64 {
+        let start = format!("cloudcore_hub_messages_oldest_age_seconds{{class=\"{class}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        value.expect("an age").parse().expect("a number")
+    };
+    assert!(
+        age("state") > 0.0 && age("answer") <= 0.0 && age("notice") <= 0.0,
+        "{text}"
+    );
 }
 
 #[tokio::test]
