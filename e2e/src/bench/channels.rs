@@ -41,7 +41,20 @@ impl Bench {
         })?;
         if wanted("exec") {
             let times = repeat(EXECS, || Ok(self.exec(&namespace, &["true"], None)?.0))?;
-            let note = format!("runs={EXECS} median of {}, exit code 0", list(&times));
+            // What no cloudcore and no edgecore can save: kubectl's own start with one request, and the runtime's.
+            let kubectl = repeat(EXECS, || Ok(self.kubectl(&["get", "--raw", "/livez"], None)?.0))?;
+            let container = self.system.edge.container(&namespace, "pod-0", "main")?;
+            let runtime = repeat(EXECS, || {
+                let start = Instant::now();
+                self.system.edge.exec(&container, &["true"])?;
+                Ok(start.elapsed().as_secs_f64())
+            })?;
+            let note = format!(
+                "runs={EXECS} median of {}, exit code 0; kubectl-alone={:.3} runtime-alone={:.3}",
+                list(&times),
+                median(&kubectl),
+                median(&runtime)
+            );
             self.push("exec", median(&times), "s", note);
         }
         if wanted("exec-in") || wanted("exec-out") {
