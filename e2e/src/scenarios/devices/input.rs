@@ -297,7 +297,7 @@ pub(super) fn rate_configured(context: &mut Context) -> Result<()> {
     let outcome = restart_cloud(&mut plant, PACES).and_then(|()| paced(&plant, &names));
     restart_cloud(&mut plant, "")?;
     outcome?;
-    plant.system.node_ready(seconds(60))?;
+    plant.system.node_ready(seconds(120))?;
     plant.clean()
 }
 

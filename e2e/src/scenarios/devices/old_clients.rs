@@ -66,7 +66,7 @@ pub(super) fn old_clients(context: &mut Context) -> Result<()> {
     });
     restart_cloud(&mut plant, "")?;
     outcome?;
-    plant.system.node_ready(seconds(60))?;
+    plant.system.node_ready(seconds(120))?;
     plant.clean()
 }
 
