@@ -484,7 +484,8 @@ async fn busy(talker: &mut Talker, period: Duration, bulk: &Bulk) -> Result<Figu
     let start = Instant::now();
     let (mut open, mut times): (HashMap<MsgId, Instant>, Vec<Duration>) = (HashMap::new(), Vec::new());
     let (mut asked, mut bytes): (Option<MsgId>, usize) = (None, 0);
-    while start.elapsed() < period {
+    // What is left of the other direction's bulk may hold up the first object of this one.
+    while start.elapsed() < period || (bytes == 0 && start.elapsed() < period * 10) {
         match bulk {
             Bulk::Down(resource) if asked.is_none() => {
                 let question = request(Operation::Query, resource);
