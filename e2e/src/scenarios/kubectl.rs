@@ -1,7 +1,7 @@
 //! kubectl, run as a user types it.
 
 use std::io::Write as _;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -54,8 +54,8 @@ pub(super) fn kubectl(system: &System, arguments: &[&str], input: &[u8]) -> Resu
     kubectl_by(Transport::WebSocket, system, arguments, input)
 }
 
-pub(super) fn kubectl_by(transport: Transport, system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
-    let start = Instant::now();
+/// A kubectl whose three streams are pipes.
+pub(super) fn start(transport: Transport, system: &System, arguments: &[&str]) -> Result<Child> {
     let mut command = system.cluster.kubectl_command();
     command
         .args(arguments)
@@ -63,7 +63,12 @@ pub(super) fn kubectl_by(transport: Transport, system: &System, arguments: &[&st
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
+    Ok(command.spawn()?)
+}
+
+pub(super) fn kubectl_by(transport: Transport, system: &System, arguments: &[&str], input: &[u8]) -> Result<Said> {
+    let begun = Instant::now();
+    let mut child = start(transport, system, arguments)?;
     let mut stdin = child.stdin.take().context("stdin")?;
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
@@ -85,7 +90,7 @@ pub(super) fn kubectl_by(transport: Transport, system: &System, arguments: &[&st
     let _ = (writer.join(), limit.join());
     let said = Said {
         output,
-        took: start.elapsed(),
+        took: begun.elapsed(),
     };
     let by = if transport == Transport::Spdy { ", by SPDY" } else { "" };
     println!("    kubectl {}{by}: {:.2} s", short(arguments), said.took.as_secs_f64());

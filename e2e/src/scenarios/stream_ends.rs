@@ -1,7 +1,7 @@
 //! How streams end: clients that leave without a word, and a link that is cut under them. Nothing may be left behind.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
 
 use super::channels::works_soon;
-use super::kubectl::Transport;
+use super::kubectl::{self, Transport};
 use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
 use crate::process::resident_mb;
@@ -291,14 +291,7 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(system: &System, arguments: &[&str], transport: Transport) -> Result<Self> {
-        let mut command = system.cluster.kubectl_command();
-        command
-            .args(arguments)
-            .envs(transport.variables())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut child = kubectl::start(transport, system, arguments)?;
         let output = BufReader::new(child.stdout.take().context("stdout")?);
         Ok(Self { child, output })
     }
@@ -308,9 +301,7 @@ impl Running {
         self.output.read_line(&mut line)?;
         Ok(line)
     }
-}
 
-impl Running {
     /// Writes to its standard input.
     pub(super) fn say(&mut self, text: &str) -> Result<()> {
         let input = self.child.stdin.as_mut().context("stdin")?;
