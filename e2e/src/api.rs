@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 pub struct Api {
     runtime: Arc<Runtime>,
     client: kube::Client,
+    port: u16,
 }
 
 impl Api {
@@ -30,14 +31,22 @@ impl Api {
             .enable_all()
             .build()?;
         let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("{}", kubeconfig.display()))?;
-        let client = runtime.block_on(async {
+        let (client, port) = runtime.block_on(async {
             let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-            anyhow::Ok(kube::Client::try_from(config)?)
+            let port = config.cluster_url.port_u16().unwrap_or(443);
+            anyhow::Ok((kube::Client::try_from(config)?, port))
         })?;
         Ok(Self {
             runtime: Arc::new(runtime),
             client,
+            port,
         })
+    }
+
+    /// The API server's port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// An object, or nothing if there is none.

@@ -256,6 +256,25 @@ pub fn resident_mb(pid: Pid) -> Result<f64> {
     Ok(kib * 1024.0 / 1e6)
 }
 
+/// Sockets in the network namespace of a process that are connected to a TCP port, as links in `/proc/PID/fd` show them. Format of the
+/// tables: proc(5), /proc/net/tcp.
+pub fn connections_to(pid: Pid, port: u16) -> Result<Vec<PathBuf>> {
+    let port = format!(":{port:04X}");
+    let mut links = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            if let (Some(remote), Some(inode)) = (fields.get(2), fields.get(9))
+                && remote.ends_with(&port)
+            {
+                links.push(PathBuf::from(format!("socket:[{inode}]")));
+            }
+        }
+    }
+    Ok(links)
+}
+
 /// CPU time that a process has used, in seconds.
 pub fn cpu_seconds(pid: Pid) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;

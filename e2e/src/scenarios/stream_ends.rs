@@ -12,7 +12,7 @@ use super::channels::works_soon;
 use super::kubectl::{self, Transport};
 use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
-use crate::process::resident_mb;
+use crate::process::{self, resident_mb};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
@@ -131,6 +131,8 @@ fn begin(system: &System, namespace: &str) -> Result<(Vec<Running>, Running)> {
 /// What a process has in hand.
 #[derive(Debug)]
 pub(super) struct Usage {
+    /// Open ones but for connections to the API server: those of watches come back one by one after it was away, and others are kept for
+    /// the next request for a while.
     files: usize,
     threads: usize,
     /// Resident.
@@ -146,8 +148,8 @@ impl Usage {
         let cloud = crate::cloud::http_body(&system.cloud.monitor(), "/metrics")?;
         let edge = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
         let mut both = [
-            Self::of(system.cloud.cloudcore()?.pid())?,
-            Self::of(system.edge.edgecore()?.pid())?,
+            Self::of(system.cloud.cloudcore()?.pid(), system.api().port())?,
+            Self::of(system.edge.edgecore()?.pid(), system.api().port())?,
         ];
         for (usage, (name, text)) in both.iter_mut().zip([("cloudcore", cloud), ("edgecore", edge)]) {
             usage.tasks = told(&text, &format!("{name}_tasks"));
@@ -156,12 +158,15 @@ impl Usage {
         Ok(both)
     }
 
-    fn of(pid: Pid) -> Result<Self> {
-        let entries =
-            |name: &str| Ok::<usize, std::io::Error>(std::fs::read_dir(format!("/proc/{pid}/{name}"))?.count());
+    fn of(pid: Pid, api_server: u16) -> Result<Self> {
+        let of_api_server = process::connections_to(pid, api_server)?;
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd"))?.filter(|file| {
+            let target = file.as_ref().ok().and_then(|file| std::fs::read_link(file.path()).ok());
+            !target.is_some_and(|target| of_api_server.contains(&target))
+        });
         Ok(Self {
-            files: entries("fd")?,
-            threads: entries("task")?,
+            files: files.count(),
+            threads: std::fs::read_dir(format!("/proc/{pid}/task"))?.count(),
             megabytes: resident_mb(pid)?,
             tasks: 0,
             streams: 0,
@@ -195,7 +200,7 @@ pub(super) fn until_left(system: &mut System, before: &[Usage; 2]) -> Result<()>
     })
 }
 
-/// Connections to the API server and files of a relist come and go.
+/// Files of a relist come and go.
 const SLACK: usize = 6;
 
 fn pod(system: &System, name: &str) -> Result<String> {
@@ -264,10 +269,11 @@ fn settled(system: &System, edgecore: Pid, say: Option<&str>) -> Result<()> {
         );
         Ok(Some(()))
     })?;
-    let mut last = Usage::of(edgecore)?.files;
+    let port = system.api().port();
+    let mut last = Usage::of(edgecore, port)?.files;
     wait::quietly("files at rest", seconds(60), || {
         wait::pause(seconds(1));
-        let now = Usage::of(edgecore)?.files;
+        let now = Usage::of(edgecore, port)?.files;
         Ok((std::mem::replace(&mut last, now) == now).then_some(()))
     })
 }
