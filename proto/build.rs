@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let runtime = protox::compile(["cri.proto"], ["proto"])?;
+    let runtime = protox::compile(["cri.proto", "containerd.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_server(false)
         .compile_fds(runtime)?;

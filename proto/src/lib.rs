@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod bus;
+pub mod containerd;
 pub mod content;
 pub mod cri;
 pub mod device;

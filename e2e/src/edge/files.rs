@@ -112,6 +112,7 @@ pub(super) fn network(folder: &Path, number: HostNumber) -> Result<()> {
 pub(super) fn containerd(folder: &Path, networks: &Path) -> Result<()> {
     let (path, networks) = (folder.display(), networks.display());
     let bin = std::env::var("CNI_BIN").unwrap_or_else(|_| "/usr/lib/cni".to_owned());
+    // nri: from 1.7 on, a socket that all on the machine would share.
     // restrict_oom_score_adj: a machine without CAP_SYS_RESOURCE refuses negative scores, and with them every sandbox.
     std::fs::write(
         folder.join("containerd.toml"),
@@ -123,6 +124,8 @@ state = "{path}/state"
   address = "{path}/containerd.sock"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{path}/opt"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true

@@ -1,7 +1,7 @@
 //! Notices what happens in the runtime and tells the workers of the pods it happens to; who knows it already sleeps on.
 //!
-//! Owns a summary of states by id. Driven by the runtime's events where it has them, with a slow list as a check; else by listing
-//! every second. Details are the workers' business. Behaviour: spec 05 §6 row 2.
+//! Owns a summary of states by id. Driven by the runtime's events where it has them (CRI's or containerd's), with a slow list as a
+//! check; else by listing every second. Details are the workers' business. Behaviour: spec 05 §6 row 2.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,28 +9,42 @@ use std::time::Duration;
 
 use common::order;
 use futures::StreamExt;
-use futures::stream::BoxStream;
-use proto::{Uid, cri};
+use proto::Uid;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::edged::pods::Waker;
-use crate::edged::runtime::{LABEL_POD_UID, Runtime, RuntimeError};
+use crate::edged::runtime::{Event, Events, LABEL_POD_UID, Runtime, RuntimeError};
 
 /// Without events: a container that ended is noticed within this time, as kubelet does.
 const LIST: Duration = Duration::from_secs(1);
 /// With events: in case one was lost.
 const CHECK: Duration = Duration::from_secs(60);
-
-type Events = BoxStream<'static, Result<cri::ContainerEventResponse, RuntimeError>>;
+/// After an event the runtime's lists are not changed at once.
+const SOON: Duration = Duration::from_millis(50);
+/// Between two lists, however much happens.
+const SPARE: Duration = Duration::from_millis(500);
+/// A runtime says nothing until something happens. By then it has refused, or listens.
+const TRUST: Duration = Duration::from_secs(5);
 
 /// Runs for ever. `listed` tells when the last list succeeded.
 pub(crate) async fn run(runtime: Arc<dyn Runtime>, waker: Waker, listed: watch::Sender<Option<Instant>>) {
     let mut seen = Summary::new();
-    let mut events = subscribe(&*runtime).await;
     let mut reachable = true;
+    let mut source = Source::new(&*runtime);
+    let mut pace = Pace::new(Instant::now());
     loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(pace.next) => {}
+            event = source.next() => {
+                match event {
+                    Event::Of(uid) => waker.wake(&uid),
+                    Event::Somewhere => pace.happened(Instant::now()),
+                }
+                continue;
+            }
+        }
         match summarize(&*runtime).await {
             Ok(now) => {
                 compare(&seen, &now, &waker);
@@ -39,8 +53,9 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, waker: Waker, listed: watch::
                 if !reachable {
                     reachable = true;
                     info!("the container runtime answers again");
-                    events = subscribe(&*runtime).await;
                     waker.wake_all();
+                    // Perhaps another version of it.
+                    source = Source::new(&*runtime);
                 }
             }
             Err(error) => {
@@ -48,59 +63,90 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, waker: Waker, listed: watch::
                     warn!(%error, "the container runtime's state cannot be listed");
                 }
                 reachable = false;
-                events = None;
             }
         }
-        match events.as_mut() {
-            Some(stream) => {
-                if !follow(stream, &waker).await {
-                    events = None;
-                }
-            }
-            None => tokio::time::sleep(LIST).await,
-        }
+        source.mend(&*runtime);
+        pace.listed(Instant::now(), reachable && source.is_trusted());
     }
 }
 
-async fn subscribe(runtime: &dyn Runtime) -> Option<Events> {
-    match runtime.events().await {
-        Ok(events) => {
-            debug!("the runtime tells of events");
-            Some(events)
-        }
-        Err(error) => {
-            debug!(%error, "the runtime tells of no events, its state is listed instead");
-            None
-        }
-    }
+/// Where events come from.
+struct Source {
+    events: Option<Events>,
+    since: Instant,
+    /// There will be none: the runtime has no such thing.
+    never: bool,
 }
 
-/// Passes events on until it is time for a check. Returns whether there may be more.
-async fn follow(events: &mut Events, waker: &Waker) -> bool {
-    let check = tokio::time::sleep(CHECK);
-    tokio::pin!(check);
-    loop {
-        let event = tokio::select! {
-            () = &mut check => return true,
-            event = events.next() => event,
+impl Source {
+    fn new(runtime: &dyn Runtime) -> Self {
+        Self {
+            events: Some(runtime.events()),
+            since: Instant::now(),
+            never: false,
+        }
+    }
+
+    /// The next event; pending where none come.
+    async fn next(&mut self) -> Event {
+        let Some(events) = &mut self.events else {
+            return std::future::pending().await;
         };
-        match event {
-            Some(Ok(event)) => {
-                let uid = event
-                    .pod_sandbox_status
-                    .and_then(|s| s.metadata)
-                    .map(|m| Uid::from(m.uid));
-                match uid.filter(|uid| !uid.is_empty()) {
-                    Some(uid) => waker.wake(&uid),
-                    None => return true,
-                }
+        match events.next().await {
+            Some(Ok(event)) => return event,
+            Some(Err(error)) if error.is_unimplemented() => {
+                debug!(%error, "the runtime tells of no events, its state is listed instead");
+                self.never = true;
             }
-            Some(Err(error)) => {
-                debug!(%error, "the runtime's events ended");
-                return false;
-            }
-            None => return false,
+            Some(Err(error)) => debug!(%error, "the runtime's events ended"),
+            None => debug!("the runtime's events ended"),
         }
+        self.events = None;
+        self.since = Instant::now();
+        // What happened meanwhile is in the lists.
+        Event::Somewhere
+    }
+
+    /// Whether an event that matters would come.
+    fn is_trusted(&self) -> bool {
+        self.events.is_some() && self.since.elapsed() >= TRUST
+    }
+
+    /// Asks anew after events ended.
+    fn mend(&mut self, runtime: &dyn Runtime) {
+        if self.events.is_none() && !self.never && self.since.elapsed() >= CHECK {
+            *self = Self::new(runtime);
+        }
+    }
+}
+
+/// When to list.
+struct Pace {
+    next: Instant,
+    last: Option<Instant>,
+    /// Something happened since the last list, which may have come too early.
+    again: bool,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            last: None,
+            again: false,
+        }
+    }
+
+    fn happened(&mut self, now: Instant) {
+        let soon = self.last.map_or(now, |last| (last + SPARE).max(now + SOON));
+        self.next = self.next.min(soon);
+        self.again = true;
+    }
+
+    fn listed(&mut self, now: Instant, events: bool) {
+        let again = std::mem::take(&mut self.again);
+        self.last = Some(now);
+        self.next = now + if events && !again { CHECK } else { LIST };
     }
 }
 
@@ -125,3 +171,6 @@ fn compare(before: &Summary, now: &Summary, waker: &Waker) {
         waker.saw(uid, id, None);
     }
 }
+
+#[cfg(test)]
+mod tests;

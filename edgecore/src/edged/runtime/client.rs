@@ -5,25 +5,26 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::FutureExt;
 use hyper_util::rt::TokioIo;
+use proto::containerd::events_client::EventsClient;
 use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::{Uid, cri};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Response, Status};
 
-use super::{Call, ContainerId, ExecOutput, LABEL_POD_UID, Runtime, RuntimeError, SandboxId};
+use super::{Call, ContainerId, Events, ExecOutput, LABEL_POD_UID, Runtime, RuntimeError, SandboxId, events};
 
 /// Connects when it is first used, and again after the runtime was gone. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(super) runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    pub(super) events: EventsClient<Channel>,
 }
 
 impl Client {
@@ -36,6 +37,7 @@ impl Client {
             channel(images)
         };
         Self {
+            events: EventsClient::new(runtime_channel.clone()),
             socket: runtime.to_owned(),
             timeout,
             runtime: RuntimeServiceClient::new(runtime_channel).max_decoding_message_size(MAX_ANSWER),
@@ -63,7 +65,7 @@ impl Client {
         }
     }
 
-    fn error(&self, call: &'static str, subject: &str, status: &Status) -> RuntimeError {
+    pub(super) fn error(&self, call: &'static str, subject: &str, status: &Status) -> RuntimeError {
         let message = if status.code() == Code::Unavailable {
             format!(
                 "the container runtime at {} cannot be reached: {}",
@@ -432,18 +434,8 @@ impl Runtime for Client {
         .boxed()
     }
 
-    fn events(&self) -> Call<'_, BoxStream<'static, Result<cri::ContainerEventResponse, RuntimeError>>> {
-        async move {
-            let request = Request::new(cri::GetEventsRequest {});
-            let mut client = self.runtime.clone();
-            let answer = client.get_container_events(request);
-            let stream = self.call("GetContainerEvents", "", self.timeout, answer).await?;
-            let client = self.clone();
-            Ok(stream
-                .map_err(move |status| client.error("GetContainerEvents", "", &status))
-                .boxed())
-        }
-        .boxed()
+    fn events(&self) -> Events {
+        events::subscribe(self.clone())
     }
 
     fn list_images(&self) -> Call<'_, Vec<cri::Image>> {

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
 use proto::{Uid, cri};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Call, ContainerId, ExecOutput, LABEL_CONTAINER_NAME, LABEL_POD_UID, Runtime, RuntimeError, SandboxId};
+use super::{
+    Call, ContainerId, Event, Events, ExecOutput, LABEL_CONTAINER_NAME, LABEL_POD_UID, Runtime, RuntimeError, SandboxId,
+};
 
 /// What one life of a container does: ends after a time with a code, or runs until it is stopped.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,9 @@ struct State {
     calls: Vec<String>,
     pulls: Vec<Option<cri::AuthConfig>>,
     network_ready: Option<bool>,
+    tells: bool,
+    events: Option<mpsc::UnboundedSender<Result<Event, RuntimeError>>>,
+    lists: usize,
 }
 
 #[derive(Debug)]
@@ -98,6 +103,23 @@ impl Fake {
 
     pub(crate) fn fail_reopen(&self, fail: bool) {
         self.state.lock().failing_reopen = fail;
+    }
+
+    /// From the next subscription on there are events.
+    pub(crate) fn tell_events(&self) {
+        self.state.lock().tells = true;
+    }
+
+    /// An event for who has subscribed, or the error that ends them.
+    pub(crate) fn tell(&self, event: Result<Event, RuntimeError>) {
+        let state = self.state.lock();
+        let listener = state.events.as_ref().expect("somebody has subscribed");
+        listener.send(event).expect("somebody listens");
+    }
+
+    /// How often all containers were listed.
+    pub(crate) fn lists(&self) -> usize {
+        self.state.lock().lists
     }
 
     /// The calls so far that change something, by name and subject.
@@ -380,6 +402,7 @@ impl Runtime for Fake {
     fn list_containers<'a>(&'a self, pod: Option<&'a Uid>) -> Call<'a, Vec<cri::Container>> {
         let mut state = self.state.lock();
         state.settle();
+        state.lists += usize::from(pod.is_none());
         let of = |c: &&Container| {
             pod.is_none_or(|uid| c.status.labels.get(LABEL_POD_UID).is_some_and(|l| l == uid.as_str()))
         };
@@ -544,8 +567,14 @@ impl Runtime for Fake {
         done(Ok(Vec::new()))
     }
 
-    fn events(&self) -> Call<'_, BoxStream<'static, Result<cri::ContainerEventResponse, RuntimeError>>> {
-        unimplemented("GetContainerEvents")
+    fn events(&self) -> Events {
+        let mut state = self.state.lock();
+        if !state.tells {
+            return unimplemented("GetContainerEvents").into_stream().boxed();
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        state.events = Some(sender);
+        stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()
     }
 
     fn list_images(&self) -> Call<'_, Vec<cri::Image>> {

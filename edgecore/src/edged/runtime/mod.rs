@@ -5,6 +5,7 @@
 
 mod client;
 mod error;
+mod events;
 #[cfg(test)]
 pub(crate) mod fake;
 
@@ -81,6 +82,18 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// Something happened to a container or sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Of this pod.
+    Of(Uid),
+    /// Of a pod that the runtime does not name. Its lists may still be of before, for a moment.
+    Somewhere,
+}
+
+/// Events until an error, which is the last item.
+pub type Events = BoxStream<'static, Result<Event, RuntimeError>>;
+
 /// A container runtime (`runtime.v1`).
 pub trait Runtime: Send + Sync + fmt::Debug {
     /// Name and version.
@@ -136,8 +149,9 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     fn list_container_stats(&self, of: Option<&str>) -> Call<'_, Vec<cri::ContainerStats>>;
     /// Usage of all sandboxes; some runtimes do not implement it.
     fn list_sandbox_stats(&self) -> Call<'_, Vec<cri::PodSandboxStats>>;
-    /// What happens to containers; some runtimes do not implement it.
-    fn events(&self) -> Call<'_, BoxStream<'static, Result<cri::ContainerEventResponse, RuntimeError>>>;
+    /// What happens to containers from about now on. Some runtimes tell nothing: the first item is an error then. A runtime may not
+    /// answer before something happens.
+    fn events(&self) -> Events;
 
     /// All images.
     fn list_images(&self) -> Call<'_, Vec<cri::Image>>;
