@@ -1,3 +1,4 @@
+mod kit;
 mod knowledge;
 mod parts;
 mod socket;
