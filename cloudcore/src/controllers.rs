@@ -1,5 +1,6 @@
 //! The controllers, put together from the configuration.
 
+use cloudcore::addresses::Addresses;
 use cloudcore::cloudhub::{CloudHub, Upstream};
 use cloudcore::devicecontroller::DeviceController;
 use cloudcore::edgecontroller::EdgeController;
@@ -8,9 +9,9 @@ use cloudcore::kubernetes::Kube;
 use cloudcore::objectsync::ObjectSyncs;
 use cloudcore::synccontroller::SyncController;
 use common::Tasks;
-use config::{CloudCore, HostFacts};
+use config::CloudCore;
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 /// What is there already.
@@ -33,7 +34,13 @@ pub(crate) struct Inboxes {
 }
 
 /// Starts those that the configuration asks for.
-pub(crate) fn start(below: Below, inboxes: Inboxes, config: &CloudCore, host: &HostFacts, registry: &mut Registry) {
+pub(crate) fn start(
+    below: Below,
+    inboxes: Inboxes,
+    config: &CloudCore,
+    own: watch::Receiver<Addresses>,
+    registry: &mut Registry,
+) {
     let Below {
         kube,
         hub,
@@ -61,7 +68,7 @@ pub(crate) fn start(below: Below, inboxes: Inboxes, config: &CloudCore, host: &H
             hub,
             syncs,
             reconciler: reconciler.clone(),
-            address: host.local_ip.clone(),
+            own,
             authorization: modules.cloud_hub.authorization.enable && !modules.cloud_hub.authorization.debug,
         };
         controller.start(inboxes.changes, inboxes.requests, registry, &tasks);

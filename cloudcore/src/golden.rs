@@ -7,6 +7,7 @@
 //! what the edge reports is played, and the DeviceStatus after it compared.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::addresses::Addresses;
 use crate::cloudhub::tests::edge::{Edge, NodeIdentity};
 use crate::cloudhub::tests::{Memory, settings};
 use crate::cloudhub::{AccessReview, CloudHub, Identity, Parts, ReviewRequest, Revoked};
@@ -269,7 +271,7 @@ impl Play {
             syncs,
             reconciler: reconciler.clone(),
             // As the captured Nodes name their cloudcore.
-            address: "192.0.2.2".into(),
+            own: Addresses::from(IpAddr::from([192, 0, 2, 2])).fixed(),
             authorization: true,
         };
         controller.start(changes, requests, &mut registry, &tasks);

@@ -1,6 +1,7 @@
 //! The modules of cloudcore, from the bottom up: the API ([`kubernetes`]), what it holds ([`informers`], [`objectsync`]), the sessions
-//! ([`cloudhub`]), the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`devicecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
+//! ([`cloudhub`]), this host's [`addresses`], the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`devicecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
 
+pub mod addresses;
 pub mod cloudhub;
 pub mod cloudstream;
 pub mod cluster;

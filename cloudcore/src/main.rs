@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use cloudcore::addresses;
 use cloudcore::cloudhub::{CloudHub, Parts, Settings};
 use cloudcore::cluster::HubCluster;
 use cloudcore::informers::Informers;
@@ -85,7 +86,11 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         .await
         .context("cannot have the certificates of the join")?;
     let tasks = Tasks::new();
-    identity.start(&tasks);
+    let first = host.local_ip.parse().context("this host's address is no IP address")?;
+    let own = addresses::follow(first, HostFacts::addresses_by_route, &tasks);
+    // An operator's list is not added to.
+    let by_default = modules.cloud_hub.advertise_address == [host.local_ip.as_str()];
+    identity.start(by_default.then(|| own.clone()), &tasks);
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);
     let (informers, changes) = Informers::start(kube.clone(), &tasks);
     let (upstream, requests) = mpsc::channel(UPSTREAM);
@@ -114,6 +119,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         let below = streams::Below {
             config: &loaded.config,
             host,
+            own: &own,
             kube: &kube,
             hub: &hub,
             identity: &identity,
@@ -137,7 +143,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         requests,
         reports,
     };
-    controllers::start(below, inboxes, &loaded.config, host, &mut registry);
+    controllers::start(below, inboxes, &loaded.config, own, &mut registry);
     let ready = Box::new(move || informers.is_synced() && *revocations.borrow());
     let address = &loaded.config.common_config.monitor_server.bind_address;
     monitor::start(address, Monitor { registry, ready }, &tasks).await;

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
+use cloudcore::addresses::Addresses;
 use cloudcore::cloudstream::iptablesmanager::{self, Parts, Redirects};
-use cloudcore::cloudstream::tunnelport::{self, Addresses, TunnelPort};
+use cloudcore::cloudstream::tunnelport::{self, TunnelPort};
 use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
 use config::cloudcore::{IptablesManager, IptablesMode};
-use config::{CloudCore, HostFacts, version};
+use config::{CloudCore, version};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -26,28 +27,29 @@ pub(crate) struct Started {
 /// Starts what the configuration asks for.
 pub(crate) fn start(
     config: &CloudCore,
-    host: &HostFacts,
+    host: &watch::Receiver<Addresses>,
     kube: &Kube,
     registry: &mut Registry,
     tasks: &Tasks,
 ) -> anyhow::Result<Started> {
     let manager = &config.modules.iptables_manager;
-    let own = own(manager, host)?;
-    if own.first.is_loopback() {
+    let own = own(manager, host);
+    let first = own.borrow().first;
+    if first.is_loopback() {
         warn!(
-            address = %own.first,
-            "this host has no default route that tells its address: set modules.iptablesManager.address to one that the hosts of \
-             API servers reach it at"
+            address = %first,
+            "this host has no default route that tells its address, it is asked for again: set \
+             modules.iptablesManager.address to one that the hosts of API servers reach it at"
         );
     }
-    let tunnelport = tunnelport::start(kube, own, tasks);
+    let tunnelport = tunnelport::start(kube, own.clone(), tasks);
     let mut redirects = None;
     if manager.enable && manager.mode == IptablesMode::Internal {
         let parts = Parts {
             records: tunnelport.records.clone(),
             stream_port: u16::try_from(config.modules.cloud_stream.stream_port)
                 .context("modules.cloudStream.streamPort")?,
-            own: Some(own.first),
+            own: Some(own),
             edges: manager
                 .edge_addresses_only
                 .then(|| iptablesmanager::follow_edges(kube.clone(), tasks)),
@@ -59,21 +61,18 @@ pub(crate) fn start(
 }
 
 /// What the file says, else what the default routes tell.
-fn own(manager: &IptablesManager, host: &HostFacts) -> anyhow::Result<Addresses> {
+fn own(manager: &IptablesManager, host: &watch::Receiver<Addresses>) -> watch::Receiver<Addresses> {
     let mut given = manager.addresses().unwrap_or_default();
     // Go's managers stumble over an address of IPv6 in the record.
     given.sort_by_key(IpAddr::is_ipv6);
-    if let Some((first, others)) = given.split_first() {
-        return Ok(Addresses {
+    match given.split_first() {
+        Some((first, others)) => Addresses {
             first: *first,
             second: others.first().copied(),
-        });
+        }
+        .fixed(),
+        None => host.clone(),
     }
-    let first = host.local_ip.parse();
-    Ok(Addresses {
-        first: first.with_context(|| format!("this host's address {:?} is no IP address", host.local_ip))?,
-        second: host.second_ip(),
-    })
 }
 
 /// `cloudcore --iptables-manager`. Returns whether the process ends well.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use cloudcore::addresses::Addresses;
 use cloudcore::cloudhub::{CloudHub, Identity, Settings};
 use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
 use cloudcore::cloudstream::{CloudStream, Parts, egress, wayin};
@@ -13,6 +14,7 @@ use config::{CloudCore, HostFacts};
 use prometheus_client::registry::Registry;
 use proto::NodeName;
 use proto::join::ServerNames;
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::flags::Flags;
@@ -22,6 +24,7 @@ use crate::redirects;
 pub(crate) struct Below<'a> {
     pub(crate) config: &'a CloudCore,
     pub(crate) host: &'a HostFacts,
+    pub(crate) own: &'a watch::Receiver<Addresses>,
     pub(crate) kube: &'a Kube,
     pub(crate) hub: &'a CloudHub,
     pub(crate) identity: &'a Identity,
@@ -34,13 +37,14 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
     let Below {
         config,
         host,
+        own,
         kube,
         hub,
         identity,
         informers,
         tasks,
     } = below;
-    let started = redirects::start(config, host, kube, registry, tasks)?;
+    let started = redirects::start(config, own, kube, registry, tasks)?;
     let (hub_section, section) = (&config.modules.cloud_hub, &config.modules.cloud_stream);
     let settings = Settings::try_from(hub_section).context("modules.cloudHub cannot be used")?;
     let certificates = CertificateParts {
@@ -64,7 +68,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         kube: kube.clone(),
         informers: informers.clone(),
         port: started.tunnelport.port,
-        address: host.local_ip.clone(),
+        own: own.clone(),
         tasks: tasks.clone(),
     };
     let streams = CloudStream::start(parts, registry).context("CloudStream does not start")?;

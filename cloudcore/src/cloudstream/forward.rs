@@ -107,7 +107,7 @@ fn not_here(shared: &Shared, node: &NodeName) -> String {
     };
     format!(
         "edge node {node} is not connected to this cloudcore ({}){session}{why}{refused}",
-        shared.address
+        shared.address()
     )
 }
 
@@ -136,7 +136,7 @@ async fn holders(shared: &Shared, node: &NodeName) -> Result<Vec<SocketAddr>, Re
         .view::<Node>()
         .map(|node| node.metadata.annotations)
         .unwrap_or_default();
-    Ok(others(&annotations, &shared.address, shared.settings.tunnel_port))
+    Ok(others(&annotations, &shared.address(), shared.settings.tunnel_port))
 }
 
 /// Those that a Node's annotations name, but not the one that asks, which is at `address` and `port`.
@@ -175,7 +175,8 @@ async fn connect(
         let _ = stream.set_nodelay(true);
         let mut tls = connector.connect(ServerName::from(holder.ip()), stream).await?;
         let mut text = format!("{} {} HTTP/1.1\r\n", head.method, head.target);
-        let own = [(NODE_HEADER, node.as_str()), (FORWARDED_BY, &shared.address)];
+        let address = shared.address();
+        let own = [(NODE_HEADER, node.as_str()), (FORWARDED_BY, address.as_str())];
         let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
         for (name, value) in head.forwarded_headers().into_iter().chain(own) {
             text.push_str(&format!("{name}: {value}\r\n"));

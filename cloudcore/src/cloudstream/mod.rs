@@ -22,7 +22,7 @@ mod tunnelserver;
 pub mod wayin;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use common::Tasks;
@@ -40,6 +40,7 @@ use tracing::warn;
 
 pub use settings::Settings;
 
+use crate::addresses::Addresses;
 use crate::cloudhub::{CloudHub, Identity};
 use crate::informers::{Host, Informers};
 use crate::kubernetes::Kube;
@@ -71,8 +72,8 @@ pub struct Parts {
     pub tunnel_certificate: Arc<dyn ResolvesServerCert>,
     /// The port that stands for this cloudcore in the status of nodes.
     pub port: watch::Receiver<u16>,
-    /// This host's address, as the annotation `cloudcore` of Nodes has it.
-    pub address: String,
+    /// This host's addresses, of which Nodes have the first in their annotations.
+    pub own: watch::Receiver<Addresses>,
     /// The group that the tasks belong to.
     pub tasks: Tasks,
 }
@@ -115,10 +116,17 @@ struct Shared {
     /// TLS of the stream server, but for the certificate.
     tls: ServerConfig,
     certificates: StreamCertificates,
-    address: String,
+    own: watch::Receiver<Addresses>,
     metrics: TunnelMetrics,
     trials: Arc<Trials>,
     tasks: Tasks,
+}
+
+impl Shared {
+    /// By which other cloudcores know this one.
+    fn address(&self) -> String {
+        self.own.borrow().first.to_string()
+    }
 }
 
 impl CloudStream {
@@ -136,7 +144,7 @@ impl CloudStream {
             certificates,
             tunnel_certificate,
             port,
-            address,
+            own,
             tasks,
         } = parts;
         let access = settings.authorization.then(|| Access::start(kube.clone(), &tasks));
@@ -149,16 +157,13 @@ impl CloudStream {
         let metrics = TunnelMetrics::default();
         metrics.register(registry.sub_registry_with_prefix("cloudcore"));
         let sessions = Arc::new(Sessions::new());
-        let holder = SocketAddr::new(
-            address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            settings.tunnel_port,
-        );
         let ports = NodePorts {
             kube: kube.clone(),
             informers: informers.clone(),
             sessions: sessions.clone(),
             port,
-            holder: holder.to_string(),
+            own: own.clone(),
+            tunnel_port: settings.tunnel_port,
         };
         let shared = Arc::new(Shared {
             tls: streamserver::tls(&certificates)?,
@@ -170,7 +175,7 @@ impl CloudStream {
             informers,
             access,
             sessions,
-            address,
+            own,
             metrics,
             trials: Arc::default(),
             tasks,

@@ -4,6 +4,7 @@
 //! that appears after its tunnel, or is deleted and made again, gets it as well. A port that another cloudcore wrote is left alone,
 //! unless the tunnel came just now: two of them would else take turns for as long as an old tunnel lives on (spec 04 §2, §12).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::HOLDER_ANNOTATION;
 use super::sessions::Sessions;
+use crate::addresses::Addresses;
 use crate::informers::Informers;
 use crate::kubernetes::{Kube, NODES, PatchKind};
 use crate::waiting::Waiting;
@@ -29,7 +31,8 @@ pub(super) struct NodePorts {
     pub(super) sessions: Arc<Sessions>,
     pub(super) port: watch::Receiver<u16>,
     /// Where other cloudcores reach the tunnels that are here.
-    pub(super) holder: String,
+    pub(super) own: watch::Receiver<Addresses>,
+    pub(super) tunnel_port: u16,
 }
 
 impl NodePorts {
@@ -40,13 +43,14 @@ impl NodePorts {
     async fn run(mut self) {
         let (mut arrivals, mut shown) = (self.sessions.arrivals(), self.informers.port_changes());
         let mut waiting = Waiting::default();
-        let mut port = self.port.clone();
+        let (mut port, mut own) = (self.port.clone(), self.own.clone());
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < AT_A_TIME
                 && let Some(node) = waiting.pop()
             {
-                running.push(assert(&self.kube, *self.port.borrow_and_update(), &self.holder, node));
+                let holder = SocketAddr::new(self.own.borrow().first, self.tunnel_port);
+                running.push(assert(&self.kube, *self.port.borrow_and_update(), holder, node));
             }
             tokio::select! {
                 arrived = arrivals.recv() => match arrived {
@@ -61,6 +65,7 @@ impl NodePorts {
                     Err(RecvError::Closed) => return,
                 },
                 Ok(()) = port.changed() => self.all(&mut waiting),
+                Ok(()) = own.changed() => self.all(&mut waiting),
                 Some((node, again)) = running.next() => if again && self.sessions.get(&node).is_some() {
                     waiting.push(node);
                 },
@@ -81,10 +86,10 @@ impl NodePorts {
 }
 
 /// Writes the port; says whether to try again.
-async fn assert(kube: &Kube, port: u16, holder: &str, node: NodeName) -> (NodeName, bool) {
+async fn assert(kube: &Kube, port: u16, holder: SocketAddr, node: NodeName) -> (NodeName, bool) {
     // The field's name begins with a capital letter (spec 04 §2).
     let patch = json!({
-        "metadata": {"annotations": {HOLDER_ANNOTATION: holder}},
+        "metadata": {"annotations": {HOLDER_ANNOTATION: holder.to_string()}},
         "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": port}}},
     });
     let name = node.as_str();

@@ -13,8 +13,9 @@ mod upstream;
 
 use common::Tasks;
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::addresses::Addresses;
 use crate::cloudhub::{CloudHub, Upstream};
 use crate::informers::{Change, Informers};
 use crate::kubernetes::Kube;
@@ -36,8 +37,8 @@ pub struct EdgeController {
     pub syncs: ObjectSyncs,
     /// What brings a Go edge up to date.
     pub reconciler: SyncController,
-    /// The address of this cloudcore, as other cloudcores reach it.
-    pub address: String,
+    /// The addresses of this cloudcore; other cloudcores reach it at the first one.
+    pub own: watch::Receiver<Addresses>,
     /// Whether nodes are held to what is theirs (`authorization.enable` without `debug`).
     pub authorization: bool,
 }
@@ -55,7 +56,7 @@ impl EdgeController {
         let desk = Desk {
             kube: self.kube.clone(),
             informers: self.informers.clone(),
-            address: self.address.clone(),
+            own: self.own.clone(),
             authorization: self.authorization,
         };
         downstream::start(&self.informers, &self.hub, &self.syncs, changes, tasks);

@@ -15,6 +15,7 @@ use crate::waiting::Waiting;
 pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks: &Tasks) {
     tasks.spawn("sessions", async move {
         let mut events = hub.sessions();
+        let mut own = desk.own.clone();
         let mut waiting = Waiting::default();
         for node in hub.connected() {
             waiting.push(node);
@@ -36,6 +37,8 @@ pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks
                     }
                     Err(RecvError::Closed) => return,
                 },
+                // The annotation of all nodes says where this cloudcore was.
+                Ok(()) = own.changed() => hub.connected().into_iter().for_each(|node| waiting.push(node)),
                 Some(()) = running.next() => {}
             }
         }
@@ -47,7 +50,7 @@ async fn welcome(desk: &Desk, hub: &CloudHub, reconciler: &SyncController, node:
     // A node that is not registered yet gets the annotation with its registration: no request for each edge of a new fleet.
     let unregistered = informers.is_synced() && !informers.has_node(&node);
     if !unregistered
-        && !informers.is_owned_by(&node, &desk.address)
+        && !informers.is_owned_by(&node, &desk.address())
         && let Err(error) = annotate(desk, node.as_str()).await
     {
         warn!(%node, error = %chain(&error), "annotation cloudcore was not written: other cloudcores cannot find this node until it connects again");

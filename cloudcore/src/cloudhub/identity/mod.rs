@@ -2,7 +2,8 @@
 //!
 //! Owns the secrets `casecret`, `cloudcoresecret` and `tokensecret` of namespace `kubeedge`, in KubeEdge's form, shared with the other
 //! replicas of cloudcore, Go ones too (spec 01 §7.4). A local pair of files goes before a secret; what is nowhere is made. The
-//! server certificate is issued again, by the same CA and for the union of names, when a configured one is missing in it.
+//! server certificate is issued again, by the same CA and for the union of names, when a configured one is missing in it, or,
+//! where none is configured, an address that this host has by now.
 
 mod files;
 mod resolver;
@@ -10,6 +11,7 @@ mod secrets;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,10 +21,12 @@ use proto::join::{Authority, AuthorityError, BadToken, ServerNames, sign_token};
 use rustls::server::ResolvesServerCert;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::Settings;
+use crate::addresses::Addresses;
 use files::Pair;
 use resolver::Certificate;
 use secrets::{Data, Stored};
@@ -123,7 +127,7 @@ impl Identity {
         };
         secrets.ensure_namespace().await.map_err(secret_error)?;
         let authority = load_authority(settings, &*secrets).await?;
-        let pair = load_server(settings, &*secrets, &authority).await?;
+        let pair = load_server(settings, &*secrets, &authority, &[]).await?;
         let server = Arc::new(Certificate::new(&pair).map_err(IdentityError::Server)?);
         let identity = Self {
             shared: Arc::new(Shared {
@@ -137,10 +141,12 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Keeps token and server certificate fresh.
-    pub fn start(&self, tasks: &Tasks) {
+    /// Keeps token and server certificate fresh. `own`: what an issued certificate names beside what is configured.
+    pub fn start(&self, own: Option<watch::Receiver<Addresses>>, tasks: &Tasks) {
         let identity = self.clone();
-        tasks.spawn_restarting("join token and server certificate", move || identity.clone().keep());
+        tasks.spawn_restarting("join token and server certificate", move || {
+            identity.clone().keep(own.clone())
+        });
     }
 
     /// The CA's certificate.
@@ -159,7 +165,7 @@ impl Identity {
     }
 
     /// Two loops in one task: the token by its period, the certificate more often. A failed write is tried again.
-    async fn keep(self) {
+    async fn keep(self, own: Option<watch::Receiver<Addresses>>) {
         let period = self.shared.settings.token_refresh;
         let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
         let mut token_due = Instant::now() + period;
@@ -184,7 +190,8 @@ impl Identity {
             }
             if now >= reload_due {
                 reload_due = now + RELOAD;
-                if let Err(error) = self.reload().await {
+                let own: Vec<IpAddr> = own.iter().flat_map(|own| own.borrow().all()).collect();
+                if let Err(error) = self.reload(&own).await {
                     warn!(
                         error = common::chain(&error),
                         "the server certificate could not be looked at, the present one stays"
@@ -194,14 +201,14 @@ impl Identity {
         }
     }
 
-    async fn reload(&self) -> Result<(), IdentityError> {
+    async fn reload(&self, own: &[IpAddr]) -> Result<(), IdentityError> {
         let Shared {
             authority,
             server,
             settings,
             secrets,
         } = &*self.shared;
-        let pair = load_server(settings, &**secrets, authority).await?;
+        let pair = load_server(settings, &**secrets, authority, own).await?;
         if server.replace(&pair).map_err(IdentityError::Server)? {
             info!("server certificate replaced");
         }
@@ -284,6 +291,7 @@ async fn load_server(
     settings: &Settings,
     secrets: &dyn SecretStore,
     authority: &Authority,
+    own: &[IpAddr],
 ) -> Result<Pair, IdentityError> {
     let wanted = ServerNames {
         dns: settings.dns_names.clone(),
@@ -296,6 +304,10 @@ async fn load_server(
         }
         return Ok(pair);
     }
+    let wanted = wanted.union(&ServerNames {
+        dns: Vec::new(),
+        addresses: own.to_vec(),
+    });
     for _ in 0..ATTEMPTS {
         let stored = read(secrets, SERVER_SECRET).await?;
         let present = match &stored {

@@ -93,6 +93,27 @@ async fn makes_three_secrets_and_keeps_them_over_a_restart() {
 }
 
 #[tokio::test]
+async fn an_address_that_comes_later_is_named_while_serving() {
+    let secrets = Arc::new(Memory::default());
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::load(&settings(folder.path()), secrets.clone()).await.unwrap();
+    let server = || secrets.get(SERVER_SECRET, "cloudcoredata");
+    let first = server();
+    identity.reload(&[]).await.unwrap();
+    assert_eq!(server(), first);
+    let own: [IpAddr; 2] = ["192.0.2.9", "fd00::9"].map(|ip| ip.parse().unwrap());
+    identity.reload(&own).await.unwrap();
+    let second = server();
+    let names = ServerNames::of_certificate(&second).unwrap();
+    assert!(own.iter().all(|ip| names.addresses.contains(ip)), "{names:?}");
+    let stored = secrets.read(SERVER_SECRET).await.unwrap().unwrap();
+    let pair = pair_of(SERVER_SECRET, &stored, "cloudcoredata", "cloudcorekeydata").unwrap();
+    assert!(!identity.shared.server.replace(&pair).unwrap(), "it is served already");
+    identity.reload(&own[..1]).await.unwrap();
+    assert_eq!(server(), second, "the name of an address that went stays");
+}
+
+#[tokio::test]
 async fn replicas_that_start_at_once_agree() {
     let secrets = Arc::new(Memory::default());
     let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::addresses::Addresses;
 use backend::Backend;
 use changes::Changes;
 pub use edges::follow_edges;
@@ -43,8 +44,8 @@ pub struct Parts {
     pub records: watch::Receiver<Option<TunnelPortRecord>>,
     /// The port of the stream servers, of all cloudcores.
     pub stream_port: u16,
-    /// The address of the cloudcore that this manager is part of, if it is part of one.
-    pub own: Option<IpAddr>,
+    /// The addresses of the cloudcore that this manager is part of, if it is part of one.
+    pub own: Option<watch::Receiver<Addresses>>,
     /// The addresses of edges, when only connections to these are to be redirected.
     pub edges: Option<watch::Receiver<BTreeSet<IpAddr>>>,
 }
@@ -283,8 +284,8 @@ impl Manager {
         if !matches!(*self.state.borrow(), Redirects::Kept { .. }) {
             return;
         }
-        match self.parts.own {
-            Some(own) => drop(record.release(own)),
+        match &self.parts.own {
+            Some(own) => drop(record.release(own.borrow().first)),
             None => record = TunnelPortRecord::default(),
         }
         match self.install(&record).await {

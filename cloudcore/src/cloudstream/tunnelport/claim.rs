@@ -30,11 +30,15 @@ impl From<ApiError> for ChangeError {
     }
 }
 
-/// Gives a cloudcore its port.
-pub(super) async fn claim(kube: &Kube, own: Addresses) -> Result<(TunnelPortRecord, u16), ChangeError> {
+/// Gives a cloudcore its port, in place of that of the address that it has left.
+pub(super) async fn claim(
+    kube: &Kube,
+    own: Addresses,
+    left: Option<IpAddr>,
+) -> Result<(TunnelPortRecord, u16), ChangeError> {
     let mut port = 0;
     let record = change(kube, |record| {
-        let claim = own.claim(record)?;
+        let claim = own.claim(left, record)?;
         port = claim.port;
         Ok(claim.changed)
     })

@@ -19,7 +19,9 @@ use crate::kubernetes::{Kube, Seen};
 /// Its state.
 pub(super) struct Keeper {
     kube: Kube,
-    own: Addresses,
+    own: watch::Receiver<Addresses>,
+    /// What was written.
+    entry: Option<Addresses>,
     port: watch::Sender<u16>,
     records: watch::Sender<Option<TunnelPortRecord>>,
     map: ConfigMapView,
@@ -31,13 +33,14 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(
         kube: Kube,
-        own: Addresses,
+        own: watch::Receiver<Addresses>,
         port: watch::Sender<u16>,
         records: watch::Sender<Option<TunnelPortRecord>>,
     ) -> Self {
         Self {
             kube,
             own,
+            entry: None,
             port,
             records,
             map: ConfigMapView::default(),
@@ -65,6 +68,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = claim => due = self.claim().await,
+                Ok(()) = self.own.changed() => due = Some(Instant::now()),
                 Some(seen) = maps.recv() => {
                     if let Some(current) = self.map.apply(seen) {
                         due = due.or_else(|| self.look(current.as_ref()));
@@ -73,19 +77,21 @@ impl Keeper {
                 Some(seen) = pods.recv() => self.pod(&seen).await,
             }
         }
-        if self.pods.has(self.own.first) {
-            self.release(self.own.first, "this cloudcore's address goes with its pod")
-                .await;
+        let first = self.own.borrow().first;
+        if self.pods.has(first) {
+            self.release(first, "this cloudcore's address goes with its pod").await;
         }
     }
 
     /// Claims the port and tells it. Returns when to try again, if at all.
     async fn claim(&mut self) -> Option<Instant> {
-        match claim::claim(&self.kube, self.own).await {
+        let (own, left) = self.wanted();
+        match claim::claim(&self.kube, own, left).await {
             Ok((record, port)) => {
                 self.backoff.reset();
-                if self.claimed.replace(Instant::now()).is_none() {
-                    let Addresses { first, second } = self.own;
+                self.claimed = Some(Instant::now());
+                if self.entry.replace(own) != Some(own) {
+                    let Addresses { first, second } = own;
                     let second = second.map(display);
                     info!(address = %first, second, port, "requests for edges of this cloudcore come to this tunnel port");
                 }
@@ -102,7 +108,7 @@ impl Keeper {
                 }
                 // Logs and exec work without the record where this is the only cloudcore.
                 let mut record = self.records.borrow().clone().unwrap_or_default();
-                if let Ok(claim) = self.own.claim(&mut record) {
+                if let Ok(claim) = own.claim(left, &mut record) {
                     self.tell(record, claim.port);
                 }
                 Some(Instant::now() + self.backoff.next_delay())
@@ -112,8 +118,9 @@ impl Keeper {
 
     /// Looks at the ConfigMap after somebody changed it. Returns when to claim again if this cloudcore's entry is not in it.
     fn look(&self, current: Option<&Object>) -> Option<Instant> {
+        let (own, left) = self.wanted();
         if let Some(record) = current.and_then(|object| TunnelPortRecord::of(object).ok())
-            && let Ok(claim) = self.own.claim(&mut record.clone())
+            && let Ok(claim) = own.claim(left, &mut record.clone())
             && !claim.changed
         {
             self.tell(record, claim.port);
@@ -122,6 +129,13 @@ impl Keeper {
         // Somebody who always removes it is not raced.
         let now = Instant::now();
         Some(self.claimed.map_or(now, |at| now.max(at + PAUSE)))
+    }
+
+    /// The addresses of now, and that of the entry if it is another.
+    fn wanted(&self) -> (Addresses, Option<IpAddr>) {
+        let own = *self.own.borrow();
+        let entry = self.entry.map(|entry| entry.first);
+        (own, entry.filter(|first| *first != own.first))
     }
 
     fn tell(&self, record: TunnelPortRecord, port: u16) {
@@ -134,9 +148,10 @@ impl Keeper {
     }
 
     async fn pod(&mut self, seen: &Seen) {
+        let first = self.own.borrow().first;
         for address in self.pods.apply(seen) {
             // A record without it is not written.
-            if address != self.own.first {
+            if address != first {
                 self.release(address, "its cloudcore pod was deleted").await;
             }
         }

@@ -1,9 +1,10 @@
 //! The virtual port of this cloudcore: negotiated with other replicas by the ConfigMap `kubeedge/tunnelport`.
 //!
 //! Owns this cloudcore's entry of the record, and beside it its second address: claimed at the start, without waiting, put back when
-//! somebody takes them away, and removed at a clean end if the address goes too (a pod with a network of its own). Entries of other
-//! cloudcore pods that were deleted are removed. Offers the port, and the record for the redirect rules. Nobody waits for it: until
-//! the record can be read, and while it cannot be written, the port is 10351. Spec 04 §12.
+//! somebody takes them away, exchanged when this host has others, and removed at a clean end if the address goes too (a pod with a
+//! network of its own). Entries of other cloudcore pods that were deleted are removed.
+//! Offers the port, and the record for the redirect rules. Nobody waits for it: until the record can be read, and while it cannot be
+//! written, the port is 10351. Spec 04 §12.
 
 mod claim;
 mod keeper;
@@ -19,6 +20,7 @@ use proto::tunnelport::{Claim, FIRST_PORT, NAME, NAMESPACE, NoPortLeft, TunnelPo
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
+use crate::addresses::Addresses;
 use crate::kubernetes::{CONFIG_MAPS, Detail, Kube, PODS, Seen, Selection, follow};
 
 /// What the record says, as it changes.
@@ -30,29 +32,21 @@ pub struct TunnelPort {
     pub records: watch::Receiver<Option<TunnelPortRecord>>,
 }
 
-/// Where the hosts of API servers reach this cloudcore.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Addresses {
-    /// By which others know it: the key of its entry.
-    pub first: IpAddr,
-    /// Of the other family, where it has one.
-    pub second: Option<IpAddr>,
-}
-
 impl Addresses {
-    /// Makes the record say so.
-    fn claim(self, record: &mut TunnelPortRecord) -> Result<Claim, NoPortLeft> {
+    /// Makes the record say so, the first one being the key. The entry of `left` goes.
+    fn claim(self, left: Option<IpAddr>, record: &mut TunnelPortRecord) -> Result<Claim, NoPortLeft> {
+        let released = left.is_some_and(|left| record.release(left));
         let claim = record.claim(self.first)?;
         let changed = record.set_second(self.first, self.second);
         Ok(Claim {
-            changed: claim.changed || changed,
+            changed: released || claim.changed || changed,
             ..claim
         })
     }
 }
 
-/// Claims a port for this cloudcore and keeps it.
-pub fn start(kube: &Kube, own: Addresses, tasks: &Tasks) -> TunnelPort {
+/// Claims a port for this cloudcore and keeps it. `own` is where the hosts of API servers reach it.
+pub fn start(kube: &Kube, own: watch::Receiver<Addresses>, tasks: &Tasks) -> TunnelPort {
     let (port, port_told) = watch::channel(FIRST_PORT);
     let (records, records_told) = watch::channel(None);
     let maps = follow_config_map(kube, tasks);

@@ -48,11 +48,14 @@ fn pod(name: &str, host_network: bool, ip: &str) -> Object {
 async fn the_first_cloudcore_makes_the_config_map_and_the_second_adds_itself() {
     let api = FakeApi::default();
     assert_eq!(
-        claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed").1,
+        claim::claim(&api.kube(), at("10.0.0.5"), None)
+            .await
+            .expect("claimed")
+            .1,
         10351
     );
     assert_eq!(
-        claim::claim(&api.kube(), at("fd00::6")).await.expect("claimed").1,
+        claim::claim(&api.kube(), at("fd00::6"), None).await.expect("claimed").1,
         10352
     );
     assert_eq!(
@@ -60,7 +63,7 @@ async fn the_first_cloudcore_makes_the_config_map_and_the_second_adds_itself() {
         r#"{"ipTunnelPort":{"10.0.0.5":10351,"fd00::6":10352},"port":{"10351":true,"10352":true}}"#
     );
     let writes = api.log().len();
-    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
+    claim::claim(&api.kube(), at("10.0.0.5"), None).await.expect("claimed");
     assert_eq!(api.log().len(), writes + 1, "what is there already is only read");
 }
 
@@ -73,7 +76,7 @@ async fn a_second_address_is_beside_the_record_that_go_reads() {
         second: Some(ip("fd00::5")),
         ..at("10.0.0.5")
     };
-    assert_eq!(claim::claim(&api.kube(), both).await.expect("claimed").1, 10352);
+    assert_eq!(claim::claim(&api.kube(), both, None).await.expect("claimed").1, 10352);
     assert_eq!(
         record(&api),
         r#"{"ipTunnelPort":{"10.0.0.5":10352,"10.0.0.9":10351},"port":{"10351":true,"10352":true}}"#
@@ -81,12 +84,12 @@ async fn a_second_address_is_beside_the_record_that_go_reads() {
     let second = || annotation(&api, SECOND_ANNOTATION);
     assert_eq!(second().as_deref(), Some(r#"{"10.0.0.5":"fd00::5"}"#));
     let writes = api.log().len();
-    claim::claim(&api.kube(), both).await.expect("claimed");
+    claim::claim(&api.kube(), both, None).await.expect("claimed");
     assert_eq!(api.log().len(), writes + 1, "what is there already is only read");
 
-    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
+    claim::claim(&api.kube(), at("10.0.0.5"), None).await.expect("claimed");
     assert_eq!(second(), None, "a host that has lost its second address");
-    claim::claim(&api.kube(), both).await.expect("claimed");
+    claim::claim(&api.kube(), both, None).await.expect("claimed");
     claim::release(&api.kube(), ip("10.0.0.5")).await.expect("released");
     assert_eq!((record(&api).as_str(), second()), (go, None));
 }
@@ -101,7 +104,7 @@ async fn config_maps_without_a_record_are_repaired() {
     ] {
         let api = FakeApi::default();
         api.put(PATH, config_map(annotations.clone()));
-        let claimed = claim::claim(&api.kube(), at("10.0.0.5")).await;
+        let claimed = claim::claim(&api.kube(), at("10.0.0.5"), None).await;
         assert_eq!(claimed.expect("claimed").1, 10351, "{annotations}");
         assert_eq!(
             record(&api),
@@ -117,11 +120,15 @@ async fn a_conflict_is_answered_with_a_fresh_read() {
     api.refuse("POST /api/v1/namespaces/kubeedge/configmaps", 409, "AlreadyExists");
     api.refuse(&format!("PATCH {PATH}"), 409, "Conflict");
     api.put(PATH, config_map(json!({})));
-    claim::claim(&api.kube(), at("10.0.0.5")).await.expect("claimed");
+    claim::claim(&api.kube(), at("10.0.0.5"), None).await.expect("claimed");
     let gets = api.log().iter().filter(|line| line.starts_with("GET")).count();
     assert_eq!(gets, 2);
     let (one, two) = (api.kube(), api.kube());
-    let both = futures::future::join(claim::claim(&one, at("10.0.0.6")), claim::claim(&two, at("10.0.0.7"))).await;
+    let both = futures::future::join(
+        claim::claim(&one, at("10.0.0.6"), None),
+        claim::claim(&two, at("10.0.0.7"), None),
+    )
+    .await;
     assert_ne!(both.0.expect("claimed").1, both.1.expect("claimed").1);
 }
 
@@ -137,7 +144,7 @@ async fn the_entry_is_kept_and_nobody_waits_for_the_api() {
     let (records, mut records_told) = watch::channel(None);
     let (maps, map_events) = mpsc::channel(8);
     let (pods, pod_events) = mpsc::channel(8);
-    let keeper = keeper::Keeper::new(api.kube(), at("10.0.0.5"), port, records);
+    let keeper = keeper::Keeper::new(api.kube(), at("10.0.0.5").fixed(), port, records);
     tasks.spawn_draining("tunnelport", |stop| keeper.run(map_events, pod_events, stop));
 
     port_told.changed().await.expect("told");
@@ -184,6 +191,41 @@ async fn the_entry_is_kept_and_nobody_waits_for_the_api() {
     .expect("released");
     assert!(tasks.stop(Duration::from_secs(5)).await);
     assert_eq!(record(&api), r#"{"ipTunnelPort":{},"port":{}}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_entry_follows_the_addresses_of_the_host() {
+    let api = FakeApi::default();
+    let go = r#"{"ipTunnelPort":{"10.0.0.9":10351},"port":{"10351":true}}"#;
+    api.put(PATH, config_map(json!({ANNOTATION: go})));
+    let tasks = Tasks::new();
+    let (host, own) = watch::channel(at("10.0.0.5"));
+    let (port, port_told) = watch::channel(1);
+    let (records, mut records_told) = watch::channel(None);
+    let (_maps, map_events) = mpsc::channel(8);
+    let (_pods, pod_events) = mpsc::channel(8);
+    let keeper = keeper::Keeper::new(api.kube(), own, port, records);
+    tasks.spawn_draining("tunnelport", |stop| keeper.run(map_events, pod_events, stop));
+    for (first, second) in [
+        ("10.0.0.5", None),
+        ("10.0.0.5", Some("fd00::5")),
+        ("10.0.0.5", Some("fd00::6")),
+        ("10.0.0.7", Some("fd00::6")),
+    ] {
+        host.send_replace(Addresses {
+            second: second.map(ip),
+            ..at(first)
+        });
+        records_told.changed().await.expect("told");
+        assert_eq!(
+            record(&api),
+            format!(r#"{{"ipTunnelPort":{{"{first}":10352,"10.0.0.9":10351}},"port":{{"10351":true,"10352":true}}}}"#)
+        );
+        let second = second.map(|second| format!(r#"{{"{first}":"{second}"}}"#));
+        assert_eq!(annotation(&api, SECOND_ANNOTATION), second);
+        assert_eq!(*port_told.borrow(), 10352, "nodes keep their port");
+    }
+    assert!(tasks.stop(Duration::from_secs(5)).await);
 }
 
 #[test]

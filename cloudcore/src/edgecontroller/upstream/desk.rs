@@ -3,10 +3,12 @@
 use common::chain;
 use proto::{Content, Kind, Message, NodeName, Object, ObjectPath, Operation, Route, Status};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::reply::{self, Peer};
 use super::{node, pod};
+use crate::addresses::Addresses;
 use crate::edgecontroller::inventory;
 use crate::informers::{Informers, Need};
 use crate::kubernetes::{
@@ -19,13 +21,18 @@ use crate::kubernetes::{
 pub(in crate::edgecontroller) struct Desk {
     pub(in crate::edgecontroller) kube: Kube,
     pub(in crate::edgecontroller) informers: Informers,
-    /// This cloudcore's address, for the annotation `cloudcore` of nodes.
-    pub(in crate::edgecontroller) address: String,
+    /// This cloudcore's addresses, for the annotation `cloudcore` of nodes.
+    pub(in crate::edgecontroller) own: watch::Receiver<Addresses>,
     /// `authorization.enable` without `debug`: what the hub cannot decide on is decided here.
     pub(in crate::edgecontroller) authorization: bool,
 }
 
 impl Desk {
+    /// What the annotation `cloudcore` of its nodes is to say.
+    pub(in crate::edgecontroller) fn address(&self) -> String {
+        self.own.borrow().first.to_string()
+    }
+
     /// All messages for the node, in order. None for what is not supported, as in Go: the edge's call times out.
     pub(super) async fn handle(&self, peer: Peer, node: &NodeName, request: &Message) -> Vec<Message> {
         match &request.route {

@@ -15,7 +15,7 @@ use crate::labels::is_label_of_nodes;
 
 /// `insert` of a Node: the answer tells kubelet to go on, or that the Node exists already.
 pub(super) async fn register(desk: &Desk, request: &Message, path: &ObjectPath) -> Message {
-    let (node, labels) = match prepared(request, path, &desk.address) {
+    let (node, labels) = match prepared(request, path, &desk.address()) {
         Ok(prepared) => prepared,
         Err(status) => return reply::failed(request, &reply::node_shell(), &status),
     };
@@ -40,7 +40,7 @@ pub(super) async fn register(desk: &Desk, request: &Message, path: &ObjectPath) 
 /// `insert` of a nodestatus (edges up to v1.11): nothing happens to a Node that exists; errors are texts.
 pub(super) async fn legacy_register(desk: &Desk, request: &Message, path: &ObjectPath) -> Message {
     let failed = |status: &Status| reply::as_node(reply::text(request, &status.to_string()), path);
-    let (node, labels) = match prepared(request, path, &desk.address) {
+    let (node, labels) = match prepared(request, path, &desk.address()) {
         Ok(prepared) => prepared,
         Err(status) => return failed(&status),
     };
@@ -132,7 +132,7 @@ pub(super) async fn legacy_status(desk: &Desk, request: &Message, path: &ObjectP
 
 /// Writes which cloudcore a node is connected to; other cloudcores find it by this.
 pub(in crate::edgecontroller) async fn annotate(desk: &Desk, name: &str) -> Result<(), ApiError> {
-    let patch = metadata_patch(&Value::Null, &json!({ ANNOTATION: desk.address }));
+    let patch = metadata_patch(&Value::Null, &json!({ ANNOTATION: desk.address() }));
     let mut result = Ok(());
     for _ in 0..ANNOTATE_TRIES {
         result = patch_node(desk, name, "", PatchKind::Merge, &patch).await.map(drop);

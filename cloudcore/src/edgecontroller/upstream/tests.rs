@@ -1,5 +1,6 @@
 //! Every request of the captured hand-made edge, answered by ours while the API server says what it said to Go.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use common::Tasks;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::reply::Peer;
+use crate::addresses::Addresses;
 use crate::informers::Informers;
 use crate::kubernetes::fake::FakeApi;
 
@@ -26,7 +28,7 @@ async fn world() -> World {
         desk: Desk {
             kube: api.kube(),
             informers,
-            address: "192.0.2.2".into(),
+            own: Addresses::from(IpAddr::from([192, 0, 2, 2])).fixed(),
             authorization: true,
         },
         api,
