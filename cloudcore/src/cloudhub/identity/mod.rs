@@ -141,7 +141,8 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Keeps token and server certificate fresh. `own`: what an issued certificate names beside what is configured.
+    /// Keeps token and server certificate fresh. `own`: the first of these is named beside what is configured; not the
+    /// second, which may be another one each day (RFC 4941), and names stay.
     pub fn start(&self, own: Option<watch::Receiver<Addresses>>, tasks: &Tasks) {
         let identity = self.clone();
         tasks.spawn_restarting("join token and server certificate", move || {
@@ -190,8 +191,11 @@ impl Identity {
             }
             if now >= reload_due {
                 reload_due = now + RELOAD;
-                let own: Vec<IpAddr> = own.iter().flat_map(|own| own.borrow().all()).collect();
-                if let Err(error) = self.reload(&own).await {
+                let own = own
+                    .as_ref()
+                    .map(|own| own.borrow().first)
+                    .filter(|ip| !ip.is_loopback());
+                if let Err(error) = self.reload(own.as_slice()).await {
                     warn!(
                         error = common::chain(&error),
                         "the server certificate could not be looked at, the present one stays"

@@ -170,9 +170,11 @@ impl Images {
             Err(error) => {
                 let text = error.message.clone();
                 warn!(image = named, error = %error, "image not pulled");
+                // The next look says that it waits.
+                let until = delays.failed(named, &text).min(Instant::now() + SAID);
                 Err(ImageError {
                     reason: "ErrImagePull",
-                    retry_at: Some(delays.failed(named, &text)),
+                    retry_at: Some(until),
                     message: text,
                 })
             }
@@ -338,6 +340,8 @@ fn why_invalid(image: &str) -> String {
 
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// Until `ErrImagePull` becomes `ImagePullBackOff`.
+const SAID: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
