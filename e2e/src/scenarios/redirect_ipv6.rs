@@ -44,16 +44,30 @@ fn ip6tables(arguments: &str) -> Result<String> {
     call("ip6tables", &all)
 }
 
-/// Does something while the run's network namespace has IPv6, with a cloudcore that has found it so.
-fn with_ipv6(context: &mut Context, work: impl FnOnce(&mut System) -> Result<()>) -> Result<()> {
+/// Whether cloudcore finds IPv6 when it starts, or gets it while it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comes {
+    Before,
+    Later,
+}
+
+/// Does something while the run's network namespace has IPv6, with a cloudcore that knows.
+fn with_ipv6(context: &mut Context, comes: Comes, work: impl FnOnce(&mut System) -> Result<()>) -> Result<()> {
     needs_our_cloud(context, "redirecting IPv6")?;
     if !Path::new("/proc/net/if_inet6").exists() {
         return Err(Skip("the kernel of this machine has no IPv6".to_owned()).into());
     }
     let system = context.system()?;
     let result = have_ipv6("add").and_then(|()| {
-        system.cloud.stop()?;
-        system.cloud.start()?;
+        match comes {
+            Comes::Before => {
+                system.cloud.stop()?;
+                system.cloud.start()?;
+            }
+            Comes::Later => wait::until("a new address is noticed", seconds(120), || {
+                Ok((!ours("ip6tables-save")?.is_empty()).then_some(()))
+            })?,
+        }
         work(system)
     });
     let undone = have_ipv6("del");
@@ -95,7 +109,7 @@ fn until_both(what: &str, system: &System) -> Result<()> {
 fn rules(context: &mut Context) -> Result<()> {
     let folder = context.folder().to_owned();
     let cloudcore = program(&context.settings.cloud, "cloudcore")?;
-    with_ipv6(context, |system| {
+    with_ipv6(context, Comes::Later, |system| {
         for rule in OTHERS {
             ip6tables(rule)?;
         }
@@ -171,7 +185,7 @@ fn elsewhere(system: &System, folder: &Path, cloudcore: &Path) -> Result<()> {
 fn edge(context: &mut Context) -> Result<()> {
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let ours = our_edge(context)?;
-    with_ipv6(context, |system| {
+    with_ipv6(context, Comes::Before, |system| {
         let mut edge = EdgeHost::start(&settings, &run, "ipv6", Wire::Veth)?;
         edge.change_to_ipv6()?;
         defaults(&edge, &program(&settings.cloud, "cloudcore")?)?;
