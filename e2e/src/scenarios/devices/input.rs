@@ -10,14 +10,17 @@ use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
 use serde_json::json;
 
-use super::super::needs_our_cloud;
-use super::kit::{Plant, owned, update};
+use super::super::{needs_our_cloud, our_edge};
+use super::kit::{Plant, owned, set_external, update};
 use super::old_clients::restart_cloud;
 use crate::api::{number, text};
+use crate::mqtt::{EXTERNAL, start_mosquitto};
 use crate::process;
-use crate::system::Context;
+use crate::system::{Context, Skip};
 use crate::wait::{self, pause, seconds};
 
+/// The properties of the device that is sent bad input.
+const PROPERTIES: [&str; 2] = ["count", "a/b#c"];
 /// Names of devices that do not exist, and how many of them others than ours are sent: they take a minute for all.
 const TOPICS: usize = 10_000;
 const TOPICS_OF_OTHERS: usize = 500;
@@ -25,6 +28,8 @@ const TOPICS_OF_OTHERS: usize = 500;
 const MEMORY: f64 = 8.0;
 /// The longest payload that is read, in bytes.
 const MEGABYTE: usize = 1024 * 1024;
+/// A payload that makes a packet longer than edgecore takes from a broker, in bytes.
+const TOO_LARGE: usize = 16 * MEGABYTE + 1;
 /// Updates of one device, ...
 const UPDATES: usize = 2_000;
 /// ... how many writes a second they may cause, ...
@@ -133,11 +138,34 @@ fn refused_by_ours() -> Vec<Bad> {
 }
 
 /// Each bad payload is answered, ours on the topic of the device that was addressed; after all of it, after a topic that is none, and
-/// after 10,000 topics of devices that do not exist, the device works as before and edgecore has not grown.
+/// after 10,000 topics of devices that do not exist, the device works as before and the same edgecore runs, which has not grown.
 pub(super) fn bad_input(context: &mut Context) -> Result<()> {
-    let plant = Plant::new(context, "bad", &["count", "a/b#c"])?;
-    plant.create("t1", &[("count", "1"), ("a/b#c", "1")])?;
+    let plant = Plant::new(context, "bad", &PROPERTIES)?;
+    bad_inputs(&plant)?;
+    plant.clean()
+}
+
+/// The same by a broker that somebody else runs. edgecore keeps its connection to it; a packet that is too large costs it one, which it
+/// makes again.
+pub(super) fn bad_input_external(context: &mut Context) -> Result<()> {
+    if !our_edge(context)? {
+        return Err(Skip("device_bad_input has this broker where the edge is not ours".to_owned()).into());
+    }
+    let _broker = start_mosquitto(&context.system()?.edge)?;
+    set_external(context.system()?, true)?;
+    let outcome = Plant::at(context, "bad-external", &PROPERTIES, EXTERNAL).and_then(|plant| {
+        bad_inputs(&plant)?;
+        too_large(&plant)?;
+        plant.clean()
+    });
+    set_external(context.system()?, false)?;
+    outcome
+}
+
+fn bad_inputs(plant: &Plant<'_>) -> Result<()> {
+    plant.create("t1", &PROPERTIES.map(|property| (property, "1")))?;
     plant.until_known("t1")?;
+    let (pid, connected) = (process_of(plant)?, connections(plant));
     let typed =
         json!({"event_id": "typed", "twin": {"count": {"actual": {"value": "1"}, "metadata": {"type": "int"}}}});
     let (mark, topic) = (plant.mqtt.mark(), plant.topic("t1", "twin/update"));
@@ -150,16 +178,16 @@ pub(super) fn bad_input(context: &mut Context) -> Result<()> {
         cases.extend(refused_by_ours());
     }
     for case in &cases {
-        answered(&plant, case)?;
+        answered(plant, case)?;
     }
     if plant.sides.edge {
-        wildcard(&plant)?;
+        wildcard(plant)?;
     }
     // A name that MQTT would read as levels or a wildcard is one to the twin; of a device it makes a topic that is nobody's.
     plant.report("t1", "levels", &[("a/b#c", "x/y")], seconds(10))?;
     let (mark, deeper) = (plant.mqtt.mark(), plant.topic("t1/x", "twin/update"));
     plant.publish("t1/x", "deeper", &[("count", "9")])?;
-    many_topics(&plant)?;
+    many_topics(plant)?;
     plant.report("t1", "last", &[("count", "2")], seconds(10))?;
     let answers = plant.mqtt.count(mark, |one| one.topic == format!("{deeper}/result"));
     ensure!(answers == 0, "{deeper} is answered");
@@ -168,7 +196,36 @@ pub(super) fn bad_input(context: &mut Context) -> Result<()> {
         twin == owned(&[("count", "2"), ("a/b#c", "x/y")]),
         "the twin is {twin:?}"
     );
-    plant.clean()
+    ensure!(process::alive(pid), "edgecore ended");
+    ensure!(connections(plant) == connected, "edgecore lost its broker");
+    Ok(())
+}
+
+/// How often our edgecore connected to a broker outside, in all of its log.
+fn connections(plant: &Plant<'_>) -> usize {
+    plant.system.edge.log().matches("connected to the MQTT broker").count()
+}
+
+/// The broker takes a packet that edgecore does not: edgecore connects again, once, and then works as before.
+fn too_large(plant: &Plant<'_>) -> Result<()> {
+    let (pid, connected) = (process_of(plant)?, connections(plant));
+    // A topic that the scenario's own client does not hear.
+    let client = format!(
+        "mosquitto_pub -p {} -q 1 -t '$hw/events/device/nobody/twin/update' -s",
+        plant.port
+    );
+    let script = format!("head -c {TOO_LARGE} /dev/zero | {client}");
+    process::run(plant.system.edge.command("timeout").args(["60", "bash", "-c", &script]))?;
+    wait::until("a packet that is too large: connected again", seconds(10), || {
+        Ok((connections(plant) > connected).then_some(()))
+    })?;
+    plant.report("t1", "again", &[("count", "4")], seconds(10))?;
+    ensure!(process::alive(pid), "edgecore ended");
+    ensure!(
+        connections(plant) == connected + 1,
+        "edgecore lost its broker more than once"
+    );
+    Ok(())
 }
 
 fn answered(plant: &Plant<'_>, case: &Bad) -> Result<()> {

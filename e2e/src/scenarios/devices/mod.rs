@@ -21,6 +21,7 @@ use crate::wait::{self, seconds};
 pub(super) const LIST: &[Entry] = &[
     ("device_life", false, life),
     ("device_bad_input", false, input::bad_input),
+    ("device_bad_input_external", false, input::bad_input_external),
     ("device_rate", false, input::rate),
     ("device_rate_configured", false, input::rate_configured),
     ("device_offline", false, offline::offline),
