@@ -1,7 +1,8 @@
 //! The addresses at which others reach this host, as they change.
 //!
 //! Owns the task that asks for them every 30 s. Emits what is known, one of each family: an address that comes later is taken, one
-//! that changes replaces the old one, and one that goes stays until another comes. Must not wait for name servers.
+//! that changes replaces the old one, and one that goes stays until another comes. One that is still this host's is kept, whatever takes
+//! the default route. Must not wait for name servers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -52,18 +53,19 @@ impl From<IpAddr> for Addresses {
     }
 }
 
-/// Asks `detect` now and from time to time. `first` is what is known beforehand.
+/// Asks `detect` now and from time to time: of those known which ones are still there, then others. `first` is known beforehand.
 pub fn follow(
     first: IpAddr,
-    mut detect: impl FnMut() -> Vec<IpAddr> + Send + 'static,
+    mut detect: impl FnMut(&[IpAddr]) -> Vec<IpAddr> + Send + 'static,
     tasks: &Tasks,
 ) -> watch::Receiver<Addresses> {
-    let (now, told) = watch::channel(Addresses::from(first).updated(detect()));
+    let (now, told) = watch::channel(Addresses::from(first).updated(detect(&[first])));
     tasks.spawn("addresses", async move {
         loop {
             sleep(PERIOD).await;
             let before = *now.borrow();
-            let after = before.updated(detect());
+            let known: Vec<IpAddr> = before.all().collect();
+            let after = before.updated(detect(&known));
             if after != before {
                 let second = after.second.map(display);
                 info!(address = %after.first, second, "this host has other addresses");
@@ -94,7 +96,7 @@ mod tests {
         fn new(local_ip: &str, found: &[&str], tasks: &Tasks) -> Self {
             let found = Arc::new(Mutex::new(parsed(found)));
             let detected = found.clone();
-            let told = follow(ip(local_ip), move || detected.lock().clone(), tasks);
+            let told = follow(ip(local_ip), move |_| detected.lock().clone(), tasks);
             Self { found, told }
         }
 

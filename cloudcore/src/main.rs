@@ -88,7 +88,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     let tasks = Tasks::new();
     let first = host.local_ip.parse().context("this host's address is no IP address")?;
     let own = addresses::follow(first, HostFacts::addresses_by_route, &tasks);
-    // An operator's list is not added to.
+    // An operator's list is not added to, but one of this address alone looks like the default.
     let by_default = modules.cloud_hub.advertise_address == [host.local_ip.as_str()];
     identity.start(by_default.then(|| own.clone()), &tasks);
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);

@@ -39,10 +39,11 @@ impl HostFacts {
         }
     }
 
-    /// The addresses of the default routes as they are now, one of IPv4 first. It takes no time.
+    /// Which of these addresses are still this host's, and then those of its default routes, one of IPv4 first. It takes no time.
     #[must_use]
-    pub fn addresses_by_route() -> Vec<IpAddr> {
-        by_routes().collect()
+    pub fn addresses_by_route(known: &[IpAddr]) -> Vec<IpAddr> {
+        let still = known.iter().copied().filter(|ip| is_ours(*ip));
+        still.chain(by_routes()).collect()
     }
 }
 

@@ -93,15 +93,16 @@ impl HostNumber {
     }
 
     /// The cloud's address on this link after [`Self::change_to_ipv6`].
+    /// With a digit before the number, as nobody prints a group of 0.
     #[must_use]
     pub fn cloud_address_v6(self) -> String {
-        format!("fd00:250:{self}::1")
+        format!("fd00:250:1{self}::1")
     }
 
     /// The edge's address after [`Self::change_to_ipv6`].
     #[must_use]
     pub fn address_v6(self) -> String {
-        format!("fd00:250:{self}::2")
+        format!("fd00:250:1{self}::2")
     }
 
     /// First three parts of the addresses of the edge's pods.

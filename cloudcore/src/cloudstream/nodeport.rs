@@ -4,6 +4,7 @@
 //! that appears after its tunnel, or is deleted and made again, gets it as well. A port that another cloudcore wrote is left alone,
 //! unless the tunnel came just now: two of them would else take turns for as long as an old tunnel lives on (spec 04 §2, §12).
 
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,7 @@ impl NodePorts {
         let (mut arrivals, mut shown) = (self.sessions.arrivals(), self.informers.port_changes());
         let mut waiting = Waiting::default();
         let (mut port, mut own) = (self.port.clone(), self.own.clone());
+        let mut known = own.borrow_and_update().first;
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < AT_A_TIME
@@ -65,7 +67,12 @@ impl NodePorts {
                     Err(RecvError::Closed) => return,
                 },
                 Ok(()) = port.changed() => self.all(&mut waiting),
-                Ok(()) = own.changed() => self.all(&mut waiting),
+                Ok(()) = own.changed() => {
+                    let first = own.borrow_and_update().first;
+                    if first != mem::replace(&mut known, first) {
+                        self.kept(&mut waiting);
+                    }
+                }
                 Some((node, again)) = running.next() => if again && self.sessions.get(&node).is_some() {
                     waiting.push(node);
                 },
@@ -76,6 +83,16 @@ impl NodePorts {
     fn all(&self, waiting: &mut Waiting<NodeName>) {
         for session in self.sessions.all() {
             waiting.push(session.node.clone());
+        }
+    }
+
+    /// Those that no other cloudcore has claimed: a tunnel may have gone there, and its end not be known here.
+    fn kept(&self, waiting: &mut Waiting<NodeName>) {
+        let port = *self.port.borrow();
+        for session in self.sessions.all() {
+            if self.informers.kubelet_port(&session.node) == Some(port) {
+                waiting.push(session.node.clone());
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! What a new connection of a node leads to.
 
+use std::mem;
+use std::time::Duration;
+
 use common::{Tasks, chain};
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt, stream};
 use proto::NodeName;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::warn;
@@ -13,9 +16,9 @@ use crate::synccontroller::SyncController;
 use crate::waiting::Waiting;
 
 pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks: &Tasks) {
+    tasks.spawn("owner of nodes", follow_address(desk.clone(), hub.clone()));
     tasks.spawn("sessions", async move {
         let mut events = hub.sessions();
-        let mut own = desk.own.clone();
         let mut waiting = Waiting::default();
         for node in hub.connected() {
             waiting.push(node);
@@ -37,8 +40,6 @@ pub(super) fn start(desk: Desk, hub: CloudHub, reconciler: SyncController, tasks
                     }
                     Err(RecvError::Closed) => return,
                 },
-                // The annotation of all nodes says where this cloudcore was.
-                Ok(()) = own.changed() => hub.connected().into_iter().for_each(|node| waiting.push(node)),
                 Some(()) = running.next() => {}
             }
         }
@@ -61,5 +62,36 @@ async fn welcome(desk: &Desk, hub: &CloudHub, reconciler: &SyncController, node:
     }
 }
 
+/// Writes another address of this host to the nodes that still name the one of before: others may have gone to another cloudcore, and
+/// the end of their connections not be known here.
+async fn follow_address(desk: Desk, hub: CloudHub) {
+    let mut own = desk.own.clone();
+    let mut known = desk.address();
+    while own.changed().await.is_ok() {
+        let before = mem::replace(&mut known, desk.address());
+        while before != desk.address() {
+            let connected = hub.connected().into_iter();
+            let left: Vec<NodeName> = connected
+                .filter(|node| desk.informers.is_owned_by(node, &before))
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            let written = stream::iter(left).map(|node| readdress(&desk, node));
+            written.buffer_unordered(AT_A_TIME).collect::<()>().await;
+            // What was written comes back by the watch.
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn readdress(desk: &Desk, node: NodeName) {
+    if let Err(error) = annotate(desk, node.as_str()).await {
+        warn!(%node, error = %chain(&error), "annotation cloudcore was not written, it is tried again: other cloudcores look for this node where this one was before");
+    }
+}
+
+/// Until it is looked whether all nodes name the new address.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Nodes that are welcomed at a time.
 const AT_A_TIME: usize = 32;

@@ -1,6 +1,6 @@
 //! Notices what happens in the runtime and tells the workers of the pods it happens to; who knows it already sleeps on.
 //!
-//! Owns a summary of states by id. Driven by the runtime's events where it has them (CRI's or containerd's), with a slow list as a
+//! Owns a summary of states by id. Driven by the runtime's events where it has them (containerd's or CRI's), with a slow list as a
 //! check; else by listing every second. Details are the workers' business. Behaviour: spec 05 §6 row 2.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ const CHECK: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(50);
 /// Between two lists, however much happens.
 const SPARE: Duration = Duration::from_millis(500);
+/// After an event the runtime may take its time until its lists know of it, and then says nothing more.
+const SETTLE: Duration = Duration::from_secs(30);
 /// A runtime says nothing until something happens. By then it has refused, or listens.
 const TRUST: Duration = Duration::from_secs(5);
 
@@ -124,8 +126,8 @@ impl Source {
 struct Pace {
     next: Instant,
     last: Option<Instant>,
-    /// Something happened since the last list, which may have come too early.
-    again: bool,
+    /// Something happened not long before.
+    busy_until: Instant,
 }
 
 impl Pace {
@@ -133,20 +135,19 @@ impl Pace {
         Self {
             next: now,
             last: None,
-            again: false,
+            busy_until: now,
         }
     }
 
     fn happened(&mut self, now: Instant) {
         let soon = self.last.map_or(now, |last| (last + SPARE).max(now + SOON));
         self.next = self.next.min(soon);
-        self.again = true;
+        self.busy_until = now + SETTLE;
     }
 
     fn listed(&mut self, now: Instant, events: bool) {
-        let again = std::mem::take(&mut self.again);
         self.last = Some(now);
-        self.next = now + if events && !again { CHECK } else { LIST };
+        self.next = now + if events && now >= self.busy_until { CHECK } else { LIST };
     }
 }
 

@@ -48,7 +48,7 @@ async fn who_is_told_of_events_lists_once_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_followed_by_a_look_and_another_one() {
+async fn an_event_is_followed_by_looks_of_which_there_are_not_too_many() {
     let world = world(Life::Ends(seconds(30), 1)).await;
     tokio::time::sleep(seconds(30)).await;
     assert_eq!(restarts(&world), None, "it has ended and nobody knows");
@@ -65,7 +65,10 @@ async fn an_event_is_followed_by_a_look_and_another_one() {
     }
     tokio::time::sleep(seconds(3)).await;
     let lists = world.runtime.lists() - before;
-    assert!((4..=8).contains(&lists), "{lists} for a thousand events in two seconds");
+    assert!(
+        (4..=10).contains(&lists),
+        "{lists} for a thousand events in two seconds"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,7 @@
-//! What a runtime tells of by itself: CRI's events, or where it has none containerd's own, which come from the same socket.
+//! What a runtime tells of by itself: containerd's own events, which come from the socket of its CRI, or CRI's.
+//!
+//! containerd's first: each subscriber has all of them, in every version. Of CRI's there are none in 1.6, and in 1.7 all callers take
+//! from one queue, those that are gone too (`GetContainerEvents` in its `pkg/cri`).
 
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
@@ -10,34 +13,46 @@ use super::{Event, Events, RuntimeError};
 
 /// Of the pods of CRI, what ends: starts are the workers' own doing. Namespace and topics: containerd's `pkg/cri/constants` and
 /// `runtime/events.go`.
-const FILTERS: [&str; 4] = [
+const FILTERS: [&str; 3] = [
     r#"namespace=="k8s.io",topic=="/tasks/exit""#,
     r#"namespace=="k8s.io",topic=="/tasks/delete""#,
-    r#"namespace=="k8s.io",topic=="/tasks/oom""#,
     r#"namespace=="k8s.io",topic=="/containers/delete""#,
 ];
 
 /// Neither service answers before its first event: this is a stream at once, and whether there is any is its first item.
 pub(super) fn subscribe(client: Client) -> Events {
     stream::once(async move {
-        match client
-            .runtime
-            .clone()
-            .get_container_events(cri::GetEventsRequest {})
-            .await
-        {
-            Ok(answer) => Ok(of_cri(client, answer.into_inner())),
-            Err(status) if status.code() == tonic::Code::Unimplemented => of_containerd(client).await,
-            Err(status) => Err(client.error("GetContainerEvents", "", &status)),
+        match of_containerd(&client).await {
+            Err(error) if error.is_unimplemented() => of_cri(&client).await,
+            result => result,
         }
     })
     .try_flatten()
     .boxed()
 }
 
-fn of_cri(client: Client, events: tonic::Streaming<cri::ContainerEventResponse>) -> Events {
-    events
-        .map_err(move |status| client.error("GetContainerEvents", "", &status))
+async fn of_containerd(client: &Client) -> Result<Events, RuntimeError> {
+    const CALL: &str = "Subscribe";
+    let request = SubscribeRequest {
+        filters: FILTERS.map(String::from).to_vec(),
+    };
+    let answer = client.events.clone().subscribe(request).await;
+    let events = answer.map_err(|status| client.error(CALL, "", &status))?.into_inner();
+    let client = client.clone();
+    Ok(events
+        .map_err(move |status| client.error(CALL, "", &status))
+        .try_filter_map(|event| async move { Ok((!is_of_command(&event)).then_some(Event::Somewhere)) })
+        .boxed())
+}
+
+async fn of_cri(client: &Client) -> Result<Events, RuntimeError> {
+    const CALL: &str = "GetContainerEvents";
+    let mut runtime = client.runtime.clone();
+    let answer = runtime.get_container_events(cri::GetEventsRequest {}).await;
+    let events = answer.map_err(|status| client.error(CALL, "", &status))?.into_inner();
+    let client = client.clone();
+    Ok(events
+        .map_err(move |status| client.error(CALL, "", &status))
         .map_ok(|event| {
             let metadata = event.pod_sandbox_status.and_then(|status| status.metadata);
             match metadata.map(|metadata| metadata.uid) {
@@ -45,19 +60,6 @@ fn of_cri(client: Client, events: tonic::Streaming<cri::ContainerEventResponse>)
                 _ => Event::Somewhere,
             }
         })
-        .boxed()
-}
-
-async fn of_containerd(client: Client) -> Result<Events, RuntimeError> {
-    const CALL: &str = "Subscribe";
-    let request = SubscribeRequest {
-        filters: FILTERS.map(String::from).to_vec(),
-    };
-    let answer = client.events.clone().subscribe(request).await;
-    let events = answer.map_err(|status| client.error(CALL, "", &status))?.into_inner();
-    Ok(events
-        .map_err(move |status| client.error(CALL, "", &status))
-        .try_filter_map(|event| async move { Ok((!is_of_command(&event)).then_some(Event::Somewhere)) })
         .boxed())
 }
 
@@ -112,6 +114,6 @@ mod tests {
             !is_of_command(&event("/tasks/exit", vec![0xff])),
             "what cannot be read is looked at"
         );
-        assert!(!is_of_command(&event("/tasks/oom", Vec::new())));
+        assert!(!is_of_command(&event("/containers/delete", Vec::new())));
     }
 }

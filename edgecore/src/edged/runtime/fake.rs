@@ -14,6 +14,9 @@ use super::{
     Call, ContainerId, Event, Events, ExecOutput, LABEL_CONTAINER_NAME, LABEL_POD_UID, Runtime, RuntimeError, SandboxId,
 };
 
+/// Events that wait for whoever listens.
+const EVENTS: usize = 16;
+
 /// What one life of a container does: ends after a time with a code, or runs until it is stopped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Life {
@@ -43,7 +46,7 @@ struct State {
     pulls: Vec<Option<cri::AuthConfig>>,
     network_ready: Option<bool>,
     tells: bool,
-    events: Option<mpsc::UnboundedSender<Result<Event, RuntimeError>>>,
+    events: Option<mpsc::Sender<Result<Event, RuntimeError>>>,
     lists: usize,
 }
 
@@ -114,7 +117,7 @@ impl Fake {
     pub(crate) fn tell(&self, event: Result<Event, RuntimeError>) {
         let state = self.state.lock();
         let listener = state.events.as_ref().expect("somebody has subscribed");
-        listener.send(event).expect("somebody listens");
+        listener.try_send(event).expect("somebody listens");
     }
 
     /// How often all containers were listed.
@@ -572,7 +575,7 @@ impl Runtime for Fake {
         if !state.tells {
             return unimplemented("GetContainerEvents").into_stream().boxed();
         }
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(EVENTS);
         state.events = Some(sender);
         stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()
     }
