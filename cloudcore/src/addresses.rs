@@ -76,6 +76,15 @@ pub fn follow(
     told
 }
 
+/// By which others are told to come: the operator's first address, else this host's of now. A list of `detected` alone, what the
+/// start found, is the default or looks like it.
+pub fn advertised(given: &[IpAddr], detected: IpAddr, own: &watch::Receiver<Addresses>) -> watch::Receiver<Addresses> {
+    match given.first() {
+        Some(first) if given != [detected] => Addresses::from(*first).fixed(),
+        _ => own.clone(),
+    }
+}
+
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -154,5 +163,17 @@ mod tests {
         // The address that its name stands for, without a route.
         let named = Host::new("10.0.0.5", &["fd00::5"], &tasks);
         assert_eq!(named.known(), ["10.0.0.5", "fd00::5"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_operator_says_does_not_follow() {
+        let tasks = Tasks::new();
+        let host = Host::new("10.0.0.5", &["10.0.0.5"], &tasks);
+        let first = |given: &[&str]| advertised(&parsed(given), ip("10.0.0.5"), &host.told);
+        let by_default = [first(&[]), first(&["10.0.0.5"])];
+        let given = [first(&["10.0.0.1"]), first(&["10.0.0.5", "10.0.0.1"])];
+        host.having(&["10.0.0.7"]).await;
+        assert_eq!(by_default.map(|own| own.borrow().first), [ip("10.0.0.7"); 2]);
+        assert_eq!(given.map(|own| own.borrow().first), [ip("10.0.0.1"), ip("10.0.0.5")]);
     }
 }

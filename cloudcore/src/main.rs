@@ -88,9 +88,8 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     let tasks = Tasks::new();
     let first = host.local_ip.parse().context("this host's address is no IP address")?;
     let own = addresses::follow(first, HostFacts::addresses_by_route, &tasks);
-    // An operator's list is not added to, but one of this address alone looks like the default.
-    let by_default = modules.cloud_hub.advertise_address == [host.local_ip.as_str()];
-    identity.start(by_default.then(|| own.clone()), &tasks);
+    let advertised = addresses::advertised(&settings.advertise_addresses, first, &own);
+    identity.start(advertised.clone(), &tasks);
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);
     let (informers, changes) = Informers::start(kube.clone(), &tasks);
     let (upstream, requests) = mpsc::channel(UPSTREAM);
@@ -118,8 +117,8 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     if modules.cloud_stream.enable {
         let below = streams::Below {
             config: &loaded.config,
-            host,
             own: &own,
+            advertised: &advertised,
             kube: &kube,
             hub: &hub,
             identity: &identity,
@@ -128,7 +127,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         };
         streams::start(below, &mut registry).await?;
     }
-    webhooks::start(&loaded.config, host, &identity, &kube, &mut registry, &tasks)?;
+    webhooks::start(&loaded.config, advertised, &identity, &kube, &mut registry, &tasks)?;
     let revocations = hub.revocations();
     revocation::start(kube.clone(), hub.clone(), &tasks);
     let below = controllers::Below {

@@ -10,7 +10,7 @@ use cloudcore::cloudstream::{CloudStream, Parts, egress, wayin};
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::{Access, Kube};
 use common::Tasks;
-use config::{CloudCore, HostFacts};
+use config::CloudCore;
 use prometheus_client::registry::Registry;
 use proto::NodeName;
 use proto::join::ServerNames;
@@ -23,8 +23,8 @@ use crate::redirects;
 /// What is there already.
 pub(crate) struct Below<'a> {
     pub(crate) config: &'a CloudCore,
-    pub(crate) host: &'a HostFacts,
     pub(crate) own: &'a watch::Receiver<Addresses>,
+    pub(crate) advertised: &'a watch::Receiver<Addresses>,
     pub(crate) kube: &'a Kube,
     pub(crate) hub: &'a CloudHub,
     pub(crate) identity: &'a Identity,
@@ -36,8 +36,8 @@ pub(crate) struct Below<'a> {
 pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::Result<()> {
     let Below {
         config,
-        host,
         own,
+        advertised,
         kube,
         hub,
         identity,
@@ -53,6 +53,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
             dns: settings.dns_names,
             addresses: settings.advertise_addresses,
         },
+        advertised: advertised.clone(),
         signer: section.stream_cert_signer,
         identity: identity.clone(),
         informers: informers.clone(),
@@ -74,9 +75,9 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
     let streams = CloudStream::start(parts, registry).context("CloudStream does not start")?;
     wayin::start(kube.clone(), streams.clone(), started.redirects, registry, tasks);
     if section.egress.enable {
-        let advertised = hub_section.advertise_address.first().unwrap_or(&host.local_ip);
         let parts = egress::Parts {
-            settings: egress::Settings::new(&section.egress, advertised),
+            settings: egress::Settings::new(&section.egress),
+            advertised: advertised.clone(),
             identity: identity.clone(),
             secrets: Arc::new(kube.client().clone()),
             kubelets: Arc::new(streams),

@@ -1,7 +1,7 @@
 //! Keeps the objects to the point: looks at them now and then and patches what differs.
 //!
 //! Replicas share the CA. In the cluster they all want the same; outside each has its own URL, and the one that is there stays as long
-//! as it answers.
+//! as it answers: the one of before, too, when this host has another address.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
 
-use super::registration::{PLACES, Place, Registration, host_of};
+use super::registration::{PLACES, Place, Registration, Target, host_of};
 use crate::kubernetes::{
     ApiError, CUSTOM_RESOURCE_DEFINITIONS, Kube, PatchKind, Resource, VALIDATING_WEBHOOK_CONFIGURATIONS,
 };
@@ -42,8 +42,10 @@ impl Keeper {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    /// `target`: how API servers reach this cloudcore now.
+    pub(super) async fn run(mut self, target: impl Fn() -> Target + Send) {
         loop {
+            self.registration.point_to(target());
             self.look().await;
             sleep(LOOK).await;
         }

@@ -2,9 +2,10 @@
 //!
 //! Owns the HTTPS port `modules.webhook` (`server`), its certificate of CloudHub's CA, renewed while serving, and the places where
 //! the API server looks for it (`keeper`, `registration`): `spec.conversion` of the two CRDs and the ValidatingWebhookConfiguration
-//! `kubeedge-cloudcore`. Reads nothing else. The answers are [`proto::reviews`]. Every replica can answer for all; in the cluster the
-//! Service finds one, outside the URL is that of one which answers. Must not: hold up cloudcore. With the port taken, or without
-//! the rights, v1beta1 works as before, and this is tried again. Spec 03 §1.
+//! `kubeedge-cloudcore`. Reads the advertised address, of which the default URL is made, as it changes. The answers are
+//! [`proto::reviews`]. Every replica can answer for all; in the cluster the Service finds one, outside the URL is that of one which
+//! answers. Must not: hold up cloudcore. With the port taken, or without the rights, v1beta1 works as before, and this is tried again.
+//! Spec 03 §1.
 
 mod keeper;
 mod registration;
@@ -23,9 +24,11 @@ use prometheus_client::registry::Registry;
 use proto::join::ServerNames;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
+use crate::addresses::Addresses;
 use crate::cloudhub::Identity;
 use crate::cloudstream::certificates;
 use crate::kubernetes::{Kube, pem};
@@ -39,8 +42,8 @@ use server::Server;
 pub struct Settings {
     /// Where to listen.
     pub address: SocketAddr,
-    /// How API servers reach it.
-    pub target: Target,
+    /// How API servers reach it, if not by the advertised address of now.
+    pub fixed: Option<Target>,
 }
 
 /// What it needs.
@@ -51,6 +54,8 @@ pub struct Parts {
     pub identity: Identity,
     /// `advertiseAddress` and `dnsNames` of CloudHub.
     pub names: ServerNames,
+    /// The first one is in the default URL.
+    pub advertised: watch::Receiver<Addresses>,
     /// Where the objects are that point to it.
     pub kube: Kube,
 }
@@ -68,22 +73,24 @@ pub enum StartError {
 
 impl Settings {
     /// From the section, which was checked when the file was read. `in_cluster`: cloudcore runs with the account of its pod.
-    pub fn new(section: &config::cloudcore::Webhook, in_cluster: bool, advertised: &str) -> Self {
+    pub fn new(section: &config::cloudcore::Webhook, in_cluster: bool) -> Self {
         let port = u16::try_from(section.port).unwrap_or_default();
         let address: IpAddr = section.address.parse().unwrap_or_else(|_| [0, 0, 0, 0].into());
-        let target = if !section.url.is_empty() {
-            Target::Url(section.url.clone())
-        } else if in_cluster {
-            Target::Service(port)
-        } else if advertised.contains(':') {
-            Target::Url(format!("https://[{advertised}]:{port}"))
+        let fixed = if section.url.is_empty() {
+            in_cluster.then_some(Target::Service(port))
         } else {
-            Target::Url(format!("https://{advertised}:{port}"))
+            Some(Target::Url(section.url.clone()))
         };
         Self {
             address: SocketAddr::new(address, port),
-            target,
+            fixed,
         }
+    }
+
+    /// How API servers reach it with this address advertised.
+    fn target(&self, advertised: IpAddr) -> Target {
+        let by_address = || Target::Url(format!("https://{}", SocketAddr::new(advertised, self.address.port())));
+        self.fixed.clone().unwrap_or_else(by_address)
     }
 }
 
@@ -93,9 +100,10 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> Result<(),
         settings,
         identity,
         mut names,
+        advertised,
         kube,
     } = parts;
-    if let Target::Url(url) = &settings.target
+    if let Some(Target::Url(url)) = &settings.fixed
         && let Some((host, _)) = host_of(url)
     {
         match host.parse() {
@@ -103,19 +111,20 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> Result<(),
             Err(_) => names.dns.push(host),
         }
     }
-    let certificate = certificates::own_certificate(names, &identity, tasks);
+    let certificate = certificates::own_certificate(names, advertised.clone(), &identity, tasks);
     let tls = TlsAcceptor::from(Arc::new(server_config(certificate, ClientCertificates::None)?));
     let server = Server::new(tls, registry, tasks.clone());
     let ca = identity.ca().clone();
+    let (address, below) = (settings.address, tasks.clone());
+    let target = move || settings.target(advertised.borrow().first);
     let keeper = Keeper::new(
         kube,
-        Registration::new(settings.target, &pem(&[ca.to_vec()])),
+        Registration::new(target(), &pem(&[ca.to_vec()])),
         client_config(&[ca], None)?,
     );
-    let (address, below) = (settings.address, tasks.clone());
     tasks.spawn("webhook", async move {
         let listener = listen(address).await;
-        below.spawn("webhook registration", keeper.run());
+        below.spawn("webhook registration", keeper.run(target));
         server.accept(listener).await;
     });
     Ok(())

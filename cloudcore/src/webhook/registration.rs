@@ -1,5 +1,7 @@
 //! What the API server is to be told, and whether it has to be told again. Pure: objects in, patches out.
 
+use std::net::IpAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -77,6 +79,11 @@ impl Registration {
         }
     }
 
+    /// From now on API servers are told this.
+    pub(super) fn point_to(&mut self, target: Target) {
+        self.target = target;
+    }
+
     /// The merge patch that makes `object` point here; `None` when it does.
     pub(super) fn patch(&self, place: Place, object: &Value) -> Option<Value> {
         let wanted = self.wanted(place);
@@ -98,7 +105,8 @@ impl Registration {
         object
     }
 
-    /// The URL, without its path, of another cloudcore with the same CA to which `object` points.
+    /// The URL, without its path, of another cloudcore with the same CA to which `object` points. A loopback URL, told by a host
+    /// without another address, is nobody's: whoever asks there asks themselves.
     pub(super) fn other(&self, place: Place, object: &Value) -> Option<String> {
         let text = |client: &Value, name| client.get(name).and_then(Value::as_str).map(str::to_owned);
         let mut others = place.clients(object).into_iter().map(|client| {
@@ -106,10 +114,17 @@ impl Registration {
             let url = text(client, "url").filter(|_| same_ca)?;
             let end = url.strip_prefix("https://")?.find('/')? + "https://".len();
             let base = url.get(..end)?.to_owned();
+            if is_loopback(&base) && !self.is_loopback() {
+                return None;
+            }
             (self.target != Target::Url(base.clone())).then_some(base)
         });
         let first = others.next()??;
         others.all(|other| other.as_ref() == Some(&first)).then_some(first)
+    }
+
+    fn is_loopback(&self) -> bool {
+        matches!(&self.target, Target::Url(url) if is_loopback(url))
     }
 
     fn wanted(&self, place: Place) -> Value {
@@ -167,6 +182,11 @@ pub(super) fn host_of(url: &str) -> Option<(String, u16)> {
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
     Some((host.to_owned(), port))
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = host_of(url).and_then(|(host, _)| host.parse().ok());
+    host.is_some_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Whether all of `wanted` is in `object`, which may have more members: the API server adds defaults. Null is absent.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 
 use super::registration::{CONFIGURATION, Place};
@@ -16,6 +17,10 @@ use crate::kubernetes::fake::FakeApi;
 const DEVICES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devices.devices.kubeedge.io";
 const MODELS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devicemodels.devices.kubeedge.io";
 const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/kubeedge-cloudcore";
+
+fn advertised() -> watch::Receiver<Addresses> {
+    Addresses::from(IpAddr::from([192, 0, 2, 1])).fixed()
+}
 
 fn url(text: &str) -> Target {
     Target::Url(text.to_owned())
@@ -95,7 +100,7 @@ async fn a_cloudcore_that_answers_keeps_its_place_and_a_silent_one_loses_it() {
     let (api, folder) = (api(), TempDir::new().expect("a folder"));
     let tasks = Tasks::new();
     let identity = identity(&folder).await;
-    let certificate = certificates::own_certificate(ServerNames::default(), &identity, &tasks);
+    let certificate = certificates::own_certificate(ServerNames::default(), advertised(), &identity, &tasks);
     let tls = server_config(certificate, ClientCertificates::None).expect("a server");
     let other = listen(([127, 0, 0, 1], 0).into()).await;
     let other_url = format!("https://{}", other.local_addr().expect("bound"));
@@ -113,7 +118,7 @@ async fn a_cloudcore_that_answers_keeps_its_place_and_a_silent_one_loses_it() {
     }
     api.put(HOOKS, first.configuration());
     let tls = client_config(&[identity.ca().clone()], None).expect("a client");
-    let mut keeper = Keeper::new(api.kube(), Registration::new(url("https://192.0.2.9:1"), "the CA"), tls);
+    let mut keeper = Keeper::new(api.kube(), Registration::new(url("https://127.0.0.1:1"), "the CA"), tls);
     for _ in 0..3 {
         keeper.look().await;
     }
@@ -123,8 +128,45 @@ async fn a_cloudcore_that_answers_keeps_its_place_and_a_silent_one_loses_it() {
         keeper.look().await;
     }
     for (path, question) in [(DEVICES, "convert"), (MODELS, "convert"), (HOOKS, "devices")] {
-        assert_eq!(client(&api, path)["url"], format!("https://192.0.2.9:1/{question}"));
+        assert_eq!(client(&api, path)["url"], format!("https://127.0.0.1:1/{question}"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_default_url_follows_the_advertised_address() {
+    let (api, folder) = (api(), TempDir::new().expect("a folder"));
+    let settings = Settings::new(&config::cloudcore::Webhook::default(), false);
+    let (host, advertised) = watch::channel(Addresses::from(IpAddr::from([127, 0, 0, 1])));
+    let target = move || settings.target(advertised.borrow().first);
+    let keeper = keeper(&api, &folder, target()).await;
+    let tasks = Tasks::new();
+    tasks.spawn("keeper", keeper.run(target));
+    for (address, base) in [
+        ("127.0.0.1", "https://127.0.0.1:10006"),
+        ("192.0.2.1", "https://192.0.2.1:10006"),
+        ("2001:db8::1", "https://[2001:db8::1]:10006"),
+    ] {
+        let address: IpAddr = address.parse().expect("an address");
+        host.send_replace(address.into());
+        sleep(Duration::from_secs(60)).await;
+        for (path, question) in [(DEVICES, "convert"), (MODELS, "convert"), (HOOKS, "devices")] {
+            assert_eq!(client(&api, path)["url"], format!("{base}/{question}"));
+        }
+    }
+}
+
+#[test]
+fn a_loopback_url_is_nobodys() {
+    let known = |target: &str, other: &str| {
+        let other = Registration::new(url(other), "the CA").configuration();
+        Registration::new(url(target), "the CA").other(Place::Configuration, &other)
+    };
+    let (outside, inside) = ("https://192.0.2.1:1", "https://127.0.0.1:1");
+    assert_eq!(known(outside, inside), None);
+    assert_eq!(known(outside, "https://[::1]:1"), None);
+    assert_eq!(known(inside, outside).as_deref(), Some(outside));
+    assert_eq!(known("https://127.0.0.1:2", inside).as_deref(), Some(inside));
+    assert_eq!(known(inside, inside), None);
 }
 
 #[tokio::test]
@@ -168,7 +210,7 @@ async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str
 async fn questions_are_answered_over_tls() {
     let folder = TempDir::new().expect("a folder");
     let (identity, tasks) = (identity(&folder).await, Tasks::new());
-    let certificate = certificates::own_certificate(ServerNames::default(), &identity, &tasks);
+    let certificate = certificates::own_certificate(ServerNames::default(), advertised(), &identity, &tasks);
     let tls = server_config(certificate, ClientCertificates::None).expect("a server");
     let listener = listen(([127, 0, 0, 1], 0).into()).await;
     let address = listener.local_addr().expect("bound");
@@ -207,13 +249,12 @@ fn hosts_and_urls() {
     );
     assert_eq!(host("https://cloud.example").as_deref(), Some("cloud.example 443"));
     assert_eq!(host("http://cloud.example"), None);
-    let section = config::cloudcore::Webhook::default();
-    assert_eq!(
-        Settings::new(&section, true, "192.0.2.1").target,
-        Target::Service(10006)
-    );
-    assert_eq!(
-        Settings::new(&section, false, "2001:db8::1").target,
-        url("https://[2001:db8::1]:10006")
-    );
+    let mut section = config::cloudcore::Webhook::default();
+    let target = |section: &config::cloudcore::Webhook, in_cluster| {
+        Settings::new(section, in_cluster).target(IpAddr::from([192, 0, 2, 1]))
+    };
+    assert_eq!(target(&section, true), Target::Service(10006));
+    assert_eq!(target(&section, false), url("https://192.0.2.1:10006"));
+    section.url = "https://cloud.example".to_owned();
+    assert_eq!(target(&section, true), url("https://cloud.example"));
 }

@@ -141,12 +141,12 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Keeps token and server certificate fresh. `own`: the first of these is named beside what is configured; not the
+    /// Keeps token and server certificate fresh. `advertised`: the first of these is named beside what is configured; not the
     /// second, which may be another one each day (RFC 4941), and names stay.
-    pub fn start(&self, own: Option<watch::Receiver<Addresses>>, tasks: &Tasks) {
+    pub fn start(&self, advertised: watch::Receiver<Addresses>, tasks: &Tasks) {
         let identity = self.clone();
         tasks.spawn_restarting("join token and server certificate", move || {
-            identity.clone().keep(own.clone())
+            identity.clone().keep(advertised.clone())
         });
     }
 
@@ -166,7 +166,7 @@ impl Identity {
     }
 
     /// Two loops in one task: the token by its period, the certificate more often. A failed write is tried again.
-    async fn keep(self, own: Option<watch::Receiver<Addresses>>) {
+    async fn keep(self, advertised: watch::Receiver<Addresses>) {
         let period = self.shared.settings.token_refresh;
         let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
         let mut token_due = Instant::now() + period;
@@ -191,10 +191,7 @@ impl Identity {
             }
             if now >= reload_due {
                 reload_due = now + RELOAD;
-                let own = own
-                    .as_ref()
-                    .map(|own| own.borrow().first)
-                    .filter(|ip| !ip.is_loopback());
+                let own = Some(advertised.borrow().first).filter(|ip| !ip.is_loopback());
                 if let Err(error) = self.reload(own.as_slice()).await {
                     warn!(
                         error = common::chain(&error),

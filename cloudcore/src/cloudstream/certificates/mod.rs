@@ -26,9 +26,11 @@ use config::cloudcore::StreamCertSigner;
 use proto::join::ServerNames;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
+use crate::addresses::Addresses;
 use crate::cloudhub::{Identity, unix_now};
 use crate::informers::{Host, Informers};
 use crate::kubernetes::Kube;
@@ -55,6 +57,8 @@ pub struct CertificateParts {
     pub files: CertificateFiles,
     /// `advertiseAddress` and `dnsNames` of CloudHub; addresses of this host and names of the service are added.
     pub names: ServerNames,
+    /// The first one is named as it changes.
+    pub advertised: watch::Receiver<Addresses>,
     /// Who signs where there are no files.
     pub signer: StreamCertSigner,
     /// CloudHub's CA.
@@ -77,6 +81,7 @@ impl StreamCertificates {
         let CertificateParts {
             files,
             names,
+            advertised,
             signer,
             identity,
             informers,
@@ -98,7 +103,7 @@ impl StreamCertificates {
             StreamCertSigner::KubeletServing => Arc::new(KubeletServing::new(kube.client().clone())),
         };
         info!(signer = signer.name(), "the stream server's certificates are kept");
-        let keeper = Keeper::new(signer, names, shown.clone(), unix_now);
+        let keeper = Keeper::new(signer, names, advertised, shown.clone(), unix_now);
         tasks.spawn("stream certificates", async move {
             keeper.run(Edges::of(informers).await).await;
         });
@@ -142,11 +147,16 @@ pub fn tunnel_certificate(files: CertificateFiles, identity: &Identity, tasks: &
     Arc::new(Chosen::new(shown, None))
 }
 
-/// A certificate of CloudHub's CA for this cloudcore alone, renewed in time and when this host has other addresses.
-pub fn own_certificate(names: ServerNames, identity: &Identity, tasks: &Tasks) -> Arc<dyn ResolvesServerCert> {
+/// A certificate of CloudHub's CA for this cloudcore alone, renewed in time and when this host has or advertises other addresses.
+pub fn own_certificate(
+    names: ServerNames,
+    advertised: watch::Receiver<Addresses>,
+    identity: &Identity,
+    tasks: &Tasks,
+) -> Arc<dyn ResolvesServerCert> {
     let shown = Arc::new(Shown::default());
     let signer = Arc::new(HubAuthority(identity.clone()));
-    let keeper = Keeper::new(signer, names, shown.clone(), unix_now);
+    let keeper = Keeper::new(signer, names, advertised, shown.clone(), unix_now);
     tasks.spawn("own certificate", keeper.run(Edges::none()));
     Arc::new(Chosen::new(shown, None))
 }

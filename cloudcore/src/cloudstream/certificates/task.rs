@@ -6,13 +6,14 @@ use std::time::Duration;
 use common::Backoff;
 use proto::join::ServerNames;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::chosen::Shown;
 use super::groups::{Due, Groups};
 use super::own;
 use super::signer::Signer;
+use crate::addresses::Addresses;
 use crate::informers::{EdgeHosts, Informers};
 
 /// How often the addresses of this host are looked at.
@@ -49,6 +50,7 @@ impl Edges {
 pub(super) struct Keeper<C> {
     signer: Arc<dyn Signer>,
     configured: ServerNames,
+    advertised: watch::Receiver<Addresses>,
     shown: Arc<Shown>,
     clock: C,
     groups: Groups,
@@ -56,11 +58,18 @@ pub(super) struct Keeper<C> {
 }
 
 impl<C: Fn() -> Duration + Send> Keeper<C> {
-    pub(super) fn new(signer: Arc<dyn Signer>, configured: ServerNames, shown: Arc<Shown>, clock: C) -> Self {
+    pub(super) fn new(
+        signer: Arc<dyn Signer>,
+        configured: ServerNames,
+        advertised: watch::Receiver<Addresses>,
+        shown: Arc<Shown>,
+        clock: C,
+    ) -> Self {
         Self {
             groups: Groups::new(own::with_own(&configured)),
             signer,
             configured,
+            advertised,
             shown,
             clock,
             backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(300)),
@@ -71,7 +80,8 @@ impl<C: Fn() -> Duration + Send> Keeper<C> {
         loop {
             let began = Instant::now();
             edges.changed.borrow_and_update();
-            self.groups.set_own(own::with_own(&self.configured));
+            let own = self.own();
+            self.groups.set_own(own);
             self.groups.set_edges((edges.hosts)());
             self.shown.set_places(self.groups.places());
             let walk = began.elapsed();
@@ -80,14 +90,27 @@ impl<C: Fn() -> Duration + Send> Keeper<C> {
                 .groups
                 .next()
                 .map_or(LOOK, |due| due.saturating_sub((self.clock)()).min(LOOK));
-            if let Ok(changed) = timeout(wait, edges.changed.changed()).await {
-                if changed.is_err() {
-                    return;
+            tokio::select! {
+                () = sleep(wait) => {}
+                Ok(()) = self.advertised.changed() => {}
+                changed = edges.changed.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A large fleet takes its time to be walked through: at most a tenth of a core's.
+                    sleep(self.signer.settle().max(walk.min(LOOK) * 10)).await;
                 }
-                // A large fleet takes its time to be walked through: at most a tenth of a core's.
-                sleep(self.signer.settle().max(walk.min(LOOK) * 10)).await;
             }
         }
+    }
+
+    /// What this cloudcore is called now. A host may have more addresses than are named: the advertised one is in any case.
+    fn own(&mut self) -> ServerNames {
+        let advertised = ServerNames {
+            dns: Vec::new(),
+            addresses: vec![self.advertised.borrow_and_update().first],
+        };
+        own::with_own(&self.configured.clone().union(&advertised))
     }
 
     async fn sign_what_is_due(&mut self) {

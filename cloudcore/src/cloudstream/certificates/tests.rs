@@ -1,5 +1,6 @@
 //! Certificates without files or handshakes, and files with another clock.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -168,7 +169,8 @@ async fn edges_that_join_get_into_the_certificate_in_batches_and_it_is_renewed()
     let days = Arc::new(AtomicU64::new(0));
     let passed = days.clone();
     let clock = move || NOW + began.elapsed() + DAY * u32::try_from(passed.load(Ordering::Relaxed)).unwrap_or(0);
-    let keeper = Keeper::new(signer.clone(), own(), shown.clone(), clock);
+    let advertised = Addresses::from(IpAddr::from([198, 51, 100, 1])).fixed();
+    let keeper = Keeper::new(signer.clone(), own(), advertised, shown.clone(), clock);
     tasks.spawn("keeper", keeper.run(edges));
 
     let names = |host: &str| shown.get(Some(&Host::parse(host))).map(|key| names_in(&key));
@@ -207,6 +209,27 @@ async fn edges_that_join_get_into_the_certificate_in_batches_and_it_is_renewed()
         "a client whose destination is not known gets the first one"
     );
     tasks.stop(DAY).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_advertised_is_named_at_once() {
+    let tasks = Tasks::new();
+    let (host, advertised) = watch::channel(Addresses::from(IpAddr::from([198, 51, 100, 1])));
+    let signer = Arc::new(Moody {
+        authority: Authority::generate(NOW).expect("a CA"),
+        asked: AtomicU64::new(0),
+        fails: Mutex::new(0),
+    });
+    let shown = Arc::new(Shown::default());
+    let keeper = Keeper::new(signer, own(), advertised, shown.clone(), || NOW);
+    tasks.spawn("keeper", keeper.run(Edges::none()));
+    for number in [1, 2] {
+        let address = IpAddr::from([198, 51, 100, number]);
+        host.send_replace(address.into());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let names = names_in(&shown.get(None).expect("a certificate"));
+        assert!(names.addresses.contains(&address), "{names:?}");
+    }
 }
 
 /// Certificate and key of a CA of this test's own, in two files; the key by a wrong label.

@@ -2,6 +2,7 @@
 //! folder, where an API server on this host finds them. The certificate lasts: an API server reads it once, at its start.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,13 @@ use common::Backoff;
 use common::fs::{PUBLIC, SECRET, write_atomic};
 use proto::join::{AuthorityError, CertificateName, Issued};
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Settings;
 use super::settings::CLIENT_NAME;
+use crate::addresses::Addresses;
 use crate::cloudhub::{Identity, SecretError, SecretStore, unix_now};
 
 const SECRET_NAME: &str = "cloudcoreegress";
@@ -42,14 +46,26 @@ enum MaterialError {
     File(String, #[source] std::io::Error),
 }
 
-/// Hands everything out, and again when it is gone or the CA is another one.
-pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dyn SecretStore>) {
+/// Hands everything out, and again when it is gone, or the CA or the advertised address is another one.
+pub(super) async fn keep(
+    settings: Settings,
+    mut advertised: watch::Receiver<Addresses>,
+    identity: Identity,
+    secrets: Arc<dyn SecretStore>,
+) {
     let mut backoff = Backoff::new(Duration::from_secs(2), LOOK);
-    let mut told = None;
+    let (mut told, mut named) = (None, None);
     loop {
-        let delay = match share(&settings, &identity, &*secrets).await {
+        let address = advertised.borrow_and_update().first;
+        let delay = match share(&settings, address, &identity, &*secrets).await {
             Ok(files) => {
                 tell(&settings, write(&settings, &files), &mut told);
+                if settings.address.is_some()
+                    && let Some(old) = named.replace(address)
+                    && old != address
+                {
+                    warn!(%old, %address, "the API server's {CONFIGURATION} names another address: an API server that was started with the old one has to be restarted when that is gone");
+                }
                 backoff.reset();
                 LOOK
             }
@@ -59,7 +75,10 @@ pub(super) async fn keep(settings: Settings, identity: Identity, secrets: Arc<dy
                 delay
             }
         };
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = sleep(delay) => {}
+            Ok(()) = advertised.changed() => {}
+        }
     }
 }
 
@@ -100,6 +119,7 @@ fn write(settings: &Settings, files: &Files) -> Result<(), MaterialError> {
 /// The files as the secret has them, made where they are not.
 pub(super) fn files(
     settings: &Settings,
+    advertised: IpAddr,
     identity: &Identity,
     present: Option<&Files>,
 ) -> Result<Files, AuthorityError> {
@@ -114,14 +134,20 @@ pub(super) fn files(
         }
     };
     files.insert(CA.to_owned(), pem("CERTIFICATE", identity.ca()));
-    files.insert(CONFIGURATION.to_owned(), configuration(settings).into_bytes());
+    let configuration = configuration(settings, advertised);
+    files.insert(CONFIGURATION.to_owned(), configuration.into_bytes());
     Ok(files)
 }
 
-async fn share(settings: &Settings, identity: &Identity, secrets: &dyn SecretStore) -> Result<Files, MaterialError> {
+async fn share(
+    settings: &Settings,
+    advertised: IpAddr,
+    identity: &Identity,
+    secrets: &dyn SecretStore,
+) -> Result<Files, MaterialError> {
     let stored = secrets.read(SECRET_NAME).await?;
     let present = stored.as_ref().map(|stored| stored.data());
-    let files = files(settings, identity, present)?;
+    let files = files(settings, advertised, identity, present)?;
     if present != Some(&files) {
         secrets.write(SECRET_NAME, stored.as_ref(), &files).await?;
     }
@@ -136,7 +162,7 @@ fn is_usable(files: &Files, identity: &Identity) -> bool {
 }
 
 /// Kubernetes' EgressSelectorConfiguration. Where the operator has a CA of their own for clients, the certificate is kubeadm's.
-fn configuration(settings: &Settings) -> String {
+fn configuration(settings: &Settings, advertised: IpAddr) -> String {
     let folder = settings
         .folder
         .as_deref()
@@ -144,20 +170,15 @@ fn configuration(settings: &Settings) -> String {
         .display();
     let transport = match (settings.address, &settings.unix_socket) {
         (Some(address), _) => {
-            let host = if settings.advertised.contains(':') {
-                format!("[{}]", settings.advertised)
-            } else {
-                settings.advertised.clone()
-            };
+            let endpoint = SocketAddr::new(advertised, address.port());
             let client = if settings.client_ca_file.is_some() {
                 "/etc/kubernetes/pki/apiserver-kubelet-client".to_owned()
             } else {
                 format!("{folder}/client")
             };
-            let port = address.port();
             format!(
                 "      tcp:
-        url: https://{host}:{port}
+        url: https://{endpoint}
         tlsConfig:
           caBundle: {folder}/{CA}
           clientCert: {client}.crt

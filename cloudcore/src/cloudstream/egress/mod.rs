@@ -26,10 +26,11 @@ use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::addresses::Addresses;
 use crate::cloudhub::{Identity, SecretStore};
 use crate::informers::Host;
 use access::{Access, Caller};
@@ -56,6 +57,8 @@ pub trait Kubelets: Send + Sync {
 pub struct Parts {
     /// `modules.cloudStream.egress`.
     pub settings: Settings,
+    /// By the first one API servers reach this cloudcore: it is in their files.
+    pub advertised: watch::Receiver<Addresses>,
     /// CA and server certificate.
     pub identity: Identity,
     /// Where the API server's certificate is kept.
@@ -94,6 +97,7 @@ pub enum StartError {
 pub fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
     let Parts {
         settings,
+        advertised,
         identity,
         secrets,
         kubelets,
@@ -120,7 +124,7 @@ pub fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
             accept(listener, Arc::new(access), proxy, places, tasks.clone()),
         );
     }
-    tasks.spawn("egress files", material::keep(settings, identity, secrets));
+    tasks.spawn("egress files", material::keep(settings, advertised, identity, secrets));
     Ok(())
 }
 

@@ -26,14 +26,11 @@ pub struct Settings {
     pub pass_through: bool,
     /// Where the API server's files are written.
     pub folder: Option<PathBuf>,
-    /// The host by which API servers reach this cloudcore, for the files.
-    pub advertised: String,
 }
 
 impl Settings {
-    /// From the section; `advertised` is the first address of CloudHub's certificate. The section was checked when the file was read:
-    /// an address that is none means not to listen.
-    pub fn new(section: &CloudStreamEgress, advertised: &str) -> Self {
+    /// From the section, which was checked when the file was read: an address that is none means not to listen.
+    pub fn new(section: &CloudStreamEgress) -> Self {
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
         let client_ca_file = path(&section.client_ca_file);
         let client_names = if section.client_names.is_empty() {
@@ -56,7 +53,6 @@ impl Settings {
             client_names,
             pass_through: section.pass_through,
             folder: path(&section.folder),
-            advertised: advertised.to_owned(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The endpoint without Kubernetes: the proxy in memory, and over TLS what certificates open.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -128,7 +129,6 @@ fn settings(folder: &Path) -> Settings {
         client_names: vec![settings::CLIENT_NAME.to_owned()],
         pass_through: false,
         folder: Some(folder.to_owned()),
-        advertised: "2001:db8::1".to_owned(),
     }
 }
 
@@ -210,7 +210,8 @@ async fn what_an_api_server_needs_is_made_once_and_handed_out() {
     let identity = identity(folder.path(), &secrets).await;
     let mut settings = settings(folder.path());
     settings.address = Some(([0, 0, 0, 0], 10005).into());
-    let files = material::files(&settings, &identity, None).expect("made");
+    let advertised = "2001:db8::1".parse().expect("an address");
+    let files = material::files(&settings, advertised, &identity, None).expect("made");
     let text = |files: &std::collections::BTreeMap<String, Vec<u8>>, name: &str| {
         String::from_utf8(files.get(name).cloned().unwrap_or_default()).expect("text")
     };
@@ -220,7 +221,7 @@ async fn what_an_api_server_needs_is_made_once_and_handed_out() {
         "{configuration}"
     );
     assert!(configuration.contains(&format!("clientKey: {}/client.key\n", folder.path().display())));
-    let again = material::files(&settings, &identity, Some(&files)).expect("the same");
+    let again = material::files(&settings, advertised, &identity, Some(&files)).expect("the same");
     assert_eq!(
         text(&files, "client.crt"),
         text(&again, "client.crt"),
@@ -231,12 +232,40 @@ async fn what_an_api_server_needs_is_made_once_and_handed_out() {
     let other = Identity::load(&hub_settings(other_folder.path()), Arc::new(Memory::default()))
         .await
         .expect("another CA");
-    let anew = material::files(&settings, &other, Some(&files)).expect("made");
+    let anew = material::files(&settings, advertised, &other, Some(&files)).expect("made");
     assert_ne!(
         text(&files, "client.crt"),
         text(&anew, "client.crt"),
         "of another CA it is worth nothing"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_and_secret_follow_the_advertised_address() {
+    let (folder, secrets) = (tempfile::tempdir().expect("a folder"), Arc::new(Memory::default()));
+    let identity = identity(folder.path(), &secrets).await;
+    let mut settings = settings(folder.path());
+    settings.address = Some(([0, 0, 0, 0], 10005).into());
+    let (host, advertised) = watch::channel(Addresses::from(IpAddr::from([192, 0, 2, 1])));
+    let tasks = Tasks::new();
+    tasks.spawn("files", material::keep(settings, advertised, identity, secrets.clone()));
+    let read = |name: &str| std::fs::read(folder.path().join(name)).expect("handed out");
+    let mut certificates = Vec::new();
+    for (address, url) in [
+        ("192.0.2.1", "url: https://192.0.2.1:10005\n"),
+        ("2001:db8::1", "url: https://[2001:db8::1]:10005\n"),
+    ] {
+        let address: IpAddr = address.parse().expect("an address");
+        host.send_replace(address.into());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let configuration = read("egress-selector.yaml");
+        assert!(String::from_utf8_lossy(&configuration).contains(url), "{url}");
+        let secret = secrets.read("cloudcoreegress").await.expect("read").expect("there");
+        assert_eq!(secret.data().get("egress-selector.yaml"), Some(&configuration));
+        certificates.push(read("client.crt"));
+    }
+    certificates.dedup();
+    assert_eq!(certificates.len(), 1, "an API server has read it already");
 }
 
 #[tokio::test]
@@ -251,6 +280,7 @@ async fn a_socket_is_for_its_owner_only_and_takes_the_place_of_a_stale_one() {
         settings.unix_socket = Some(path.clone());
         let parts = Parts {
             settings,
+            advertised: Addresses::from(IpAddr::from([192, 0, 2, 1])).fixed(),
             identity: identity.clone(),
             secrets: secrets.clone(),
             kubelets: edges.clone(),
