@@ -19,8 +19,11 @@ const OF_KUBELETS: [&str; 11] = [
 /// The roles that an edge node has.
 const OF_EDGES: [&str; 2] = ["node-role.kubernetes.io/edge", "node-role.kubernetes.io/agent"];
 
-/// Whether a node may set the label on itself.
+/// Whether a node may set the label on itself. No label begins with `$`: that is a directive of a patch.
 pub(crate) fn is_label_of_nodes(key: &str) -> bool {
+    if key.starts_with('$') {
+        return false;
+    }
     let Some((domain, _)) = key.split_once('/') else {
         return true;
     };
@@ -56,6 +59,8 @@ mod tests {
             ("node.kubernetes.io/anything", true),
             ("kubernetes.io/anything", false),
             ("x.k8s.io/anything", false),
+            ("$patch", false),
+            ("$setElementOrder/zone", false),
         ] {
             assert_eq!(is_label_of_nodes(key), may, "{key}");
         }

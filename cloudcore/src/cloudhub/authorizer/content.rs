@@ -7,6 +7,7 @@ use proto::join::{CertificateName, PeerName};
 use proto::{Kind, Message, NodeName, Object, ObjectPath, Operation};
 use serde_json::{Map, Value};
 
+use super::keys;
 use super::rule::Rule;
 use crate::labels::is_label_of_nodes;
 
@@ -51,6 +52,8 @@ const PATCHED_METADATA: [&str; 6] = [
 const FORBIDDEN_LABELS: Reason =
     "a node may not give itself labels of Kubernetes but those of kubelets and of edge nodes";
 
+pub(super) const TWICE: Reason = "a request may not name a key twice";
+
 pub(super) fn checked(verdict: Result<(), Reason>) -> Rule {
     match verdict {
         Ok(()) => Rule::Allow,
@@ -71,49 +74,61 @@ pub(super) fn registration(message: &Message) -> Result<(), Reason> {
 
 /// A patch of a Node's status, which reaches its metadata too.
 pub(super) fn node_patch(message: &Message) -> Result<(), Reason> {
-    let metadata = status_patch(message)?;
-    let metadata = metadata
-        .iter()
-        .filter(|(key, _)| key.as_str() != "labels")
-        .map(|(key, _)| key);
-    let labels = labels_of_patch(message);
-    if !labels.iter().all(|key| is_label_of_nodes(key)) {
+    let mut metadata = status_patch(message)?;
+    // `null` would take all labels away.
+    let is_permitted = metadata.remove("labels").is_none_or(|labels| {
+        labels
+            .as_object()
+            .is_some_and(|labels| labels.keys().all(|key| is_label_of_nodes(key)))
+    });
+    if !is_permitted {
         return Err(FORBIDDEN_LABELS);
     }
-    only_plain(metadata)
+    only_plain(&metadata)
 }
 
 /// A patch of a Pod's status.
 pub(super) fn pod_patch(message: &Message) -> Result<(), Reason> {
-    only_plain(status_patch(message)?.keys())
+    only_plain(&status_patch(message)?)
 }
 
-fn labels_of_patch(message: &Message) -> Vec<String> {
-    let patch: Value = serde_json::from_str(&message.content.loose_document()).unwrap_or_default();
-    let labels = patch["metadata"]["labels"].as_object();
-    labels.into_iter().flatten().map(|(key, _)| key.clone()).collect()
-}
-
-fn only_plain<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Reason> {
-    if keys.all(|key| PATCHED_METADATA.contains(&key.as_str())) {
+fn only_plain(metadata: &Map<String, Value>) -> Result<(), Reason> {
+    if metadata.keys().all(|key| PATCHED_METADATA.contains(&key.as_str())) {
         Ok(())
     } else {
         Err("a node may not change labels, owners or finalizers with a status")
     }
 }
 
-/// The metadata in a patch of a status. A directive beside it could put all of an object away.
+/// The metadata in a patch of a status. A directive there or beside it could put away what nodes have no say in; those within the
+/// status are kubelets' own, such as the order of conditions.
 fn status_patch(message: &Message) -> Result<Map<String, Value>, Reason> {
     let Ok(Value::Object(mut patch)) = serde_json::from_str(&message.content.loose_document()) else {
         return Err("the content is no patch");
     };
-    if patch.keys().any(|key| key.starts_with('$')) {
-        return Err("a patch of a status may hold no directive for the whole object");
+    if patch
+        .iter()
+        .any(|(key, value)| is_directive(key) || (key != "status" && has_directive(value)))
+    {
+        return Err("a patch of a status may hold directives within the status only");
     }
     match patch.remove("metadata") {
-        None | Some(Value::Null) => Ok(Map::new()),
+        None => Ok(Map::new()),
         Some(Value::Object(metadata)) => Ok(metadata),
         Some(_) => Err("the content is no patch"),
+    }
+}
+
+/// What a strategic merge patch takes for an order, whatever the key's depth.
+fn is_directive(key: &str) -> bool {
+    key.starts_with('$')
+}
+
+fn has_directive(patch: &Value) -> bool {
+    match patch {
+        Value::Object(map) => map.iter().any(|(key, value)| is_directive(key) || has_directive(value)),
+        Value::Array(list) => list.iter().any(has_directive),
+        _ => false,
     }
 }
 
@@ -134,12 +149,8 @@ pub(super) fn lease(message: &Message, path: &ObjectPath) -> Result<(), Reason> 
 pub(super) fn event(node: &NodeName, message: &Message) -> Rule {
     let content: Value = message.content.parse().unwrap_or_default();
     let event = if message.operation == Operation::Patch {
-        let patch: Value = serde_json::from_str(text(&content, "/patchData")).unwrap_or_default();
-        if ["metadata", "involvedObject"]
-            .iter()
-            .any(|key| patch.get(key).is_some())
-        {
-            return Rule::Refuse("a patch of an Event may not change what it is about");
+        if let Err(reason) = event_patch(text(&content, "/patchData")) {
+            return Rule::Refuse(reason);
         }
         &content["event"]
     } else {
@@ -161,6 +172,22 @@ pub(super) fn event(node: &NodeName, message: &Message) -> Rule {
         )),
         _ => Rule::Refuse("a node may write Events about itself and its pods only"),
     }
+}
+
+fn event_patch(patch: &str) -> Result<(), Reason> {
+    if keys::has_twice(patch) {
+        return Err(TWICE);
+    }
+    let Ok(patch @ Value::Object(_)) = serde_json::from_str(patch) else {
+        return Err("the content is no patch");
+    };
+    let has_subject = ["metadata", "involvedObject"]
+        .iter()
+        .any(|key| patch.get(key).is_some());
+    if has_subject || has_directive(&patch) {
+        return Err("a patch of an Event may not change what it is about");
+    }
+    Ok(())
 }
 
 /// A certificate of Kubernetes itself: cloudcore asks for it, the name in it counts.

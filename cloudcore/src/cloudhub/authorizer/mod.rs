@@ -6,6 +6,7 @@
 
 mod cache;
 mod content;
+mod keys;
 mod refusal;
 mod review;
 mod rule;

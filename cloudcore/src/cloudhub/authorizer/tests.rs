@@ -26,6 +26,12 @@ const MIRROR: &str = r#"{"metadata":{"name":"m-edge-1","namespace":"default","an
 
 const STATUS: &str = r#"{"metadata":{"uid":"u"},"status":{"phase":"Running"}}"#;
 
+/// Captured from a Go edge.
+const CONDITIONS: &str = r#"{"status":{"$setElementOrder/conditions":[{"type":"MemoryPressure"},{"type":"Ready"}],"conditions":[{"lastHeartbeatTime":"2026-11-20T22:45:43Z","type":"Ready"}]}}"#;
+
+/// A kubelet's, when an address is gone.
+const ADDRESSES: &str = r#"{"metadata":{"annotations":{"a":null}},"status":{"$setElementOrder/addresses":[{"type":"Hostname"}],"addresses":[{"address":"h","type":"Hostname"},{"$patch":"replace"}]}}"#;
+
 fn labels(key: &str) -> String {
     format!(r#"{{"metadata":{{"labels":{{"{key}":""}}}}}}"#)
 }
@@ -57,6 +63,10 @@ async fn a_node_writes_what_is_its_own() {
     let owned = MIRROR.replace(
         r#""annotations""#,
         r#""ownerReferences":[{"kind":"ReplicaSet","name":"r"}],"annotations""#,
+    );
+    let twice = MIRROR.replace(
+        r#""containers""#,
+        r#""containers":[{"name":"c","envFrom":[{"secretRef":{"name":"s"}}]}],"containers""#,
     );
     let plain = MIRROR.replace("kubernetes.io/config.mirror", "x");
     for (operation, resource, content, allowed) in [
@@ -99,6 +109,50 @@ async fn a_node_writes_what_is_its_own() {
             false,
         ),
         (
+            Operation::Insert,
+            "null/node/edge-1",
+            r#"{"metadata":{"labels":{"$patch":"replace"}}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"labels":{"$patch":"replace","a":"b"}}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"labels":{"$retainKeys":["a"]}}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"labels":null}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"annotations":{"$patch":"delete"}}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":{"labels":{"kubernetes.io/a":"b"},"labels":{}}}"#,
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/nodepatch/edge-1",
+            r#"{"metadata":null}"#,
+            false,
+        ),
+        (Operation::Patch, "default/nodepatch/edge-1", CONDITIONS, true),
+        (Operation::Patch, "default/nodepatch/edge-1", ADDRESSES, true),
+        (
             Operation::Patch,
             "default/nodepatch/edge-1",
             r#"{"metadata":{"finalizers":[]}}"#,
@@ -123,7 +177,14 @@ async fn a_node_writes_what_is_its_own() {
         (Operation::Update, "kube-node-lease/lease/edge-2", "null", false),
         (Operation::Update, "kube-system/lease/edge-1", "null", false),
         (Operation::Patch, "default/podpatch/mine", STATUS, true),
+        (Operation::Patch, "default/podpatch/mine", CONDITIONS, true),
         (Operation::Patch, "default/podpatch/mine", &labels("a"), false),
+        (
+            Operation::Patch,
+            "default/podpatch/mine",
+            r#"{"metadata":{"annotations":{"$patch":"replace"}}}"#,
+            false,
+        ),
         (Operation::Patch, "default/podpatch/other", STATUS, false),
         (Operation::Patch, "default/podpatch/unbound", STATUS, false),
         (Operation::Patch, "default/podpatch/unknown", STATUS, true),
@@ -175,7 +236,25 @@ async fn a_node_writes_what_is_its_own() {
         (
             Operation::Patch,
             "default/event/e",
+            &event_patch("edge-1.1", r#"{\"count\":2}"#),
+            true,
+        ),
+        (
+            Operation::Patch,
+            "default/event/e",
             &event_patch("edge-1.1", r#"{\"involvedObject\":{}}"#),
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/event/e",
+            &event_patch("edge-1.1", r#"{\"$retainKeys\":[\"count\"]}"#),
+            false,
+        ),
+        (
+            Operation::Patch,
+            "default/event/e",
+            &event_patch("edge-1.1", "no patch"),
             false,
         ),
         (Operation::Insert, "default/certificatesigningrequest/c", "null", false),
@@ -191,6 +270,7 @@ async fn a_node_writes_what_is_its_own() {
         (Operation::Insert, "default/pod/m-edge-1", &with_secret, false),
         (Operation::Insert, "default/pod/m-edge-1", &with_account, false),
         (Operation::Insert, "default/pod/m-edge-1", &elsewhere, false),
+        (Operation::Insert, "default/pod/m-edge-1", &twice, false),
         (Operation::Insert, "default/pod/m-edge-1", &plain, false),
         (Operation::Insert, "default/pod/m-edge-1", &owned, false),
         (Operation::Query, "default/deployment/d", "null", false),
@@ -245,6 +325,25 @@ async fn debug_and_off_let_everything_pass() {
         let (authorizer, _) = authorizer(change);
         assert!(authorizer.authorize(&"edge-1".into(), &forbidden).await.is_ok());
     }
+}
+
+#[tokio::test]
+async fn devices_and_the_edge_api_read_nothing_of_edged() {
+    let (authorizer, fake) = authorizer(|_| {});
+    for source in [Source::MetaServer, Source::Twin] {
+        for (resource, allowed) in [
+            ("default/secret/allowed", false),
+            ("null/persistentvolume/allowed", false),
+            ("null/volumeattachment/allowed", false),
+            ("default/service/s", true),
+        ] {
+            let mut question = message(Operation::Query, resource, "null");
+            question.source = source.clone();
+            let verdict = authorizer.authorize(&"edge-1".into(), &question).await;
+            assert_eq!(verdict.is_ok(), allowed, "{source} {resource}: {verdict:?}");
+        }
+    }
+    assert!(fake.reviews.lock().is_empty());
 }
 
 #[tokio::test]

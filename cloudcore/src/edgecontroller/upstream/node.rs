@@ -63,7 +63,8 @@ pub(super) async fn update(desk: &Desk, request: &Message, path: &ObjectPath) ->
         return None;
     }
     let patch = metadata_patch(&node["metadata"]["labels"], &node["metadata"]["annotations"]);
-    match patch_node(desk, path.name_str(), "", PatchKind::Strategic, &patch).await {
+    // Unlike Go's, this patch obeys no directives among labels and annotations.
+    match patch_node(desk, path.name_str(), "", PatchKind::Merge, &patch).await {
         Ok(node) => Some(reply::ok_at(request, &node)),
         Err(error) => {
             warn!(node = path.name_str(), error = %chain(&error), "labels and annotations of an edge were not written");

@@ -266,6 +266,7 @@ async fn what_only_the_content_tells_is_held_to_the_node() {
     let update = async |content: Content| world.ask(Peer::Go, Operation::Update, "null/node/sim-1", content).await;
     assert_eq!(update(labels(json!({role: "", "example.com/a": "b"}))).await.len(), 1);
     assert_eq!(update(labels(json!({role: "x"}))).await.len(), 0);
+    assert_eq!(update(labels(json!({"$patch": "replace"}))).await.len(), 0);
     assert_eq!(
         update(labels(json!({"node-restriction.kubernetes.io/a": ""})))
             .await

@@ -213,6 +213,12 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
         pod["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "unused"}}]);
         pod
     };
+    // Text, since a value has each key once.
+    let with_both = json!(mirror(namespace, &format!("static-{NODE}"), NODE).to_string().replace(
+        r#""containers":"#,
+        r#""containers":[{"name":"c","image":"x","envFrom":[{"secretRef":{"name":"unused"}}]}],"containers":"#,
+    ));
+    let directive = json!({"metadata": {"labels": {"$patch": "replace"}}});
     let mut client = signing(NODE)?;
     client["spec"]["signerName"] = "kubernetes.io/kube-apiserver-client".into();
     let unbound = json!({"spec": {"audiences": [], "expirationSeconds": 3600}});
@@ -348,6 +354,18 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
             &labels("node-restriction.kubernetes.io/fips"),
         ),
         (
+            "the end of all its labels, by a directive of a status",
+            Patch,
+            format!("null/nodepatch/{NODE}"),
+            &directive,
+        ),
+        (
+            "the end of all its labels, by a status",
+            Patch,
+            format!("null/nodepatch/{NODE}"),
+            &json!({"metadata": {"labels": null}}),
+        ),
+        (
             "a certificate request in another's name",
             Insert,
             format!("null/certificatesigningrequest/guard-{other}"),
@@ -382,6 +400,12 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
             Insert,
             at("pod", &format!("static-{NODE}")),
             &with_secret,
+        ),
+        (
+            "a mirror pod with two lists of containers",
+            Insert,
+            at("pod", &format!("static-{NODE}")),
+            &with_both,
         ),
         (
             "a mirror pod that a ReplicaSet would count",
@@ -423,16 +447,24 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
             format!("null/node/{NODE}"),
             &label,
         ),
+        (
+            "the end of all its labels, by an update of its Node",
+            Update,
+            format!("null/node/{NODE}"),
+            &directive,
+        ),
     ] {
         refused(system, node, what, &request(operation, &resource, content), true)?;
         count += 1;
     }
     for source in [Source::MetaServer, Source::Twin] {
-        let mut message = request(Query, &at("secret", "unused"), &none);
-        let what = format!("a Secret in the name of {source}");
-        message.source = source;
-        refused(system, node, &what, &message, false)?;
-        count += 1;
+        for kind in ["secret", "volumeattachment"] {
+            let mut message = request(Query, &at(kind, "unused"), &none);
+            let what = format!("a {kind} in the name of {source}");
+            message.source = source.clone();
+            refused(system, node, &what, &message, false)?;
+            count += 1;
+        }
     }
     println!("    {count} requests refused");
     Ok(())
@@ -443,7 +475,8 @@ fn permits(system: &System, node: &mut Node<'_>, namespace: &str, mine: &Value) 
     let at = |kind: &str, name: &str| format!("{namespace}/{kind}/{name}");
     let (none, own_lease) = (Value::Null, format!("kube-node-lease/lease/{NODE}"));
     let status = json!({"metadata": {"uid": text(mine, "/metadata/uid")}, "status": {"phase": "Running"}});
-    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+    let ready = json!({"status": {"$setElementOrder/conditions": [{"type": "Ready"}],
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
     let fixed = format!("static-{NODE}");
     let end = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": text(mine, "/metadata/uid")}});
     for (what, operation, resource, content, holds) in [
