@@ -3,27 +3,34 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, Error, ErrorCode, Row};
 use tracing::debug;
 
 /// Of the files of one database; the file itself comes last: a log that stayed behind would be taken for the next one's.
 pub(crate) const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
 
 /// Whether the file cannot be trusted any more.
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-    )
+pub(crate) fn is_damage(error: &Error) -> bool {
+    // SQLite has no check sums and looks into no text.
+    matches!(error, Error::Utf8Error(..))
+        || matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        )
+}
+
+/// The text of a column, where one damaged row must not cost the others; `None` for what is no text.
+pub(crate) fn text(row: &Row<'_>, column: usize) -> Result<Option<String>, Error> {
+    Ok(row.get_ref(column)?.as_str().ok().map(str::to_owned))
 }
 
 /// Looks for damage.
-pub(crate) fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
+pub(crate) fn check(connection: &Connection) -> Result<(), Error> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict == "ok" {
         return Ok(());
     }
-    Err(rusqlite::Error::SqliteFailure(
+    Err(Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
         Some(verdict),
     ))

@@ -23,6 +23,7 @@ pub(super) const LIST: &[Entry] = &[
     ("database_deleted", false, database_deleted),
     ("database_truncated", false, database_truncated),
     ("database_bytes_flipped", false, database_bytes_flipped),
+    ("database_row_damaged", false, database_row_damaged),
 ];
 
 /// The marks' cut: long enough for the API to show the node not Ready.
@@ -352,5 +353,44 @@ fn damaged(context: &mut Context, name: &str, damage: impl Fn(&mut Vec<u8>)) -> 
                 .any(|end| name == format!("edgecore.db{end}"))
     });
     ensure!(aside, "the damaged database was not kept aside in {}", folder.display());
+    system.clean(&namespace)
+}
+
+/// One byte of a stored pod is another one, which SQLite does not see: the pod's container goes on.
+fn database_row_damaged(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let (namespace, before) = workload(system, "row", 2)?;
+    let pods = system.pods(&namespace)?;
+    let pod = pods.first().context("a pod")?;
+    system.edge.stop_edgecore()?;
+    let file = system.edge.database();
+    let mut bytes = std::fs::read(&file).with_context(|| format!("{}", file.display()))?;
+    // Key, type and value stand one behind the other.
+    let row = format!("{namespace}/pod/{}pod{{", api::name(pod));
+    let mut flipped = 0;
+    for start in 0..bytes.len() {
+        if bytes.get(start..).is_some_and(|rest| rest.starts_with(row.as_bytes()))
+            && let Some(byte) = bytes.get_mut(start + row.len() - 1)
+        {
+            *byte ^= 0xff;
+            flipped += 1;
+        }
+    }
+    ensure!(flipped > 0, "no row of {} in {}", api::name(pod), file.display());
+    system.edge.delete_database()?;
+    std::fs::write(&file, bytes)?;
+    system.edge.start_edgecore()?;
+    system.node_ready(seconds(60))?;
+    wait::stays("the same containers", seconds(30), || {
+        Ok(system.edge.containers(&namespace)? == before)
+    })?;
+    scale(system, &namespace, 3)?;
+    system.converged("and a scale-up is applied", &namespace, 3, 150)?;
+    let after = system.edge.containers(&namespace)?;
+    ensure!(
+        before.iter().all(|(name, id)| after.get(name) == Some(id)),
+        "a container was replaced"
+    );
+    no_restarts(system, &namespace)?;
     system.clean(&namespace)
 }

@@ -19,6 +19,7 @@ use super::metrics::Metrics;
 use super::transport::Bus;
 use crate::devicetwin::Publication;
 use crate::metamanager::{RequestError, Tables};
+use crate::sqlite;
 
 /// Subscriptions of rules; one more is refused.
 pub(super) const MOST: usize = 1024;
@@ -186,7 +187,10 @@ async fn load(tables: &Tables) -> Result<Vec<String>, RequestError> {
         .read(|connection| {
             let mut statement =
                 connection.prepare("SELECT topic FROM sub_topics WHERE topic IS NOT NULL ORDER BY topic")?;
-            statement.query_map([], |row| row.get(0))?.collect()
+            statement
+                .query_map([], |row| sqlite::text(row, 0))?
+                .filter_map(Result::transpose)
+                .collect()
         })
         .await
 }

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proto::{Answer, Content};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use proto::{Answer, Content, Object};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use tracing::{info, warn};
 
+use crate::pod::Pod;
 use crate::sqlite::{self, SUFFIXES, check, is_damage, restrict, with_suffix};
 
-/// `PRAGMA user_version` of a database that we made and that no cloud has filled yet: it knows nothing about this node's pods.
+/// `PRAGMA user_version` of a database that we made and that no cloud has filled yet, or that lost a pod: it does not know all of this
+/// node's pods.
 /// Databases of Go edges carry 0.
 const VERSION_UNFILLED: i64 = 2;
 /// `PRAGMA user_version` once the cloud's objects are in it.
@@ -188,7 +191,7 @@ fn tune(connection: &Connection) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-/// A database is filled unless we made it and no cloud answered since, or it has no object.
+/// A database is filled unless we made it or it lost a pod, and no cloud answered since, or it has no object.
 fn is_filled(connection: &Connection) -> Result<bool, rusqlite::Error> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == VERSION_UNFILLED {
@@ -238,53 +241,89 @@ fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 /// Go stores some errors and envelopes as if they were objects (spec 05 §3.4): what is no object goes, what wraps one is unwrapped.
+/// A pod that cannot be read any more goes too, and the database counts as unfilled: the pod's containers are no strangers.
 fn sweep(connection: &Connection) -> Result<(), rusqlite::Error> {
     let mut removed = Vec::new();
+    let mut lost = Vec::new();
     let mut unwrapped = Vec::new();
     {
-        let mut statement =
-            connection.prepare("SELECT key, type, value FROM meta WHERE type NOT IN ('podpatch', 'nodepatch')")?;
+        let mut statement = connection.prepare("SELECT rowid, key, type, value FROM meta")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let key: String = row.get(0)?;
-            let value: Option<String> = row.get(2)?;
-            match inspect(value) {
+            let id: i64 = row.get(0)?;
+            match inspect(row)? {
                 Stored::Usable => {}
-                Stored::Wrapped(object) => unwrapped.push((key, object)),
-                Stored::Useless => removed.push(key),
+                Stored::Wrapped(object) => unwrapped.push((id, object)),
+                Stored::Useless => removed.push((id, sqlite::text(row, 1)?)),
+                Stored::LostPod => lost.push((id, sqlite::text(row, 1)?)),
             }
         }
     }
-    for key in &removed {
-        connection.execute("DELETE FROM meta WHERE key=?1", [key])?;
+    if !lost.is_empty() {
+        warn!(
+            rows = lost.len(), keys = ?keys(&lost),
+            "stored pods are damaged and were deleted; they come again from the cloud, running containers are kept"
+        );
+        // Before they go: without them it looks as if there never was such a pod.
+        connection.pragma_update(None, "user_version", VERSION_UNFILLED)?;
     }
-    for (key, value) in &unwrapped {
-        connection.execute("UPDATE meta SET value=?2 WHERE key=?1", [key, value])?;
+    for (id, _) in removed.iter().chain(&lost) {
+        connection.execute("DELETE FROM meta WHERE rowid=?1", [id])?;
+    }
+    for (id, value) in &unwrapped {
+        connection.execute("UPDATE meta SET value=?2 WHERE rowid=?1", params![id, value])?;
     }
     if !removed.is_empty() {
-        info!(rows = removed.len(), keys = ?removed, "rows that held an error in place of an object were deleted");
+        info!(rows = removed.len(), keys = ?keys(&removed), "rows that held an error in place of an object, or nothing readable, were deleted");
     }
     Ok(())
+}
+
+fn keys(rows: &[(i64, Option<String>)]) -> Vec<&str> {
+    rows.iter()
+        .map(|(_, key)| key.as_deref().unwrap_or("unreadable"))
+        .collect()
 }
 
 enum Stored {
     Usable,
     Wrapped(String),
     Useless,
+    /// It was a pod, or may have been one.
+    LostPod,
 }
 
-fn inspect(value: Option<String>) -> Stored {
-    let Some(content) = value.and_then(|text| Content::from_json_text(text).ok()) else {
-        return Stored::Useless;
+fn inspect(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
+    let (Some(key), Some(kind)) = (sqlite::text(row, 1)?, sqlite::text(row, 2)?) else {
+        return Ok(Stored::LostPod);
     };
-    if content.is_null() {
-        return Stored::Useless;
+    let is_pod = kind == "pod";
+    // They say the same unless one of them is damaged.
+    if is_pod != (key.split('/').nth(1) == Some("pod")) {
+        return Ok(Stored::LostPod);
     }
-    match content.answer() {
+    if row.get_ref(3)? == ValueRef::Null {
+        return Ok(Stored::Useless);
+    }
+    let Some(content) = sqlite::text(row, 3)?.and_then(|text| Content::from_json_text(text).ok()) else {
+        return Ok(if is_pod { Stored::LostPod } else { Stored::Useless });
+    };
+    if kind == "podpatch" || kind == "nodepatch" {
+        return Ok(Stored::Usable);
+    }
+    if content.is_null() {
+        return Ok(Stored::Useless);
+    }
+    Ok(match content.answer() {
+        Answer::Plain(_) if is_pod && !is_readable_pod(content.get()) => Stored::LostPod,
         Answer::Plain(_) => Stored::Usable,
         Answer::Envelope(Some(object)) => Stored::Wrapped(object.get().to_owned()),
         Answer::Ok | Answer::Failed(_) | Answer::Envelope(None) => Stored::Useless,
-    }
+    })
+}
+
+fn is_readable_pod(text: &str) -> bool {
+    Object::parse(text).is_ok_and(|object| object.view::<Pod>().is_ok())
 }
 
 fn refuses_writes(error: &rusqlite::Error) -> bool {

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::database;
 use super::store::{Applied, Op, patch_key, supersedes};
+use crate::sqlite;
 
 pub(super) fn perform(connection: &Connection, op: &Op) -> Result<Applied, rusqlite::Error> {
     let rows = match op {
@@ -94,11 +95,11 @@ fn remove(
 }
 
 fn stored(connection: &Connection, key: &str) -> Result<Option<Object>, rusqlite::Error> {
-    let value: Option<String> = connection
+    let value = connection
         .prepare_cached("SELECT value FROM meta WHERE key=?1")?
-        .query_row([key], |row| row.get(0))
+        .query_row([key], |row| sqlite::text(row, 0))
         .optional()?;
-    Ok(value.and_then(|value| Object::parse(&value).ok()))
+    Ok(value.flatten().and_then(|value| Object::parse(&value).ok()))
 }
 
 /// The key of an object in `meta_v2`, as a Go edgecore builds it: the plural is guessed from the kind (spec 05 §2, §4.3).

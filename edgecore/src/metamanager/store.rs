@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::owner::Owner;
+use crate::sqlite;
 
 /// Calls that wait for the thread; a full queue makes callers wait.
 const QUEUE: usize = 64;
@@ -153,23 +154,27 @@ impl Store {
         wait.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// The value of a key.
+    /// The value of a key; a damaged row is as good as none.
     pub(super) async fn get(&self, key: String) -> Result<Option<String>, StoreError> {
         self.read(move |connection| {
             connection
                 .prepare_cached("SELECT value FROM meta WHERE key=?1")?
-                .query_row([&key], |row| row.get(0))
+                .query_row([&key], |row| sqlite::text(row, 0))
                 .optional()
+                .map(Option::flatten)
         })
         .await
     }
 
-    /// All values of a type with their keys.
+    /// All values of a type with their keys; what is damaged is empty.
     pub(super) async fn rows(&self, kind: impl Into<Cow<'static, str>>) -> Result<Vec<(String, String)>, StoreError> {
         let kind = kind.into();
         self.read(move |connection| {
             let mut statement = connection.prepare("SELECT key, value FROM meta WHERE type=?1")?;
-            let rows = statement.query_map([&*kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows = statement.query_map([&*kind], |row| {
+                let text = |column| sqlite::text(row, column).map(Option::unwrap_or_default);
+                Ok((text(0)?, text(1)?))
+            })?;
             rows.collect()
         })
         .await
@@ -185,9 +190,10 @@ impl Store {
             let mut rows = statement.query([])?;
             let mut stored = Vec::new();
             while let Some(row) = rows.next()? {
-                let value: String = row.get(1)?;
-                let key: String = row.get(0)?;
-                if let (Route::Object(path), Ok(object)) = (Route::parse(&Group::Resource, &key), Object::parse(&value))
+                // What is left out comes again.
+                if let (Some(key), Some(value)) = (sqlite::text(row, 0)?, sqlite::text(row, 1)?)
+                    && let (Route::Object(path), Ok(object)) =
+                        (Route::parse(&Group::Resource, &key), Object::parse(&value))
                 {
                     stored.push(Item::of(path, &object));
                 }

@@ -81,7 +81,9 @@ pub(super) async fn start(
         failure: None,
         tasks: tasks.clone(),
     };
-    task.load().await;
+    if !task.load().await {
+        task.readiness = Readiness::new(false);
+    }
     task.publish();
     tasks.spawn("metamanager", task.run(inbox));
 }
@@ -143,14 +145,16 @@ impl Task {
         }
     }
 
-    async fn load(&mut self) {
+    /// Returns whether all of them could be read: the containers of one that could not are no strangers.
+    async fn load(&mut self) -> bool {
         let rows = match self.meta.shared.store.rows("pod").await {
             Ok(rows) => rows,
             Err(error) => {
                 warn!(%error, "the stored pods cannot be read");
-                return;
+                return false;
             }
         };
+        let mut all = true;
         for (key, value) in rows {
             match Object::parse(&value)
                 .and_then(|object| dispatch::pod_of_node(&object, &self.meta.shared.settings.node))
@@ -159,9 +163,13 @@ impl Task {
                     self.set.insert(pod.object.uid(), pod);
                 }
                 Ok(None) => {}
-                Err(error) => warn!(pod = key, error = common::chain(&error), "a stored pod cannot be read"),
+                Err(error) => {
+                    warn!(pod = key, error = common::chain(&error), "a stored pod cannot be read");
+                    all = false;
+                }
             }
         }
+        all
     }
 
     fn publish(&self) {
@@ -409,8 +417,7 @@ impl Task {
             }
         } else if opened {
             // It could not be read at the start: what it holds counts from now.
-            self.load().await;
-            if state.filled && !self.readiness.is_ready() {
+            if self.load().await && state.filled && !self.readiness.is_ready() {
                 self.readiness = Readiness::new(true);
             }
             self.publish();

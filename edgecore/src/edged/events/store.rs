@@ -6,6 +6,7 @@ use tracing::debug;
 
 use super::waiting::Said;
 use crate::metamanager::{RequestError, Tables};
+use crate::sqlite;
 
 /// A row that is written again becomes the newest.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS pod_event (sequence INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, \
@@ -19,7 +20,10 @@ pub(super) async fn load(tables: &Tables) -> Result<Vec<Said>, RequestError> {
                 return Ok(Vec::new());
             }
             let mut query = connection.prepare("SELECT name, event FROM pod_event ORDER BY sequence")?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows = query.query_map([], |row| {
+                let text = |column| sqlite::text(row, column).map(Option::unwrap_or_default);
+                Ok((text(0)?, text(1)?))
+            })?;
             rows.collect::<Result<Vec<(String, String)>, _>>()
         })
         .await?;

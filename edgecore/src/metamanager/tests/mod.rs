@@ -1,5 +1,6 @@
 //! Tests against a channel in place of edgehub.
 
+mod damaged_rows;
 mod go_databases;
 
 use std::path::{Path, PathBuf};
