@@ -93,7 +93,7 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
         match external::External::start(external, (publisher, publications), &metrics, tasks) {
             Ok((transport, received)) => {
                 bus.add(transport);
-                tasks.spawn("eventbus inbound", inbound.clone().run(received));
+                tasks.spawn_draining("eventbus inbound", |_| inbound.clone().run(received));
                 info!(server = external.server, "EventBus uses an external MQTT broker");
             }
             Err(error) => error!(
@@ -107,7 +107,7 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
             Ok((transport, received)) => {
                 bus.add(transport);
                 if let Some(received) = received {
-                    tasks.spawn("eventbus inbound", inbound.run_internal(received));
+                    tasks.spawn_draining("eventbus inbound", |_| inbound.run_internal(received));
                 }
                 info!(listen = internal.broker.listen, "EventBus serves MQTT itself");
             }
@@ -130,7 +130,7 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
     inbox
 }
 
-/// Hands what clients publish to its receiver.
+/// Hands what clients publish to its receiver. Ends with the brokers: what they have acknowledged before a stop is handed on after it.
 #[derive(Clone)]
 struct Inbound {
     twin: Option<DeviceTwin>,

@@ -225,8 +225,8 @@ fn publish_numbers(bench: &Bench<'_>, doors: &[Door], numbers: std::ops::Range<u
     Ok(numbers)
 }
 
-/// Uploads reach the cloud, each once; of ours those of a time without a link too: Go's edgecore drops them.
-fn uploads(bench: &Bench<'_>, doors: &[Door]) -> Result<()> {
+/// Uploads reach the cloud, each once; of ours those of a time without a link too, and over a stop: Go's edgecore drops them.
+fn uploads(bench: &mut Bench<'_>, doors: &[Door]) -> Result<()> {
     for door in doors {
         until_uploaded(bench, door, &bench.cloud.always(), "an upload")?;
     }
@@ -236,6 +236,10 @@ fn uploads(bench: &Bench<'_>, doors: &[Door]) -> Result<()> {
     if bench.sides.edge {
         bench.edge().set_link(false)?;
         sent.extend(unlinked(bench, doors)?);
+        // Somebody else's broker keeps nothing for an edge that is away.
+        if let Some(own) = doors.iter().find(|door| door.port == INTERNAL) {
+            sent.extend(stopped(bench, own)?);
+        }
         bench.edge().set_link(true)?;
         bench
             .cloud
@@ -273,6 +277,22 @@ fn unlinked(bench: &Bench<'_>, doors: &[Door]) -> Result<Vec<String>> {
     let kept = sql(edge, newest)?;
     let wanted: String = cloud::BINARY.iter().map(|byte| format!("{byte:02X}")).collect();
     ensure!(kept.trim() == wanted, "a binary payload is kept as {kept}");
+    Ok(sent)
+}
+
+/// Uploads just before an orderly stop: the broker has acknowledged them, so they are kept.
+fn stopped(bench: &mut Bench<'_>, own: &Door) -> Result<Vec<String>> {
+    let topic = bench.cloud.always();
+    let before = waiting(bench, &topic)?;
+    let sent = publish_numbers(bench, std::slice::from_ref(own), 40..60)?;
+    bench.system.edge.stop_edgecore()?;
+    let kept = waiting(bench, &topic)?;
+    ensure!(
+        kept == before + sent.len(),
+        "after a stop {kept} uploads wait, of {before} and {}",
+        sent.len()
+    );
+    bench.system.edge.start_edgecore()?;
     Ok(sent)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Three places, in the order of arrival: `flight`, in memory, is being sent; the backlog, rows only, comes next; `tail`, in memory, is
 //! what came last. While the cloud takes everything at once, nothing is written. What it has not taken for [`PATIENCE`] is, so that a
-//! crash loses no more than that.
+//! crash loses no more than that; a stop writes all of it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -155,6 +155,7 @@ pub(super) struct Machine {
     paused: Option<Instant>,
     store_paused: Option<Instant>,
     dropped: Amount,
+    stopping: bool,
 }
 
 impl Machine {
@@ -173,6 +174,7 @@ impl Machine {
             paused: None,
             store_paused: None,
             dropped: Amount { count: 0, bytes: 0 },
+            stopping: false,
         }
     }
 
@@ -288,6 +290,26 @@ impl Machine {
         self.store_paused = Some(now + STORE_PAUSE);
     }
 
+    /// The process stops: nothing more is sent, and what is in memory alone is written at once, however soon the database failed before.
+    pub(super) const fn stop(&mut self) {
+        self.stopping = true;
+        self.store_paused = None;
+    }
+
+    /// Whether enough came to be written before its time.
+    pub(super) const fn has_batch(&self) -> bool {
+        self.tail.bytes >= TAIL_EARLY
+    }
+
+    /// What is in memory alone.
+    pub(super) fn unwritten(&self) -> Amount {
+        let mut amount = Amount::default();
+        for held in self.unstored() {
+            amount.add(held.record.size());
+        }
+        amount
+    }
+
     /// What waits.
     pub(super) fn waiting(&self) -> Amount {
         let mut amount = self.backlog;
@@ -319,6 +341,7 @@ impl Machine {
         }
         self.advance();
         if self.up
+            && !self.stopping
             && wake.is_over(now, &mut self.paused)
             && let Some(held) = self.flight.held.iter_mut().find(|held| !held.sent)
         {
@@ -333,18 +356,20 @@ impl Machine {
             return Some(Action::Open);
         }
         let rows_are_left = self.flight.held.iter().any(|held| held.stored);
-        if self.forget.len() >= FORGET || (!self.forget.is_empty() && !rows_are_left) {
+        // Rows of what is taken: many at a time, the last of all, or they would go again after the start.
+        let is_due = self.forget.len() >= FORGET || !rows_are_left || self.stopping;
+        if is_due && !self.forget.is_empty() {
             return Some(Action::Forget(self.forget.clone()));
         }
         if let Some(since) = self.unstored().map(|held| held.since).next() {
-            let is_early = self.tail.bytes >= TAIL_EARLY;
+            let is_early = self.stopping || self.has_batch();
             if is_early || now.saturating_duration_since(since) >= PATIENCE {
                 return Some(self.store());
             }
             wake.at(since + PATIENCE);
         }
         // Read ahead of the link, so that the first uploads after a reconnect need no disk.
-        if self.backlog.count > 0 && self.has_room() {
+        if !self.stopping && self.backlog.count > 0 && self.has_room() {
             return Some(Action::Load { after: self.read });
         }
         None

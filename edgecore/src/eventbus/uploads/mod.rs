@@ -2,7 +2,7 @@
 //!
 //! Owns what waits and its rows. Between our own programs each upload is acknowledged, and until then it is kept and sent again under
 //! the same id. A Go cloud acknowledges none: what is handed to the connection is forgotten, what comes while the link is down is kept
-//! and sent in order afterwards. Too much of it drops the oldest, counted.
+//! and sent in order afterwards. Too much of it drops the oldest, counted. A stop loses none: the brokers have acknowledged them.
 
 mod machine;
 mod store;
@@ -18,6 +18,7 @@ use proto::message::now_millis;
 use proto::{MAX_MESSAGE, MsgId, Operation};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::metrics;
@@ -35,7 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Uploads(mpsc::Sender<Upload>);
 
 impl Uploads {
-    /// Starts the task; at most `budget` bytes wait, about.
+    /// Starts the task; at most `budget` bytes wait, about. After a stop it ends when all handles are gone.
     pub(super) fn start(budget: u64, tables: Tables, uplink: Uplink, metrics: metrics::Uploads, tasks: &Tasks) -> Self {
         let (inbox, uploads) = mpsc::channel(INBOX);
         let task = Task {
@@ -45,7 +46,7 @@ impl Uploads {
             metrics,
             sending: FuturesUnordered::new(),
         };
-        tasks.spawn("eventbus uploads", task.run(uploads));
+        tasks.spawn_draining("eventbus uploads", |stop| task.run(uploads, stop));
         Self(inbox)
     }
 
@@ -70,7 +71,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut uploads: mpsc::Receiver<Upload>) {
+    async fn run(mut self, mut uploads: mpsc::Receiver<Upload>, stop: CancellationToken) {
         let mut link = self.uplink.link();
         self.machine.link(link.borrow_and_update().is_up());
         loop {
@@ -84,9 +85,10 @@ impl Task {
             };
             tokio::select! {
                 biased;
+                () = stop.cancelled() => break,
                 changed = link.changed() => {
                     if changed.is_err() {
-                        return;
+                        break;
                     }
                     let now: Link = *link.borrow_and_update();
                     // Answers to what was sent before never come.
@@ -95,15 +97,44 @@ impl Task {
                 }
                 Some((id, outcome)) = self.sending.next() => self.sent(&id, outcome),
                 upload = uploads.recv() => match upload {
-                    Some(upload) => {
-                        self.metrics.taken.inc();
-                        self.machine.push(Instant::now(), now_millis(), upload);
-                    }
-                    None => return,
+                    Some(upload) => self.take(upload),
+                    None => break,
                 },
                 () = pause => {}
             }
         }
+        self.finish(uploads).await;
+    }
+
+    /// Writes what is in memory, and what still comes: until nobody can push any more.
+    async fn finish(mut self, mut uploads: mpsc::Receiver<Upload>) {
+        // What nobody has answered goes again after the start, under the same id.
+        self.sending.clear();
+        loop {
+            self.machine.stop();
+            self.work().await;
+            self.tell();
+            let Some(upload) = uploads.recv().await else { break };
+            self.take(upload);
+            while !self.machine.has_batch()
+                && let Ok(upload) = uploads.try_recv()
+            {
+                self.take(upload);
+            }
+        }
+        let lost = self.machine.unwritten();
+        if lost.count > 0 {
+            warn!(
+                count = lost.count,
+                bytes = lost.bytes,
+                "uploads of MQTT clients are lost by the stop"
+            );
+        }
+    }
+
+    fn take(&mut self, upload: Upload) {
+        self.metrics.taken.inc();
+        self.machine.push(Instant::now(), now_millis(), upload);
     }
 
     /// Does what is to be done; says when to look again.

@@ -16,6 +16,7 @@ use crate::metamanager::{MetaManager, Settings};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
 const BUDGET: u64 = 1024 * 1024;
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn upload(number: usize, size: usize) -> Upload {
     Upload {
@@ -155,6 +156,31 @@ async fn a_database_that_fails_costs_the_oldest_beyond_a_megabyte() {
     assert!(rows.rows.len() >= 7, "{}", rows.rows.len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stop_writes_at_once_what_nobody_acknowledged_and_sends_no_more() {
+    let (mut machine, mut rows, now) = (Machine::new(BUDGET), Rows::default(), Instant::now());
+    machine.link(true);
+    machine.push(now, 1, upload(0, 10));
+    machine.push(now, 1, upload(1, 10));
+    let sent = rows.drive(&mut machine, now);
+    rows.drive(&mut machine, now + PATIENCE);
+    assert_eq!((sent.len(), rows.rows.len()), (2, 2));
+    machine.taken(&sent[0].id);
+    machine.push(now + PATIENCE, 1, upload(2, 10));
+    assert_eq!(rows.drive(&mut machine, now + PATIENCE).len(), 1);
+    machine.push(now + PATIENCE, 1, upload(3, 10));
+    rows.fails = true;
+    machine.stop();
+    assert!(rows.drive(&mut machine, now + PATIENCE).is_empty());
+    assert_eq!(machine.unwritten().count, 2, "they can only be told of");
+    rows.fails = false;
+    machine.stop();
+    assert!(rows.drive(&mut machine, now + PATIENCE).is_empty());
+    assert_eq!(machine.unwritten(), Amount::default());
+    let kept: Vec<&str> = rows.rows.values().map(|record| record.upload.topic.as_str()).collect();
+    assert_eq!(kept, ["default/user/1", "default/user/2", "default/user/3"]);
+}
+
 /// A little generator: seeds that fail can be run again.
 struct Dice(u64);
 
@@ -167,8 +193,8 @@ impl Dice {
     }
 }
 
-/// Links that come and go, acknowledgements that are lost or come in any order, crashes, a database that fails: what was waiting for more
-/// than a second, or acknowledged by nobody, arrives; first arrivals are in order.
+/// Links that come and go, acknowledgements that are lost or come in any order, stops, crashes, a database that fails: what was
+/// waiting for more than a second, or for any time before a stop, arrives; first arrivals are in order.
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_all_that_was_stored_arrives_in_order() {
     for seed in 1..=300 {
@@ -184,10 +210,17 @@ async fn whatever_happens_all_that_was_stored_arrives_in_order() {
                 }
                 1 => rows.fails = dice.roll(4) == 0,
                 2 if dice.roll(4) == 0 => {
-                    // Power fails: what is only in memory is gone.
-                    let stored: BTreeSet<String> =
-                        rows.rows.values().map(|record| record.upload.topic.clone()).collect();
-                    may_be_lost.extend(pushed.iter().filter(|topic| !stored.contains(*topic)).cloned());
+                    let is_orderly = dice.roll(2) == 0;
+                    if is_orderly {
+                        machine.stop();
+                        assert!(rows.drive(&mut machine, now).is_empty(), "seed {seed}");
+                    }
+                    if rows.fails || !is_orderly {
+                        // Power fails: what is only in memory is gone.
+                        let stored: BTreeSet<String> =
+                            rows.rows.values().map(|record| record.upload.topic.clone()).collect();
+                        may_be_lost.extend(pushed.iter().filter(|topic| !stored.contains(*topic)).cloned());
+                    }
                     under_way.clear();
                     machine = Machine::new(u64::MAX);
                     machine.link(dice.roll(2) > 0);
@@ -243,6 +276,7 @@ struct Edge {
     uploads: Uploads,
     meta: MetaManager,
     cloud: UplinkEnd,
+    metrics: metrics::Uploads,
     tasks: Tasks,
 }
 
@@ -258,30 +292,58 @@ impl Edge {
         let meta = MetaManager::start(settings, uplink.clone(), &tasks)
             .await
             .expect("started");
-        let uploads = Uploads::start(BUDGET, meta.tables(), uplink, metrics::Uploads::default(), &tasks);
+        let metrics = metrics::Uploads::default();
+        let uploads = Uploads::start(BUDGET, meta.tables(), uplink, metrics.clone(), &tasks);
         Self {
             uploads,
             meta,
             cloud,
+            metrics,
             tasks,
         }
     }
 
-    async fn rows(&self) -> u64 {
-        super::store::open(&self.meta.tables()).await.expect("read").0.count
+    /// A cloud of ours is there.
+    fn connect(&self) {
+        self.cloud.features.send_replace(Features::OURS);
+        self.cloud.link.send_replace(Link::Up(1));
     }
 
-    async fn until_rows(&self, count: u64) {
+    /// The next upload that reaches the cloud, acknowledged.
+    async fn acknowledge(&mut self) -> Upload {
+        let next = tokio::time::timeout(LIMIT, self.cloud.recv()).await;
+        let Ok(Some(Outgoing::Ask { message, answer })) = next else {
+            panic!("told, or stopped, or nothing")
+        };
+        let ack = Message::answer_to(&message, Source::CloudHub, Content::ok());
+        let _ = answer.send(ack);
+        Upload::of(&message).expect("an upload")
+    }
+
+    async fn stored(&self) -> Amount {
+        super::store::open(&self.meta.tables()).await.expect("read").0
+    }
+
+    async fn until_stored(&self, what: impl Fn(Amount) -> bool) -> Amount {
         let all = async {
-            while self.rows().await != count {
+            loop {
+                let stored = self.stored().await;
+                if what(stored) {
+                    return stored;
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), all).await.expect("rows");
+        tokio::time::timeout(LIMIT, all).await.expect("rows")
+    }
+
+    async fn until_rows(&self, count: u64) {
+        self.until_stored(|stored| stored.count == count).await;
     }
 
     async fn stop(self) {
-        self.tasks.stop(Duration::from_secs(5)).await;
+        drop(self.uploads);
+        assert!(self.tasks.stop(LIMIT).await, "all ended");
     }
 }
 
@@ -302,20 +364,82 @@ async fn uploads_of_a_time_without_a_link_survive_a_restart_and_are_acknowledged
     edge.stop().await;
 
     let mut edge = Edge::start(&database).await;
-    edge.cloud.features.send_replace(Features::OURS);
-    edge.cloud.link.send_replace(Link::Up(1));
+    edge.connect();
     let mut got = Vec::new();
     while got.len() < 4 {
-        let Some(Outgoing::Ask { message, answer }) = edge.cloud.recv().await else {
-            panic!("told, or stopped");
-        };
-        let ack = Message::answer_to(&message, Source::CloudHub, Content::ok());
-        let _ = answer.send(ack);
-        got.push(Upload::of(&message).expect("an upload"));
+        got.push(edge.acknowledge().await);
     }
     assert_eq!(got.last(), Some(&binary));
     assert!(got[..3].iter().map(|upload| &upload.topic).is_sorted());
     edge.until_rows(0).await;
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_came_just_before_a_stop_arrives_after_the_start_and_what_was_acknowledged_does_not() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.connect();
+    edge.uploads.push(upload(0, 3)).await;
+    assert_eq!(edge.acknowledge().await, upload(0, 3));
+    let counted = async {
+        while edge.metrics.acknowledged.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, counted).await.expect("acknowledged");
+    for number in 1..4 {
+        edge.uploads.push(upload(number, 3)).await;
+    }
+    edge.stop().await;
+
+    let mut edge = Edge::start(&database).await;
+    assert_eq!(edge.stored().await.count, 3);
+    edge.connect();
+    for number in 1..4 {
+        assert_eq!(edge.acknowledge().await, upload(number, 3));
+    }
+    edge.until_rows(0).await;
+    // Had one come twice, it would come now.
+    edge.uploads.push(upload(4, 3)).await;
+    assert_eq!(edge.acknowledge().await, upload(4, 3));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_time_without_a_link_costs_the_oldest_beyond_the_budget_and_the_newest_arrive() {
+    const COUNT: usize = 300;
+    const SIZE: usize = 10_000;
+    let folder = tempfile::tempdir().expect("folder");
+    let mut edge = Edge::start(&folder.path().join("edgecore.db")).await;
+    for number in 0..COUNT {
+        edge.uploads.push(upload(number, SIZE)).await;
+        let stored = edge.stored().await;
+        assert!(stored.bytes <= BUDGET, "{stored:?}");
+    }
+    let dropped = edge.metrics.dropped.clone();
+    let is_all = |stored: Amount| stored.count + dropped.get() == 300;
+    let stored = edge.until_stored(is_all).await;
+    assert!(stored.bytes <= BUDGET && stored.bytes > BUDGET / 2, "{stored:?}");
+    assert!(edge.metrics.dropped_bytes.get() > dropped.get() * 10_000);
+
+    edge.connect();
+    let mut got = Vec::new();
+    for _ in 0..stored.count {
+        let Upload { topic, payload } = edge.acknowledge().await;
+        assert_eq!(payload.len(), SIZE);
+        got.push(topic);
+    }
+    let newest = COUNT - got.len() / 2..COUNT;
+    let newest: Vec<String> = newest.map(|number| upload(number, 0).topic).collect();
+    assert!(got.ends_with(&newest), "{got:?}");
+    edge.until_rows(0).await;
+    assert_eq!(
+        edge.metrics.dropped.get() + stored.count,
+        300,
+        "and no more are dropped"
+    );
     edge.stop().await;
 }
 
