@@ -73,9 +73,9 @@ fn run(flags: &Flags) -> anyhow::Result<bool> {
 async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     let loaded = EdgeCore::load(file, host, &RealFiles)?;
     loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let mut config = loaded.config;
     info!("Version: {}", version::KUBEEDGE_VERSION);
-    environment::check(&config)?;
+    environment::check(&loaded)?;
+    let mut config = loaded.config;
     let from_bootstrap = config
         .take_bootstrap_token(Path::new(BOOTSTRAP_FILE))
         .context(BOOTSTRAP_FILE)?;

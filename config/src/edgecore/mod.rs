@@ -125,6 +125,17 @@ impl EdgeCore {
         yaml::write(&self.tree())
     }
 
+    /// The configuration as a joining node's file: without the key that is another word when a file says it than by default,
+    /// unless it has another value (edgecore starts beside a kubelet where the file enables the edge API).
+    #[must_use]
+    pub fn to_join_yaml(&self) -> String {
+        let mut tree = self.tree();
+        if self.modules.meta_manager.meta_server.enable == MetaServer::default().enable {
+            tree.cut(&["modules", "metaManager", "metaServer", "enable"]);
+        }
+        yaml::write(&tree)
+    }
+
     /// Takes the join token from the bootstrap file that `keadm join` leaves, over the one in the configuration, in memory
     /// only. Returns whether there was one.
     pub fn take_bootstrap_token(&mut self, path: &Path) -> io::Result<bool> {

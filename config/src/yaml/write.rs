@@ -37,6 +37,22 @@ impl Tree {
         kept
     }
 
+    /// Takes away what stands at `path`.
+    pub(crate) fn cut(&mut self, path: &[&str]) {
+        let Self::Map(map) = self else { return };
+        match path {
+            [] => {}
+            [last] => {
+                map.remove(*last);
+            }
+            [first, rest @ ..] => {
+                if let Some(inner) = map.get_mut(*first) {
+                    inner.cut(rest);
+                }
+            }
+        }
+    }
+
     fn graft(&mut self, path: &[&str], value: Self) {
         let Self::Map(map) = self else { return };
         match path {

@@ -211,6 +211,20 @@ fn what_a_file_sets_can_be_asked() {
 }
 
 #[test]
+fn the_file_of_a_join_leaves_the_edge_api_to_the_default() {
+    let key = "modules.metaManager.metaServer.enable";
+    for (text, is_set) in [
+        ("{}", false),
+        ("modules: {metaManager: {metaServer: {enable: false}}}", true),
+    ] {
+        let config = edge(text).expect("loads").config;
+        let joined = edge(&config.to_join_yaml()).expect("loads again");
+        assert_eq!(joined.is_set(key), is_set, "{text}");
+        assert_eq!(joined.config, config);
+    }
+}
+
+#[test]
 fn values_follow_from_others_that_are_set() {
     let text = "modules: {edgeHub: {websocket: {server: \"cloud.example:10000\"}}, edged: {tailoredKubeletConfig: {containerRuntimeEndpoint: \"unix:///x.sock\"}}}";
     let modules = edge(text).expect("loads").config.modules;

@@ -121,7 +121,7 @@ async fn install(
     }
     steps.begin("Generate EdgeCore default configuration");
     let file = paths.config();
-    write_atomic(&file, config.to_yaml().as_bytes(), SECRET).with_context(|| file.display().to_string())?;
+    write_atomic(&file, config.to_join_yaml().as_bytes(), SECRET).with_context(|| file.display().to_string())?;
     steps.begin("Run EdgeCore daemon");
     manager.start(paths)?;
     eprintln!("KubeEdge edgecore is running, For logs visit: {}", manager.logs(paths));

@@ -58,7 +58,7 @@ pub(super) fn build(
         }
     }
     // The checks of a file that edgecore will make at its start, here before anything is written.
-    let text = all.to_yaml();
+    let text = all.to_join_yaml();
     EdgeCore::parse(&text, host, &LookOnly)
         .map_err(|problems| anyhow::anyhow!("{problems}"))
         .context("edgecore.yaml would be wrong")?;
@@ -142,7 +142,7 @@ mod tests {
             (0, "tcp://127.0.0.1:1883")
         );
         assert_eq!(build_from("--with-mqtt")?.modules.event_bus.mqtt_mode, 2);
-        assert!(!config.to_yaml().contains("SECRET"));
+        assert!(!config.to_join_yaml().contains("SECRET"));
         Ok(())
     }
 
