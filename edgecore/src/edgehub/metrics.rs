@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use proto::{Message, Operation};
+use proto::{Kind, Message, Operation, Source};
 
 /// The class that a message belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -128,16 +128,67 @@ impl Metrics {
     }
 }
 
+/// State is what this node says of itself, objects are what the cloud and edged want to be; records are each kept until taken.
 pub(super) fn class(message: &Message) -> Class {
     let class = match &message.operation {
         Operation::Keepalive => "keepalive",
         Operation::Response if message.parent.is_some() => "answer",
         Operation::Error => "refusal",
         Operation::Query | Operation::Get => "question",
-        Operation::Patch => "state",
-        Operation::Insert | Operation::Update | Operation::Delete => "object",
-        Operation::Upload => "record",
+        Operation::Insert | Operation::Update | Operation::Delete | Operation::Patch => told(message),
+        Operation::Upload | Operation::Publish | Operation::UpdateNodeActionStatus => "record",
         _ => "other",
     };
     Class { class }
+}
+
+fn told(message: &Message) -> &'static str {
+    match (message.route.kind(), &message.source) {
+        (Some(Kind::Event), _) => "record",
+        (Some(Kind::Lease | Kind::NodeStatus | Kind::NodePatch | Kind::PodStatus | Kind::PodPatch), _)
+        | (Some(Kind::Node), Source::Edged)
+        // Of devices: values and states.
+        | (None, Source::Twin) => "state",
+        _ => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::device::{DeviceId, DevicePart, DeviceTopic};
+    use proto::{Content, Group, ObjectPath, Route};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_by_what_they_are() {
+        let of = |source: Source, operation: Operation, route: Route| {
+            class(&Message::new(
+                source,
+                Group::Resource,
+                operation,
+                route,
+                Content::null(),
+            ))
+            .class
+        };
+        let edged = |operation, kind| of(Source::Edged, operation, ObjectPath::new("a", kind, "b").into());
+        assert_eq!(edged(Operation::Update, Kind::Lease), "state");
+        assert_eq!(edged(Operation::Insert, Kind::Node), "state");
+        assert_eq!(edged(Operation::Patch, Kind::NodePatch), "state");
+        assert_eq!(edged(Operation::Patch, Kind::PodPatch), "state");
+        assert_eq!(edged(Operation::Update, Kind::Event), "record");
+        assert_eq!(edged(Operation::Query, Kind::Lease), "question");
+        assert_eq!(edged(Operation::Delete, Kind::Pod), "object");
+        for part in [DevicePart::Twin, DevicePart::State] {
+            let device = DeviceId::new("default", "d");
+            let report = DeviceTopic { device, part }.route();
+            assert_eq!(of(Source::Twin, Operation::Update, report), "state");
+        }
+        let upload = of(Source::Bus, Operation::Upload, Route::Other("default/user/x".into()));
+        assert_eq!(upload, "record");
+        let cloud = |source, kind| of(source, Operation::Update, ObjectPath::new("a", kind, "b").into());
+        assert_eq!(cloud(Source::EdgeController, Kind::Node), "object");
+        assert_eq!(cloud(Source::DeviceController, Kind::Device), "object");
+    }
 }
