@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DeviceHistory, EdgeCore, EdgeHub, Edged, EventBus, MetaManager, ServiceBus};
+use super::{DeviceHistory, EdgeCore, EdgeHub, Edged, EventBus, KubeletConfig, MetaManager, ServiceBus};
 use crate::HostFacts;
 use crate::checks::{Checks, split_host_port};
 use crate::decode::Value;
@@ -12,6 +12,14 @@ use crate::problem::quoted;
 const KUBELET: &str = "modules.edged.tailoredKubeletConfig";
 /// Bytes below which a history is all overhead.
 const LEAST_HISTORY: i64 = 131_072;
+
+/// Signals of `evictionHard` that the node's conditions follow.
+const SIGNALS: &[&str] = &[
+    "memory.available",
+    "nodefs.available",
+    "nodefs.inodesFree",
+    "pid.available",
+];
 
 /// Keys that nothing reads: a file that sets them to something else is told so.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -41,6 +49,10 @@ const WITHOUT_EFFECT: &[&str] = &[
     "modules.edged.tailoredKubeletConfig.topologyManagerPolicyOptions",
     "modules.edged.tailoredKubeletConfig.topologyManagerScope",
     "modules.edged.tailoredKubeletConfig.qosReserved",
+    "modules.edged.tailoredKubeletConfig.evictionSoft",
+    "modules.edged.tailoredKubeletConfig.evictionSoftGracePeriod",
+    "modules.edged.tailoredKubeletConfig.evictionMaxPodGracePeriod",
+    "modules.edged.tailoredKubeletConfig.evictionMinimumReclaim",
     "modules.edged.tailoredKubeletConfig.memorySwap",
     "modules.edged.tailoredKubeletConfig.crashLoopBackOff",
     "modules.edged.tailoredKubeletConfig.containerLogMaxWorkers",
@@ -177,6 +189,28 @@ fn edged(edged: &Edged, to: &mut Checks<'_>) {
         kubelet.image_gc_low_threshold_percent,
         to,
     );
+    eviction_signals(kubelet, to);
+}
+
+/// One line for all signals that the file sets to something else than the default although nothing looks at them.
+fn eviction_signals(kubelet: &KubeletConfig, to: &mut Checks<'_>) {
+    let default = KubeletConfig::default().eviction_hard;
+    let ours = kubelet.eviction_hard.iter();
+    let idle: Vec<&str> = ours
+        .filter(|(signal, amount)| !SIGNALS.contains(&signal.as_str()) && default.get(*signal) != Some(*amount))
+        .map(|(signal, _)| signal.as_str())
+        .collect();
+    let path = format!("{KUBELET}.evictionHard");
+    if !idle.is_empty()
+        && let Some(line) = to.reader.lines.get(&path).copied()
+    {
+        let reason = format!(
+            "accepted, but has no effect: {}; looked at are {}",
+            idle.join(", "),
+            SIGNALS.join(", ")
+        );
+        to.reader.warn_at(line, &path, reason);
+    }
 }
 
 fn image_thresholds(high: Option<i32>, low: Option<i32>, to: &mut Checks<'_>) {

@@ -238,6 +238,26 @@ fn keys_without_effect_are_named_when_they_differ() {
 }
 
 #[test]
+fn signals_of_eviction_without_effect_are_named_in_one_line() {
+    let warnings = |signals: &str| {
+        let text = format!("modules: {{edged: {{tailoredKubeletConfig: {{evictionHard: {{{signals}}}}}}}}}");
+        edge(&text).expect("loads").warnings
+    };
+    assert_eq!(edge("").expect("loads").warnings, []);
+    assert_eq!(
+        warnings("imagefs.available: 15%, pid.available: 10%, memory.available: 1Mi"),
+        []
+    );
+    let found = warnings("imagefs.available: 1%, imagefs.inodesFree: 1%, nodefs.available: 1%");
+    let [warning] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!(warning.path, "modules.edged.tailoredKubeletConfig.evictionHard");
+    let named = "no effect: imagefs.available, imagefs.inodesFree; looked at";
+    assert!(warning.reason.contains(named), "{warning}");
+}
+
+#[test]
 fn files_that_cannot_be_read_say_so() -> std::io::Result<()> {
     let dir = tempfile::tempdir()?;
     let none = dir.path().join("cloudcore.yaml");

@@ -133,20 +133,6 @@ pub(super) fn boot_time() -> Timestamp {
         .unwrap_or_default()
 }
 
-/// How many threads there may be, and are.
-pub(super) fn processes() -> (Option<i64>, Option<i64>) {
-    let limit = |name: &str| -> Option<i64> {
-        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let now = text
-        .split_whitespace()
-        .nth(3)
-        .and_then(|part| part.split_once('/')?.1.parse().ok());
-    (limit("pid_max").into_iter().chain(limit("threads-max")).min(), now)
-}
-
 /// The interfaces in the network of a process, or of this one; without those that only lead to containers.
 pub(super) fn interfaces(pid: Option<u32>) -> Vec<Interface> {
     let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());

@@ -17,6 +17,7 @@ use super::collect::{Look, Pod, time};
 use super::machine::{self, FileSystem, Interface, Size};
 use super::rates::Rates;
 use crate::edged::context;
+use crate::edged::node::processes;
 
 /// Processors and memory alone.
 pub(super) fn small(node: &str, look: &Look, rates: &Rates) -> Summary {
@@ -93,7 +94,7 @@ pub(super) fn full(settings: &Settings, look: &Look, rates: &Rates, images: Opti
         container_fs: Some(image_fs.clone()),
         image_fs: Some(image_fs),
     });
-    let (maxpid, curproc) = machine::processes();
+    let (maxpid, curproc) = processes();
     node.rlimit = Some(RlimitStats {
         time: now,
         maxpid,

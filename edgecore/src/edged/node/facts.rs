@@ -41,6 +41,10 @@ pub struct Usage {
     pub inodes_total: i64,
     /// Of which free.
     pub inodes_available: i64,
+    /// Threads that there may be; 0 where that cannot be told.
+    pub pids_total: i64,
+    /// Of which free.
+    pub pids_available: i64,
 }
 
 /// The machine, so that tests can have another.
@@ -86,12 +90,18 @@ impl NodeFacts for SystemFacts {
             disk.as_ref()
                 .map_or(0, |disk| number(blocks.saturating_mul(disk.f_frsize)))
         };
+        let (pids_total, pids_available) = match processes() {
+            (Some(limit), Some(now)) => (limit, limit.saturating_sub(now)),
+            _ => (0, 0),
+        };
         Usage {
             memory_available: memory("MemAvailable:"),
             disk_total: bytes(disk.as_ref().map_or(0, |disk| disk.f_blocks)),
             disk_available: bytes(disk.as_ref().map_or(0, |disk| disk.f_bavail)),
             inodes_total: disk.as_ref().map_or(0, |disk| number(disk.f_files)),
             inodes_available: disk.as_ref().map_or(0, |disk| number(disk.f_favail)),
+            pids_total,
+            pids_available,
         }
     }
 }
@@ -140,6 +150,20 @@ fn processors() -> i64 {
         std::thread::available_parallelism().map_or(1, usize::from)
     };
     i64::try_from(count).unwrap_or(1)
+}
+
+/// How many threads there may be, and are.
+pub(crate) fn processes() -> (Option<i64>, Option<i64>) {
+    let limit = |name: &str| -> Option<i64> {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let now = text
+        .split_whitespace()
+        .nth(3)
+        .and_then(|part| part.split_once('/')?.1.parse().ok());
+    (limit("pid_max").into_iter().chain(limit("threads-max")).min(), now)
 }
 
 fn memory(key: &str) -> i64 {

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+pub(crate) use facts::processes;
 pub use facts::{Machine, NodeFacts, SystemFacts, Usage};
 pub(crate) use view::NodeView;
 

@@ -297,6 +297,7 @@ fn threshold(text: &str, total: i64) -> Option<i64> {
 pub(super) struct Pressure {
     pub(super) memory: bool,
     pub(super) disk: bool,
+    pub(super) pids: bool,
 }
 
 impl Pressure {
@@ -314,6 +315,7 @@ impl Pressure {
             memory: below("memory.available", usage.memory_available, machine.memory),
             disk: below("nodefs.available", usage.disk_available, usage.disk_total)
                 || below("nodefs.inodesFree", usage.inodes_available, usage.inodes_total),
+            pids: below("pid.available", usage.pids_available, usage.pids_total),
         }
     }
 }
@@ -323,6 +325,7 @@ impl Pressure {
 pub(super) struct Shortages {
     memory: Option<Instant>,
     disk: Option<Instant>,
+    pids: Option<Instant>,
 }
 
 impl Shortages {
@@ -337,54 +340,44 @@ impl Shortages {
         Pressure {
             memory: held(&mut self.memory, seen.memory),
             disk: held(&mut self.disk, seen.disk),
+            pids: held(&mut self.pids, seen.pids),
         }
     }
 }
 
-fn conditions(Pressure { memory, disk }: Pressure, runtime: &RuntimeState) -> Vec<Condition> {
+fn conditions(Pressure { memory, disk, pids }: Pressure, runtime: &RuntimeState) -> Vec<Condition> {
     let condition = |kind, status, reason, message: &str| Condition {
         kind,
         status,
         reason,
         message: message.to_owned(),
     };
+    let pressure = |kind, short, with: (&'static str, &'static str), without: (&'static str, &'static str)| {
+        let (reason, message) = if short { with } else { without };
+        condition(kind, short, reason, message)
+    };
     let ready = runtime.ready && runtime.network_ready;
     vec![
-        if memory {
-            condition(
-                "MemoryPressure",
-                true,
+        pressure(
+            "MemoryPressure",
+            memory,
+            (
                 "KubeletHasInsufficientMemory",
                 "kubelet has insufficient memory available",
-            )
-        } else {
-            condition(
-                "MemoryPressure",
-                false,
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available",
-            )
-        },
-        if disk {
-            condition(
-                "DiskPressure",
-                true,
-                "KubeletHasDiskPressure",
-                "kubelet has disk pressure",
-            )
-        } else {
-            condition(
-                "DiskPressure",
-                false,
-                "KubeletHasNoDiskPressure",
-                "kubelet has no disk pressure",
-            )
-        },
-        condition(
+            ),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        pressure(
+            "DiskPressure",
+            disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pressure(
             "PIDPressure",
-            false,
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available",
+            pids,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
         if ready {
             condition("Ready", true, "EdgeReady", "edge is posting ready status")

@@ -271,6 +271,7 @@ fn objects_of_the_real_machine_are_complete() {
     assert!(machine.processors > 0 && machine.memory > 0 && !machine.kernel.is_empty() && !machine.boot_id.is_empty());
     let usage = facts.usage();
     assert!(usage.disk_total > 0 && usage.disk_total >= usage.disk_available);
+    assert!(usage.pids_total >= usage.pids_available);
     let report = super::status::Report::new(
         &settings(),
         &machine,
@@ -283,6 +284,79 @@ fn objects_of_the_real_machine_are_complete() {
         .expect("a Node as Kubernetes reads it");
 }
 
+#[test]
+fn what_is_below_a_threshold_is_a_condition_of_the_node() {
+    use super::status::{Pressure, Report};
+
+    let mut settings = settings();
+    for (signal, limit) in [("nodefs.inodesFree", "5%"), ("pid.available", "10%")] {
+        settings.eviction_hard.insert(signal.to_owned(), limit.to_owned());
+    }
+    let machine = Board.machine();
+    let short = |usage: Usage| {
+        let pressure = Pressure::of(&settings, &machine, &usage);
+        let report = Report::new(&settings, &machine, &usage, pressure, &RuntimeState::default());
+        let node = report.node(&settings, jiff::Timestamp::now()).expect("object");
+        let node: Value = node.view().expect("JSON");
+        let all = node["status"]["conditions"].as_array().expect("conditions");
+        let mut kinds = all.iter().filter(|one| one["status"] == "True").map(|one| &one["type"]);
+        let first = kinds.next().and_then(Value::as_str).unwrap_or_default().to_owned();
+        assert_eq!(kinds.next(), None, "{first} and more");
+        first
+    };
+    // All at the threshold: not yet below.
+    let least = Usage {
+        memory_available: 100 * 1024 * 1024,
+        disk_total: 100 * GIB,
+        disk_available: 10 * GIB,
+        inodes_total: 1000,
+        inodes_available: 50,
+        pids_total: 32_000,
+        pids_available: 3_200,
+    };
+    assert_eq!(short(least), "");
+    let memory_available = least.memory_available - 1;
+    assert_eq!(
+        short(Usage {
+            memory_available,
+            ..least
+        }),
+        "MemoryPressure"
+    );
+    let disk_available = least.disk_available - 1;
+    assert_eq!(
+        short(Usage {
+            disk_available,
+            ..least
+        }),
+        "DiskPressure"
+    );
+    let inodes_available = least.inodes_available - 1;
+    assert_eq!(
+        short(Usage {
+            inodes_available,
+            ..least
+        }),
+        "DiskPressure"
+    );
+    let pids_available = least.pids_available - 1;
+    assert_eq!(
+        short(Usage {
+            pids_available,
+            ..least
+        }),
+        "PIDPressure"
+    );
+    // What cannot be told is no shortage.
+    let (pids_total, pids_available) = (0, 0);
+    let untold = Usage {
+        pids_total,
+        pids_available,
+        ..least
+    };
+    assert_eq!(short(untold), "");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shortage_is_told_for_a_while_after_it_has_passed() {
     let (mut shortages, start, hold) = (
@@ -292,7 +366,7 @@ async fn a_shortage_is_told_for_a_while_after_it_has_passed() {
     );
     let short = super::status::Pressure {
         memory: true,
-        disk: false,
+        ..Default::default()
     };
     let fine = super::status::Pressure::default();
     assert_eq!(shortages.tell(fine, start, hold), fine);
