@@ -32,6 +32,8 @@ const STREAMS: u32 = 64;
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// The largest headers of a call.
 const MAX_HEADERS: u32 = 16 * 1024;
+/// The longest name that Kubernetes knows.
+const MAX_NAME: usize = 253;
 /// The longest path of a Unix socket.
 const MAX_PATH: usize = 107;
 
@@ -75,6 +77,13 @@ impl<R: Reports> Service<R> {
     fn device(&self, namespace: String, name: String) -> Result<DeviceId, Status> {
         if name.is_empty() {
             return Err(Status::invalid_argument("deviceName is empty"));
+        }
+        // They become topics of MQTT.
+        let is_bad = |name: &str| name.len() > MAX_NAME || name.contains(char::is_control);
+        if is_bad(&name) || is_bad(&namespace) {
+            return Err(Status::invalid_argument(format!(
+                "deviceName and deviceNamespace must have at most {MAX_NAME} bytes and no control characters"
+            )));
         }
         if !namespace.is_empty() {
             return Ok(DeviceId::new(namespace, name));

@@ -52,7 +52,7 @@ impl Metrics {
         );
         counter(
             "publications_dropped",
-            "Messages for the external broker that were dropped: it was away for too long, or they are larger than it may be sent",
+            "Messages for the external broker that were dropped: it was away for too long, or they are larger than it may be sent, or their topic is none",
             &metrics.publications_dropped,
         );
         counter(

@@ -30,6 +30,8 @@ const MEMORY: f64 = 8.0;
 const MEGABYTE: usize = 1024 * 1024;
 /// A payload that makes a packet longer than edgecore takes from a broker, in bytes.
 const TOO_LARGE: usize = 16 * MEGABYTE + 1;
+/// With it the topic of an update has 65,530 bytes, and with the end of its answer's topic more than 65,535.
+const LONG_NAME: usize = 65_500;
 /// Updates of one device, ...
 const UPDATES: usize = 2_000;
 /// ... how many writes a second they may cause, ...
@@ -155,6 +157,7 @@ pub(super) fn bad_input_external(context: &mut Context) -> Result<()> {
     set_external(context.system()?, true)?;
     let outcome = Plant::at(context, "bad-external", &PROPERTIES, EXTERNAL).and_then(|plant| {
         bad_inputs(&plant)?;
+        long_topic(&plant)?;
         too_large(&plant)?;
         plant.clean()
     });
@@ -204,6 +207,21 @@ fn bad_inputs(plant: &Plant<'_>) -> Result<()> {
 /// How often our edgecore connected to a broker outside, in all of its log.
 fn connections(plant: &Plant<'_>) -> usize {
     plant.system.edge.log().matches("connected to the MQTT broker").count()
+}
+
+/// The answer's topic would be longer than MQTT has any: it is not published, and edgecore keeps its connection.
+fn long_topic(plant: &Plant<'_>) -> Result<()> {
+    let connected = connections(plant);
+    let name = format!(r"name=$(head -c {LONG_NAME} /dev/zero | tr '\0' x)");
+    let topic = r#""\$hw/events/device/$name/twin/update""#;
+    let script = format!("{name}; mosquitto_pub -p {} -q 1 -t {topic} -m '{{}}'", plant.port);
+    process::run(plant.system.edge.command("timeout").args(["60", "bash", "-c", &script]))?;
+    plant.report("t1", "after the long topic", &[("count", "3")], seconds(10))?;
+    ensure!(
+        connections(plant) == connected,
+        "edgecore lost its broker over a long topic"
+    );
+    Ok(())
 }
 
 /// The broker takes a packet that edgecore does not: edgecore connects again, once, and then works as before.

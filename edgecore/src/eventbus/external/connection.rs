@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::Backoff;
 use parking_lot::Mutex;
+use proto::mqtt::topic::is_name;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, SubscribeReasonCode};
 use rumqttc::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Packet, PublishOptions};
@@ -22,6 +23,8 @@ use crate::eventbus::metrics::Metrics;
 const KEEP_ALIVE: u16 = 30;
 /// The largest packet, both ways: more is refused before it is read.
 const MAX_PACKET: usize = 16 * 1024 * 1024;
+/// What is logged of a topic that is none, in bytes.
+const SHOWN: usize = 256;
 /// Publications under way to the broker.
 const IN_FLIGHT: u16 = 100;
 /// Requests between the feed and the library.
@@ -274,7 +277,17 @@ async fn adjust(client: &AsyncClient, wanted: &BTreeSet<String>, done: &mut BTre
 
 async fn publish(client: &AsyncClient, publication: Publication, metrics: &Metrics) -> Result<(), Ended> {
     let Publication { topic, payload } = publication;
-    // The library would end the connection over it.
+    // The library would end the connection over either.
+    if !is_name(&topic) {
+        let start = topic.get(..topic.floor_char_boundary(SHOWN)).unwrap_or_default();
+        warn!(
+            topic = start,
+            bytes = topic.len(),
+            "publication has a topic that MQTT does not know"
+        );
+        metrics.publication_dropped();
+        return Ok(());
+    }
     if topic.len() + payload.len() + 16 > MAX_PACKET {
         warn!(topic, bytes = payload.len(), "publication is too large for MQTT");
         metrics.publication_dropped();
@@ -286,4 +299,41 @@ async fn publish(client: &AsyncClient, publication: Publication, metrics: &Metri
         Err(_) => return Err(Ended),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    /// The library would lose its connection to them, and with it what waits there.
+    #[tokio::test]
+    async fn what_mqtt_cannot_carry_is_dropped_and_counted() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry, prometheus_client::metrics::counter::Counter::default());
+        let options = MqttOptions::new("c", ("localhost".to_owned(), 1883));
+        // Nobody reads the queue of one: more than the good one would wait for ever.
+        let (client, _events) = AsyncClient::builder(options).capacity(1).build();
+        for (topic, bytes) in [
+            ("x".repeat(65_536), 1),
+            ("\u{e4}".repeat(40_000), 1),
+            ("a\0b".to_owned(), 1),
+            ("a/+/b".to_owned(), 1),
+            (String::new(), 1),
+            ("a".to_owned(), MAX_PACKET),
+            ("x".repeat(65_535), 1),
+        ] {
+            let payload = Bytes::from(vec![b'x'; bytes]);
+            let sent = publish(&client, Publication { topic, payload }, &metrics);
+            let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
+            assert!(sent.expect("nothing waits").is_ok());
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for line in ["eventbus_publications_dropped_total 6", "eventbus_published_total 1"] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
 }
