@@ -92,6 +92,8 @@ impl Mapper {
         };
         let (mapper, thing, verb) = (&self.name, name(&call.thing), call.verb);
         match told {
+            // Nothing was sent.
+            Ok(Outcome::Gone) => Outcome::Gone,
             Ok(outcome) => {
                 if std::mem::take(&mut self.silent) {
                     info!(%mapper, "the mapper answers again");

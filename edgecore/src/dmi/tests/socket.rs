@@ -182,6 +182,24 @@ async fn a_mapper_that_never_answers_delays_no_other() {
     assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
 }
 
+fn report(namespace: &str, value: &str) -> pb::ReportDeviceStatusRequest {
+    pb::ReportDeviceStatusRequest {
+        device_name: "d".into(),
+        device_namespace: namespace.into(),
+        reported_device: Some(pb::DeviceStatus {
+            twins: vec![pb::Twin {
+                property_name: "temp".into(),
+                reported: Some(pb::TwinProperty {
+                    value: value.into(),
+                    ..Default::default()
+                }),
+                observed_desired: None,
+            }],
+            ..Default::default()
+        }),
+    }
+}
+
 #[tokio::test]
 async fn reports_reach_the_twin() {
     let mut edge = Edge::start().await;
@@ -189,30 +207,18 @@ async fn reports_reach_the_twin() {
     edge.device("d", 2, "1").await;
     edge.stored(1).await;
     let mut client = edge.client().await;
-    let report = |namespace: &str| pb::ReportDeviceStatusRequest {
-        device_name: "d".into(),
-        device_namespace: namespace.into(),
-        reported_device: Some(pb::DeviceStatus {
-            twins: vec![pb::Twin {
-                property_name: "temp".into(),
-                reported: Some(pb::TwinProperty {
-                    value: "21".into(),
-                    ..Default::default()
-                }),
-                observed_desired: None,
-            }],
-            ..Default::default()
-        }),
-    };
     let id = DeviceId::new("default", "d");
-    client.report_device_status(report("default")).await.expect("taken");
+    client
+        .report_device_status(report("default", "21"))
+        .await
+        .expect("taken");
     let Some(Reported::Values(device, twins)) = edge.reported.recv().await else {
         panic!("values")
     };
     assert_eq!((device, twins.len()), (id.clone(), 1));
     // A mapper without namespaces.
     let end = Instant::now() + LIMIT;
-    while client.report_device_status(report("")).await.is_err() {
+    while client.report_device_status(report("", "21")).await.is_err() {
         assert!(Instant::now() < end, "the name is never known");
     }
     let Some(Reported::Values(device, _)) = edge.reported.recv().await else {
@@ -226,6 +232,32 @@ async fn reports_reach_the_twin() {
     };
     client.report_device_states(state).await.expect("taken");
     assert_eq!(edge.reported.recv().await, Some(Reported::State(id, "ok".into())));
+}
+
+/// Go's edgecore takes a hundred at once and then one a second (spec 03 §5.2).
+#[tokio::test]
+async fn a_burst_of_reports_is_taken_whole() {
+    let mut edge = Edge::start().await;
+    let mut client = edge.client().await;
+    let reports = async {
+        for number in 0..300 {
+            let answer = client
+                .report_device_status(report("default", &number.to_string()))
+                .await;
+            answer.expect("taken");
+        }
+    };
+    let taken = async {
+        for number in 0..300 {
+            let Some(Reported::Values(_, mut twins)) = edge.reported.recv().await else {
+                panic!("values")
+            };
+            let twin = twins.remove("temp").flatten().expect("the property");
+            assert_eq!(twin.actual.and_then(|one| one.value), Some(number.to_string()));
+        }
+    };
+    let both = async { tokio::join!(reports, taken) };
+    tokio::time::timeout(LIMIT, both).await.expect("no limit of their rate");
 }
 
 /// Spec 03, "must work" 33.
@@ -250,6 +282,14 @@ async fn bad_calls_get_a_clear_error_and_harm_nothing() {
     };
     let unknown = client.report_device_states(unknown).await;
     assert_eq!(code(unknown.expect_err("refused")), Code::NotFound);
+    for name in ["x".repeat(254), "a\0b".to_owned()] {
+        let mut no_name = report("default", "21");
+        no_name.device_name.clone_from(&name);
+        let refused = client.report_device_status(no_name).await;
+        assert_eq!(code(refused.expect_err("refused")), Code::InvalidArgument);
+        let refused = client.report_device_status(report(&name, "21")).await;
+        assert_eq!(code(refused.expect_err("refused")), Code::InvalidArgument);
+    }
     let large = pb::ReportDeviceStatesRequest {
         device_name: "d".into(),
         state: "x".repeat(5 * 1024 * 1024),
