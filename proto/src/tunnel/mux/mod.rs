@@ -134,6 +134,8 @@ pub struct Mux {
     holds: VecDeque<(Instant, u64)>,
     /// Ids whose RemoveConnect is to be sent, although there is no stream any more.
     removals: VecDeque<u64>,
+    /// The last ids of data without a stream (edge).
+    missed: VecDeque<u64>,
     accepted: VecDeque<(Key, Connect)>,
     accepting: bool,
     /// Bytes that wait for readers, of all streams.
@@ -165,6 +167,7 @@ impl Mux {
             ready: VecDeque::new(),
             holds: VecDeque::new(),
             removals: VecDeque::new(),
+            missed: VecDeque::new(),
             accepted: VecDeque::new(),
             accepting: true,
             waiting: 0,
@@ -391,6 +394,8 @@ const TUNNEL_CAP: usize = 64 * 1024 * 1024;
 const MAX_STREAMS: usize = 10_000;
 /// RemoveConnects that may wait for a peer which sends and does not read.
 const MAX_REMOVALS: usize = 64 * 1024;
+/// Ids of data without a stream that an edge remembers: one that is opened later is refused.
+const MAX_MISSED: usize = 64;
 /// How long nothing follows a connect message to a Go edge that has not sent a byte. Clients wait for its answer anyhow.
 const HOLD: Duration = Duration::from_millis(500);
 /// Bytes of a stream in one message.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use http::StatusCode;
 
 use super::stream::{Failure, State};
-use super::{Event, Key, MAX_REMOVALS, MAX_STREAMS, Mux, NORMAL, STREAM_CAP, TUNNEL_CAP};
+use super::{Event, Key, MAX_MISSED, MAX_REMOVALS, MAX_STREAMS, Mux, NORMAL, STREAM_CAP, TUNNEL_CAP};
 use crate::tunnel::connect::{Connect, ConnectKind, refusal};
 use crate::tunnel::message::{Kind, Message, Part, read_credit};
 use crate::tunnel::{FrameError, Role};
@@ -58,6 +58,7 @@ impl Mux {
         self.counts.bytes_in += bytes.len() as u64;
         let Some(&key) = self.ids.get(&id) else {
             self.counts.late += 1;
+            self.miss(id);
             return;
         };
         self.unhold(key);
@@ -83,12 +84,10 @@ impl Mux {
             self.events.push_back(Event::Readable(Key(key)));
         }
         if self.waiting > TUNNEL_CAP {
-            let largest = self
-                .ids
-                .values()
-                .copied()
-                .max_by_key(|&key| self.streams[key].incoming.len());
-            self.fail(largest.unwrap_or(key), Failure::Cap);
+            // Those count, too, that the peer has removed and somebody reads slowly.
+            let largest = self.streams.iter().max_by_key(|(_, stream)| stream.incoming.len());
+            let largest = largest.map_or(key, |(largest, _)| largest);
+            self.fail(largest, Failure::Cap);
         }
     }
 
@@ -135,6 +134,13 @@ impl Mux {
             self.fail(key, Failure::Duplicate);
             return;
         }
+        if let Some(place) = self.missed.iter().position(|missed| *missed == id) {
+            // What would be served has a hole where its first bytes were.
+            self.missed.remove(place);
+            self.counts.refused += 1;
+            self.remove_later(id);
+            return;
+        }
         if !self.accepting || self.streams.len() >= MAX_STREAMS {
             self.counts.refused += 1;
             self.remove_later(id);
@@ -163,12 +169,31 @@ impl Mux {
         if failure == Failure::Cap {
             self.counts.capped += 1;
         }
-        let (id, known) = (self.streams[key].id, self.streams[key].connect.is_none());
+        let stream = &mut self.streams[key];
+        self.waiting -= stream.incoming.len();
+        stream.incoming.clear();
+        if !stream.is_live() {
+            // The wire is done with it.
+            stream.state = State::Failed(failure);
+            return;
+        }
+        let (id, known) = (stream.id, stream.connect.is_none());
         self.unlink(key, State::Failed(failure));
         // The peer spoke on a stream before it was opened: there is nothing to end.
         if known {
             self.remove_later(id);
         }
+    }
+
+    /// Remembers whose data was dropped: no cloud sends any before the stream is open, and none uses an id twice.
+    fn miss(&mut self, id: u64) {
+        if self.role == Role::Cloud || self.missed.contains(&id) {
+            return;
+        }
+        if self.missed.len() >= MAX_MISSED {
+            self.missed.pop_front();
+        }
+        self.missed.push_back(id);
     }
 
     fn remove_later(&mut self, id: u64) {

@@ -33,10 +33,6 @@ impl Mux {
         if self.credits {
             self.committed -= stream.flow.window;
         }
-        if matches!(state, State::Failed(_)) {
-            self.waiting -= stream.incoming.len();
-            stream.incoming.clear();
-        }
         self.ids.remove(&stream.id);
         self.counts.ended += 1;
         if stream.held {

@@ -133,6 +133,37 @@ fn the_cap_of_a_tunnel_ends_the_largest_stream() {
 }
 
 #[test]
+fn the_cap_of_a_tunnel_ends_a_stream_that_the_peer_has_removed_already() {
+    let mut cloud = Bench::new(Role::Cloud, false);
+    let keys: Vec<Key> = (0..5)
+        .map(|id| cloud.mux.open(cloud.now, &connect(id)).unwrap())
+        .collect();
+    cloud.sent();
+    for id in 0..4 {
+        for _ in 0..STREAM_CAP / MAX_PAYLOAD {
+            cloud.say(id, Kind::Data, &vec![b'x'; MAX_PAYLOAD]);
+        }
+        cloud.say(id, Kind::RemoveConnect, &[]);
+    }
+    assert_eq!(cloud.mux.waiting_bytes(), TUNNEL_CAP);
+    cloud.say(4, Kind::Data, b"date\n");
+    assert_eq!(cloud.mux.waiting_bytes(), TUNNEL_CAP - STREAM_CAP + 5);
+    assert_eq!(read_all(&mut cloud.mux, keys[4]), b"date\n");
+    assert_eq!(cloud.mux.read(keys[4]), Read::Wait);
+    let failed = keys
+        .iter()
+        .filter(|key| matches!(cloud.mux.read(**key), Read::Failed(_)))
+        .count();
+    assert_eq!((failed, cloud.mux.take_counts().capped), (1, 1));
+    assert_eq!(cloud.sent(), []);
+    for key in keys {
+        cloud.mux.release(key);
+    }
+    assert_eq!(cloud.sent(), [Seen::Remove(4)]);
+    assert!(cloud.mux.is_empty() && cloud.mux.waiting_bytes() == 0);
+}
+
+#[test]
 fn a_large_stream_takes_turns_with_small_ones_and_never_holds_up_a_new_one() {
     let mut cloud = Bench::new(Role::Cloud, true);
     let large = cloud.mux.open(cloud.now, &connect(1)).unwrap();

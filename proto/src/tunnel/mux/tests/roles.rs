@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Bench, Seen, connect, read_all};
-use crate::tunnel::mux::{HOLD, MAX_STREAMS, Read, RefusedOpen};
+use crate::tunnel::mux::{HOLD, MAX_MISSED, MAX_STREAMS, Read, RefusedOpen};
 use crate::tunnel::{ConnectKind, Kind, Role};
 
 #[test]
@@ -279,4 +279,45 @@ fn a_peer_that_speaks_on_a_stream_before_it_is_opened_ends_it_without_a_word() {
     cloud.say(2, Kind::RemoveConnect, &[]);
     assert_eq!(cloud.sent(), []);
     assert_eq!(cloud.mux.read(key), Read::End);
+}
+
+#[test]
+fn what_an_edge_says_before_it_is_asked_is_its_answer() {
+    let mut cloud = Bench::new(Role::Cloud, true);
+    let key = cloud.mux.open(cloud.now, &connect(1)).unwrap();
+    cloud.say(1, Kind::Data, b"early");
+    assert_eq!(cloud.sent(), [Seen::Connect(1)]);
+    assert_eq!(read_all(&mut cloud.mux, key), b"early");
+    assert_eq!(cloud.mux.read(key), Read::Wait);
+}
+
+#[test]
+fn a_stream_whose_first_bytes_came_before_it_is_refused_alone() {
+    for credits in [false, true] {
+        let mut edge = Bench::new(Role::Edge, credits);
+        let other = edge.accept(1);
+        edge.say(2, Kind::Data, b"dropped");
+        edge.say(2, Kind::Data, b"this, too");
+        edge.say(2, Kind::ExecConnect, &connect(2).encode());
+        assert!(edge.mux.accept().is_none());
+        edge.say(2, Kind::Data, b"of no stream either");
+        assert_eq!(edge.sent(), [Seen::Remove(2)]);
+        assert_eq!(edge.mux.read(other), Read::Wait);
+        let counts = edge.mux.take_counts();
+        assert_eq!((counts.late, counts.refused), (3, 1));
+        edge.accept(3);
+    }
+}
+
+#[test]
+fn late_data_of_streams_that_are_over_is_remembered_within_bounds() {
+    let mut edge = Bench::new(Role::Edge, false);
+    for id in 0..1000 {
+        let key = edge.accept(id);
+        edge.mux.release(key);
+        assert_eq!(edge.sent(), [Seen::Remove(id)]);
+        edge.say(id, Kind::Data, b"late");
+    }
+    assert_eq!(edge.mux.missed.len(), MAX_MISSED);
+    assert_eq!(edge.sent(), []);
 }
