@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::chain;
 use common::tls::client::{Identity, client_config_any_name};
 use http::StatusCode;
-use proto::join::CertificateName;
+use proto::join::{Authority, CertificateName};
 use proto::{Namespace, NodeName};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
@@ -57,10 +57,12 @@ enum DialError {
     Key(&'static str),
 }
 
-/// Whether a certificate (of our CA, which TLS has verified) is another cloudcore's.
-pub(super) fn is_cloudcore(certificate: &CertificateDer<'_>) -> bool {
-    CertificateName::of_certificate(certificate)
-        .is_some_and(|name| name.organization == KUBEEDGE && name.common_name == CLOUDCORE)
+/// Whether a certificate, which TLS has verified, is another cloudcore's. CloudHub's CA alone signs these: whom an operator's besides
+/// gives the name is not known here.
+pub(super) fn is_cloudcore(certificate: &CertificateDer<'_>, authority: &Authority) -> bool {
+    let named = CertificateName::of_certificate(certificate)
+        .is_some_and(|name| name.organization == KUBEEDGE && name.common_name == CLOUDCORE);
+    named && authority.signed(certificate)
 }
 
 /// Passes the head of a request on to the cloudcore that has the node's tunnel; what comes back is the answer.
@@ -166,8 +168,8 @@ async fn connect(
         chain: vec![CertificateDer::from(issued.certificate)],
         key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
     };
-    // All cloudcores share one certificate, whose names are those that edges dial.
-    let (config, _) = client_config_any_name(&[shared.identity.ca().clone()], Some(identity))?;
+    // All cloudcores share one certificate, whose names are those that edges dial. An operator's may be of another CA.
+    let (config, _) = client_config_any_name(&shared.authorities, Some(identity))?;
     let connector = TlsConnector::from(Arc::new(config));
     let dialled = timeout(DIAL, async {
         let stream = TcpStream::connect(holder).await?;
@@ -213,6 +215,24 @@ pub(super) async fn serve(shared: &Shared, mut tls: impl AsyncRead + AsyncWrite 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cloudcore_is_one_by_name_and_by_cloudhubs_ca() {
+        let now = unix_now();
+        let (own, other) = (
+            Authority::generate(now).expect("a CA"),
+            Authority::generate(now).expect("a CA"),
+        );
+        for (signer, name, expected) in [
+            (&own, CLOUDCORE, true),
+            (&own, "system:node:edge-1", false),
+            (&other, CLOUDCORE, false),
+        ] {
+            let issued = signer.issue_client(name, now).expect("issued");
+            let certificate = CertificateDer::from(issued.certificate);
+            assert_eq!(is_cloudcore(&certificate, &own), expected, "{name}");
+        }
+    }
 
     #[test]
     fn the_holder_of_the_tunnel_is_tried_before_the_owner_of_the_session() {

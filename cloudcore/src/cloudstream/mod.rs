@@ -32,6 +32,7 @@ use prometheus_client::registry::Registry;
 use proto::NodeName;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -108,6 +109,8 @@ struct Shared {
     settings: Settings,
     hub: CloudHub,
     identity: Identity,
+    /// CloudHub's CA, which signs the edges' certificates, and what the operator has besides.
+    authorities: Vec<CertificateDer<'static>>,
     kube: Kube,
     informers: Informers,
     /// `None` when everybody is let in.
@@ -167,6 +170,7 @@ impl CloudStream {
         };
         let shared = Arc::new(Shared {
             tls: streamserver::tls(&certificates)?,
+            authorities: tunnelserver::authorities(&settings.tunnel_ca_file, &identity),
             certificates,
             settings,
             hub,

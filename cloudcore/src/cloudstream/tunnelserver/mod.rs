@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use tracing::{debug, info, warn};
 
 use super::sessions::Session;
 use super::{Shared, StartError, forward, listen};
+use crate::cloudhub::Identity;
 
 /// Handshakes at once: a fleet that comes back together waits in the kernel's queue instead of in our memory.
 const HANDSHAKES: usize = 128;
@@ -37,7 +39,7 @@ const HANDSHAKES: usize = 128;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 pub(super) fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
-    let verifier = client_verifier_of(&authorities(shared))?;
+    let verifier = client_verifier_of(&shared.authorities)?;
     let config = server_config(certificate, ClientCertificates::Required(verifier))?;
     let port = shared.settings.tunnel_port;
     let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port)?;
@@ -50,9 +52,8 @@ pub(super) fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCer
     Ok(())
 }
 
-/// CloudHub's CA, which signs the edges' certificates, and what the operator has besides.
-fn authorities(shared: &Shared) -> Vec<CertificateDer<'static>> {
-    let file = &shared.settings.tunnel_ca_file;
+/// Whose certificates count on this port; `file` has the operator's.
+pub(super) fn authorities(file: &Path, identity: &Identity) -> Vec<CertificateDer<'static>> {
     let mut found = if file.exists() {
         certificates(file).unwrap_or_else(|error| {
             warn!(error = %common::chain(&error), "modules.cloudStream.tlsTunnelCAFile cannot be used, CloudHub's CA is");
@@ -61,7 +62,7 @@ fn authorities(shared: &Shared) -> Vec<CertificateDer<'static>> {
     } else {
         Vec::new()
     };
-    found.push(shared.identity.ca().clone());
+    found.push(identity.ca().clone());
     found
 }
 
@@ -161,7 +162,7 @@ async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr)
         .cloned();
     if certificate
         .as_ref()
-        .is_some_and(|certificate| forward::is_cloudcore(certificate))
+        .is_some_and(|certificate| forward::is_cloudcore(certificate, shared.identity.authority()))
     {
         return Some(Visitor::Cloudcore(tls));
     }
