@@ -33,7 +33,7 @@ pub(super) fn router(meta: MetaManager, edged: Option<Edged>, registry: Arc<Regi
         .route("/metrics", get(move || async move { metrics(&registry) }))
 }
 
-/// Whether the runtime's containers are listed in time, which all that is done about pods begins with.
+/// Whether the runtime's containers are listed in time, which all that is done about pods begins with; a kubelet answers 500 as well.
 fn sync_loop(edged: Option<&Edged>) -> Response {
     match edged {
         Some(edged) if !edged.is_listing() => (
@@ -41,7 +41,12 @@ fn sync_loop(edged: Option<&Edged>) -> Response {
             "the container runtime has not listed its containers within the last 3 minutes",
         )
             .into_response(),
-        _ => "ok".into_response(),
+        Some(_) => "ok".into_response(),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "edged is off (modules.edged.enable): no pod runs here",
+        )
+            .into_response(),
     }
 }
 
@@ -80,5 +85,15 @@ fn metrics(registry: &Registry) -> Response {
     match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_edged_there_is_no_loop_that_is_well() {
+        assert_eq!(sync_loop(None).status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

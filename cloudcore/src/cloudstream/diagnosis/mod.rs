@@ -39,6 +39,8 @@ pub enum Hop {
     Tunnel,
     /// edgecore answers.
     Edge,
+    /// What the node says of itself comes to the cloud, by the hub and not by the tunnel.
+    Hub,
     /// The container runtime works.
     Runtime,
 }
@@ -127,7 +129,7 @@ pub async fn diagnose(kube: &Kube, node: &NodeName, stream_port: u16) -> Report 
             return report.bad(Hop::StreamServer, text);
         }
     }
-    let answer = kube.node_proxy(node, "healthz").await;
+    let answer = kube.node_proxy(node, "healthz/syncloop").await;
     let (hop, text) = verdict(&answer);
     for (passed, what) in [
         (Hop::Redirect, "the API server's connections come to the stream server"),
@@ -141,13 +143,35 @@ pub async fn diagnose(kube: &Kube, node: &NodeName, stream_port: u16) -> Report 
         }
         report.good(passed, what);
     }
-    match not_ready(&object) {
-        None => {
-            report.good(Hop::Runtime, "the node is Ready");
-            report
-        }
-        Some(text) => report.bad(Hop::Runtime, text),
+    if hop == Some(Hop::Runtime) {
+        return report.bad(Hop::Runtime, text);
     }
+    of_itself(report, &object)
+}
+
+/// The hops that show in what the node says of itself.
+fn of_itself(mut report: Report, node: &Object) -> Report {
+    let conditions = node
+        .view::<Node>()
+        .map(|node| node.status.conditions)
+        .unwrap_or_default();
+    let ready = conditions.into_iter().find(|condition| condition.kind == "Ready");
+    let Some(Condition { status, message, .. }) = ready else {
+        return report.bad(Hop::Runtime, "the node has not said yet that it is Ready");
+    };
+    if status == "Unknown" {
+        let text = format!(
+            "{message}: nothing of the node's state comes, though its tunnel is there; does a firewall keep the edge from CloudHub's \
+             ports (10000, by QUIC 10001)? edgecore's log tells why its edgehub has no connection"
+        );
+        return report.bad(Hop::Hub, text);
+    }
+    report.good(Hop::Hub, "the node's state comes");
+    if status != "True" {
+        return report.bad(Hop::Runtime, format!("the node is not Ready: {message}"));
+    }
+    report.good(Hop::Runtime, "the node is Ready");
+    report
 }
 
 async fn cloudcore_of(kube: &Kube, port: u16) -> Result<std::net::IpAddr, String> {
@@ -205,20 +229,6 @@ fn port_of(node: &Object) -> u16 {
         .map_or(0, |node| node.status.daemon_endpoints.kubelet_endpoint.port)
 }
 
-/// Why the node is not Ready, in the kubelet's words.
-fn not_ready(node: &Object) -> Option<String> {
-    let conditions = node
-        .view::<Node>()
-        .map(|node| node.status.conditions)
-        .unwrap_or_default();
-    let ready = conditions.into_iter().find(|condition| condition.kind == "Ready");
-    match ready {
-        None => Some("the node has not said yet that it is Ready".into()),
-        Some(ready) if ready.status == "True" => None,
-        Some(ready) => Some(format!("the node is not Ready: {}", ready.message)),
-    }
-}
-
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -230,6 +240,7 @@ impl fmt::Display for Hop {
             Self::Access => "access",
             Self::Tunnel => "tunnel",
             Self::Edge => "edge",
+            Self::Hub => "hub",
             Self::Runtime => "runtime",
         })
     }
@@ -246,3 +257,34 @@ impl fmt::Display for Report {
 
 /// How long a connection to the stream server may take.
 const CONNECT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_state_that_does_not_come_is_the_hubs_and_one_that_is_bad_the_runtimes() {
+        for (conditions, broken) in [
+            (json!([]), Some(Hop::Runtime)),
+            (
+                json!([{"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}]),
+                Some(Hop::Hub),
+            ),
+            (
+                json!([{"type": "Ready", "status": "False", "message": "container runtime is down"}]),
+                Some(Hop::Runtime),
+            ),
+            (json!([{"type": "Ready", "status": "True"}]), None),
+        ] {
+            let node = json!({"metadata": {"name": "edge-1"}, "status": {"conditions": conditions}});
+            let report = Report {
+                node: "edge-1".into(),
+                findings: Vec::new(),
+            };
+            let report = of_itself(report, &Object::from_value(&node).expect("object"));
+            assert_eq!(report.broken().map(|finding| finding.hop), broken, "{report}");
+        }
+    }
+}

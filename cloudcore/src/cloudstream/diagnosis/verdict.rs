@@ -21,6 +21,9 @@ pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) 
     };
     let text = status.message.as_str();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if has(&[UNREACHED]) {
+        return (Some(Hop::Tunnel), format!("{text}; {BETWEEN}"));
+    }
     let hop = if has(&["x509:", "tls:"]) {
         Hop::Certificate
     } else if has(&["dial tcp", "connection reset", "no route to host"]) {
@@ -33,6 +36,8 @@ pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) 
         } else {
             Hop::Tunnel
         }
+    } else if has(&LOOP) {
+        Hop::Runtime
     } else {
         Hop::Edge
     };
@@ -40,7 +45,12 @@ pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) 
 }
 
 const RULES: &str = "are there redirect rules on the API server's host (modules.iptablesManager, or the DaemonSet cloud-iptables-manager)?";
-/// In our stream server's answer, ...
+const BETWEEN: &str = "do cloudcores reach each other's port of the tunnels (modules.cloudStream.tunnelPort)?";
+/// What our edge and a kubelet say when the loop that looks after containers is stuck.
+const LOOP: [&str; 2] = ["has not listed its containers", "sync Loop took longer than expected"];
+/// In our stream server's answer, when the tunnel is another's, ...
+const UNREACHED: &str = "the cloudcore that has it cannot be reached";
+/// ... when there is none, ...
 const NOT_HERE: &str = "is not connected to this cloudcore";
 /// ... and when the node is away altogether.
 const NO_SESSION: &str = "nor has it a session with CloudHub";
@@ -89,6 +99,23 @@ mod tests {
                  10.0.0.2 was refused 6 s ago: the edge does not know the CA of this cloudcore's certificate",
                 Hop::Tunnel,
             ),
+            (
+                503,
+                "edge node b is not connected to this cloudcore (10.0.0.1), nor has it a session with CloudHub; the cloudcore that \
+                 has it cannot be reached: 10.0.0.2:10004: no connection within 5s",
+                Hop::Tunnel,
+            ),
+            (
+                500,
+                "the container runtime has not listed its containers within the last 3 minutes",
+                Hop::Runtime,
+            ),
+            (
+                500,
+                "internal server error: sync Loop took longer than expected",
+                Hop::Runtime,
+            ),
+            (503, "edged is off (modules.edged.enable): no pod runs here", Hop::Edge),
             (504, "edge node b did not answer within 10s", Hop::Edge),
             (502, "edge node b ended the request without an answer", Hop::Edge),
         ] {
