@@ -74,7 +74,7 @@ impl Devices {
 
 /// Nothing else depends on it.
 fn history(config: &EdgeCore, twin: &DeviceTwin, registry: &mut Registry, tasks: &Tasks) -> Option<History> {
-    let started = History::start(settings::history(config)?, twin.values(), registry, tasks);
+    let started = History::start(settings::history(config)?, twin.news(), registry, tasks);
     started
         .inspect_err(|error| warn!(%error, "the history's thread cannot be started: no values are kept"))
         .ok()

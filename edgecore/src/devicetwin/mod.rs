@@ -2,7 +2,7 @@
 //!
 //! Owns the tables `device`, `device_attr` and `device_twin`, and what of it the cloud has not confirmed. Reads requests from MQTT,
 //! values of mappers, messages of the cloud, and which `device` objects are stored. Emits publications for MQTT, reports to the cloud,
-//! and every accepted value. Must not know sockets, MQTT or gRPC. Behaviour: spec 03 §3.
+//! and every accepted value and removed device. Must not know sockets, MQTT or gRPC. Behaviour: spec 03 §3.
 //!
 //! Rows come first, then memory, then publications: nothing is told that is not stored. Requests that wait share one transaction.
 
@@ -38,8 +38,9 @@ const REQUESTS: usize = 1024;
 const BYTES: usize = 4 * 1024 * 1024;
 /// Messages of the cloud that wait for the task; a full queue makes edgehub stop reading the socket.
 const INBOX: usize = 128;
-/// Accepted values that a slow reader may be behind before it is told that it missed some.
-const VALUES: usize = 1024;
+/// Batches of news that a slow reader may be behind before it is told that it missed some. What one holds is bounded by what its requests
+/// may hold, and it is dropped as soon as it was read.
+const NEWS: usize = 64;
 
 /// What this module needs to know.
 #[derive(Clone, Debug)]
@@ -65,6 +66,17 @@ pub struct Accepted {
     pub kind: String,
     /// When it was taken, Unix time in milliseconds.
     pub time: i64,
+}
+
+/// What whoever keeps values must know. It was stored before it is told.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A value was taken.
+    Value(Arc<Accepted>),
+    /// A device is gone; what comes under its name later is another one.
+    Removed(DeviceId),
+    /// There are these devices and no others, as the cloud lists them.
+    Devices(Arc<[DeviceId]>),
 }
 
 /// The process stops.
@@ -96,7 +108,7 @@ pub struct DeviceTwin {
     requests: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
     inbox: mpsc::Sender<Message>,
-    values: broadcast::Sender<Arc<Accepted>>,
+    news: broadcast::Sender<Arc<[News]>>,
 }
 
 impl DeviceTwin {
@@ -111,10 +123,10 @@ impl DeviceTwin {
     ) -> (Self, Publications) {
         let (requests, requested) = mpsc::channel(REQUESTS);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let (values, _) = broadcast::channel(VALUES);
+        let (news, _) = broadcast::channel(NEWS);
         let (publisher, publications) = publications::queue();
         let metrics = Metrics::register(registry, publisher.dropped());
-        let mut task = Task::new(settings, meta, uplink, publisher, values.clone(), metrics);
+        let mut task = Task::new(settings, meta, uplink, publisher, news.clone(), metrics);
         // What cannot be read now is tried again while running.
         task.load().await;
         let ends = Ends {
@@ -126,7 +138,7 @@ impl DeviceTwin {
             requests,
             room: Arc::new(Semaphore::new(BYTES)),
             inbox,
-            values,
+            news,
         };
         (handle, publications)
     }
@@ -164,9 +176,9 @@ impl DeviceTwin {
         self.send(Request::State { device, state }, size).await
     }
 
-    /// Every actual value that was taken and stored, from now on.
-    pub fn values(&self) -> broadcast::Receiver<Arc<Accepted>> {
-        self.values.subscribe()
+    /// Every actual value that was taken and every device that went, from now on: a message for each transaction, in order.
+    pub fn news(&self) -> broadcast::Receiver<Arc<[News]>> {
+        self.news.subscribe()
     }
 
     async fn send(&self, request: Request, size: usize) -> Result<(), Stopped> {

@@ -16,7 +16,7 @@ use super::machine::{Effects, Input, Known, Machine, Now, Outcome, Rates};
 use super::metrics::Metrics;
 use super::publications::Publisher;
 use super::rows::{self, Row};
-use super::{Accepted, Request, Settings, Waiting};
+use super::{News, Request, Settings, Waiting};
 use crate::metamanager::{MetaManager, RequestError, Tables};
 use crate::uplink::{AskError, Uplink};
 
@@ -43,7 +43,7 @@ pub(super) struct Task {
     tables: Tables,
     uplink: Uplink,
     publisher: Publisher,
-    values: broadcast::Sender<Arc<Accepted>>,
+    news: broadcast::Sender<Arc<[News]>>,
     metrics: Metrics,
     /// Whether the rows were read.
     loaded: bool,
@@ -64,7 +64,7 @@ impl Task {
         meta: MetaManager,
         uplink: Uplink,
         publisher: Publisher,
-        values: broadcast::Sender<Arc<Accepted>>,
+        news: broadcast::Sender<Arc<[News]>>,
         metrics: Metrics,
     ) -> Self {
         let now = Instant::now();
@@ -81,7 +81,7 @@ impl Task {
             tables,
             uplink,
             publisher,
-            values,
+            news,
             metrics,
             loaded: false,
             check: Some(now),
@@ -252,10 +252,8 @@ impl Task {
     fn follow(&self, effects: Effects) {
         self.metrics.coalesced.inc_by(effects.coalesced);
         self.publisher.publish(effects.publications);
-        if self.values.receiver_count() > 0 {
-            for value in effects.values {
-                let _ = self.values.send(Arc::new(value));
-            }
+        if !effects.news.is_empty() {
+            let _ = self.news.send(effects.news.into());
         }
     }
 

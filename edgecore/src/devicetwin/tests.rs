@@ -8,6 +8,7 @@ use proto::{Content, Features, Group, Message, Object, ObjectPath, Operation, So
 use serde_json::Value;
 
 use super::*;
+use crate::history::{self, History};
 use crate::metamanager;
 use crate::uplink::{Link, Outgoing, UplinkEnd};
 
@@ -134,10 +135,13 @@ async fn a_device_comes_with_its_object_is_written_reported_and_goes() {
     edge.device(Operation::Update).await;
     let told = edge.on("$hw/events/node/edge-go/membership/updated").await;
     assert_eq!(told["added_devices"][0]["description"], "warm");
-    let mut values = edge.twin.values();
+    let mut news = edge.twin.news();
     edge.update(21).await;
     assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["event_id"], "21");
-    let accepted = values.recv().await.expect("value");
+    let told = news.recv().await.expect("a value");
+    let [News::Value(accepted)] = &*told else {
+        panic!("{told:?}");
+    };
     assert_eq!((accepted.property.as_str(), accepted.value.as_str()), ("temp", "21"));
     edge.cloud_until("21").await;
     edge.device(Operation::Delete).await;
@@ -145,6 +149,66 @@ async fn a_device_comes_with_its_object_is_written_reported_and_goes() {
     assert_eq!(told["removed_devices"][0]["id"], "default/t1");
     edge.update(22).await;
     assert_eq!(edge.on(&format!("{T1}/twin/update/result")).await["code"], 404);
+    edge.stop().await;
+}
+
+/// The properties that the history knows of t1, with the number of their values.
+async fn remembered(history: &History) -> Vec<(String, u64)> {
+    let answer = history.answer(&format!("{T1}/history/get"), b"{}").await;
+    let answer: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
+    let properties = answer["properties"].as_array().cloned().unwrap_or_default();
+    let number = |one: &Value| one["values"].as_u64().expect("a number");
+    properties
+        .iter()
+        .map(|one| (one["property"].as_str().expect("a name").to_owned(), number(one)))
+        .collect()
+}
+
+/// The history hears of everything a moment later.
+async fn until_remembered(history: &History, what: &str, is_it: impl Fn(&[(String, u64)]) -> bool) {
+    let wait = async {
+        while !is_it(&remembered(history).await) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect(what);
+}
+
+#[tokio::test]
+async fn two_thousand_properties_at_once_are_remembered_and_go_with_their_device() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut edge = Edge::start(&folder.path().join("edgecore.db")).await;
+    let settings = history::Settings {
+        database: folder.path().join("history.db"),
+        bounds: history::Bounds {
+            values: 100,
+            bytes: 4 * 1024 * 1024,
+            age: None,
+        },
+    };
+    let mut registry = Registry::default();
+    let history = History::start(settings, edge.twin.news(), &mut registry, &edge.tasks).expect("started");
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    let twins: Vec<String> = (0..2000)
+        .map(|n| format!(r#""p{n}":{{"actual":{{"value":"{n}"}}}}"#))
+        .collect();
+    let payload = format!(r#"{{"event_id":"all","twin":{{{}}}}}"#, twins.join(","));
+    edge.twin.request(&format!("{T1}/twin/update"), payload.into()).await;
+    let told = edge.on(&format!("{T1}/twin/update/result")).await;
+    assert!(told.get("code").is_none(), "{told}");
+    until_remembered(&history, "all values", |known| {
+        known.len() == 2000 && known.iter().all(|(_, values)| *values == 1)
+    })
+    .await;
+    edge.device(Operation::Delete).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    until_remembered(&history, "nothing of a device that is gone", <[_]>::is_empty).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    edge.update(22).await;
+    let new = [("temp".to_owned(), 1)];
+    until_remembered(&history, "the new device", |known| *known == new).await;
     edge.stop().await;
 }
 

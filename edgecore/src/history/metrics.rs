@@ -33,12 +33,12 @@ impl Metrics {
         registry.register("values_stored", "Values written to history.db", metrics.stored.clone());
         registry.register(
             "values_lost",
-            "Values that were never written: behind (the reader was too slow), busy (the disk was), properties (too many of them)",
+            "Values that were never written: behind (the reader was too slow: batches of them), busy (the disk was), properties (too many of them)",
             metrics.lost.clone(),
         );
         registry.register(
             "values_removed",
-            "Old values that made room, by the bound: values, bytes, age",
+            "Values that made room, by the bound: values, bytes, age; or that went with their device: device",
             metrics.removed.clone(),
         );
         registry.register("values", "Values in history.db", metrics.values.clone());

@@ -1,11 +1,12 @@
 //! The history: what the properties of this node's devices were, kept at the edge for whoever asks there.
 //!
 //! Owns `history.db` beside the edge's database, on a thread of its own: many small writes must not hold up the database that pods
-//! depend on. Reads the values that DeviceTwin took. Emits answers over HTTP (`/devices/<ns>/<name>/history` of the local server) and
-//! MQTT (`$hw/events/device/<ns>/<name>/history/get`). Must not hold up DeviceTwin: a value that finds no room is dropped and counted.
-//! Off by default; only ours. Documented in docs/devices.md.
+//! depend on. Reads the values that DeviceTwin took, and which devices went. Emits answers over HTTP
+//! (`/devices/<ns>/<name>/history` of the local server) and MQTT (`$hw/events/device/<ns>/<name>/history/get`). Must not hold up
+//! DeviceTwin: a value that finds no room is dropped and counted. Off by default; only ours. Documented in docs/devices.md.
 //!
-//! It is bounded three ways: values of one property, bytes of the file, age. The oldest go first.
+//! It is bounded three ways: values of one property, bytes of the file, age. The oldest go first. With a device goes all that is
+//! remembered of it.
 
 mod http;
 mod metrics;
@@ -27,7 +28,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::devicetwin::Accepted;
+use crate::devicetwin::News;
 use metrics::Metrics;
 use question::Question;
 use thread::Calls;
@@ -93,13 +94,13 @@ impl History {
     /// Starts the thread, which opens the file by itself, and the task that feeds it.
     pub fn start(
         settings: Settings,
-        values: broadcast::Receiver<Arc<Accepted>>,
+        news: broadcast::Receiver<Arc<[News]>>,
         registry: &mut Registry,
         tasks: &Tasks,
     ) -> std::io::Result<Self> {
         let metrics = Metrics::register(registry);
         let calls = Calls::start(settings, metrics.clone())?;
-        let feed = feed(values, calls.clone(), metrics);
+        let feed = feed(news, calls.clone(), metrics);
         tasks.spawn_draining("history", |stop| {
             let calls = calls.clone();
             async move {
@@ -119,11 +120,11 @@ impl History {
     }
 }
 
-/// Hands on what DeviceTwin takes.
-async fn feed(mut values: broadcast::Receiver<Arc<Accepted>>, calls: Calls, metrics: Metrics) {
+/// Hands on what DeviceTwin tells.
+async fn feed(mut news: broadcast::Receiver<Arc<[News]>>, calls: Calls, metrics: Metrics) {
     loop {
-        match values.recv().await {
-            Ok(value) => calls.remember(value),
+        match news.recv().await {
+            Ok(batch) => calls.tell(batch),
             Err(RecvError::Lagged(missed)) => metrics.lost("behind", missed),
             Err(RecvError::Closed) => return,
         }

@@ -1,8 +1,7 @@
 //! The file: values in the order they came, an index by property and time, bounds kept in the transaction that adds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use common::order;
 use proto::device::{HistoryProperty, HistoryValue, Remembered};
@@ -11,7 +10,7 @@ use tracing::warn;
 
 use super::question::{Place, Question, Values};
 use super::{Bounds, HistoryError};
-use crate::devicetwin::Accepted;
+use crate::devicetwin::{Accepted, News};
 use crate::sqlite;
 
 /// Properties that are remembered; values of more are lost and counted. Each costs about 200 bytes of memory.
@@ -20,6 +19,8 @@ const MOST_PROPERTIES: usize = 10_000;
 const ANSWER_BYTES: usize = 256 * 1024;
 /// Values that make room at once when the file is full: one page's worth or two, so that not every commit has to.
 const STEP: u32 = 256;
+/// How far the time of a value may be ahead of the clock, in milliseconds: DeviceTwin keeps it while the clock is set back by that.
+const AHEAD: i64 = 3_600_000;
 /// KiB of pages that SQLite may keep.
 const CACHE_KIB: u32 = 256;
 /// Pages in the log before they are copied into the file, which is when the disk is forced to write: 1 MiB.
@@ -52,6 +53,8 @@ pub(super) struct Outcome {
     pub(super) by_values: u64,
     pub(super) by_bytes: u64,
     pub(super) by_age: u64,
+    /// Went with their device.
+    pub(super) by_device: u64,
 }
 
 /// What is in the file.
@@ -105,9 +108,9 @@ impl Store {
         })
     }
 
-    /// Adds values and keeps the bounds, all or nothing. `now` is Unix time in milliseconds.
-    pub(super) fn append(&mut self, values: &[Arc<Accepted>], now: i64) -> Result<Outcome, rusqlite::Error> {
-        let outcome = self.try_append(values, now);
+    /// Adds values, forgets devices and keeps the bounds, all or nothing. `now` is Unix time in milliseconds.
+    pub(super) fn append(&mut self, news: &[News], now: i64) -> Result<Outcome, rusqlite::Error> {
+        let outcome = self.try_append(news, now);
         if outcome.is_err() {
             // Nothing of it was written: what memory believes is read anew.
             self.known = Known::load(&self.connection)?;
@@ -115,7 +118,7 @@ impl Store {
         outcome
     }
 
-    fn try_append(&mut self, values: &[Arc<Accepted>], now: i64) -> Result<Outcome, rusqlite::Error> {
+    fn try_append(&mut self, news: &[News], now: i64) -> Result<Outcome, rusqlite::Error> {
         let Self {
             connection,
             bounds,
@@ -124,7 +127,14 @@ impl Store {
         let transaction = connection.unchecked_transaction()?;
         let mut outcome = Outcome::default();
         let mut grown = Vec::new();
-        for value in values {
+        for one in news {
+            let value = match one {
+                News::Value(value) => value,
+                gone => {
+                    outcome.by_device += known.forget(&transaction, gone)?;
+                    continue;
+                }
+            };
             let Some(series) = known.series_of(&transaction, value)? else {
                 outcome.refused += 1;
                 continue;
@@ -138,7 +148,7 @@ impl Store {
         order::sort(&mut grown);
         grown.dedup();
         for series in grown {
-            outcome.by_values += known.keep_newest(&transaction, series, bounds.values)?;
+            outcome.by_values += known.keep_newest(&transaction, series, bounds.values, now)?;
         }
         if let Some(age) = bounds.age {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
@@ -298,8 +308,35 @@ impl Known {
         Ok(Some(id))
     }
 
-    /// Of a property that has too many values the oldest go.
-    fn keep_newest(&mut self, connection: &Connection, id: i64, most: u64) -> Result<u64, rusqlite::Error> {
+    /// All that is remembered of devices that are gone.
+    fn forget(&mut self, connection: &Connection, news: &News) -> Result<u64, rusqlite::Error> {
+        let gone: Box<dyn Fn(&str) -> bool> = match news {
+            News::Value(_) => return Ok(0),
+            News::Removed(device) => {
+                let device = device.to_string();
+                Box::new(move |one: &str| one == device)
+            }
+            News::Devices(devices) => {
+                let devices: HashSet<String> = devices.iter().map(ToString::to_string).collect();
+                Box::new(move |one: &str| !devices.contains(one))
+            }
+        };
+        let series = self.series.iter().filter(|(_, series)| gone(&series.key.0));
+        let series: Vec<i64> = series.map(|(id, _)| *id).collect();
+        let mut all = 0;
+        for id in series {
+            let removed = connection
+                .prepare_cached("DELETE FROM value WHERE series=?1")?
+                .execute([id])?;
+            all += u64::try_from(removed).unwrap_or_default();
+            self.uncount(connection, id, u64::MAX)?;
+        }
+        Ok(all)
+    }
+
+    /// Of a property that has too many values the oldest go: by their time, or while one is from a time that has not come, in the order they
+    /// came, or those from a clock that ran ahead would outlive all others.
+    fn keep_newest(&mut self, connection: &Connection, id: i64, most: u64, now: i64) -> Result<u64, rusqlite::Error> {
         let surplus = self
             .series
             .get(&id)
@@ -307,10 +344,16 @@ impl Known {
         if surplus == 0 {
             return Ok(0);
         }
+        let newest: Option<i64> = connection
+            .prepare_cached("SELECT max(time) FROM value WHERE series=?1")?
+            .query_row([id], |row| row.get(0))?;
+        let query = if newest.is_some_and(|newest| newest > now.saturating_add(AHEAD)) {
+            "DELETE FROM value WHERE row IN (SELECT row FROM value WHERE series=?1 ORDER BY row LIMIT ?2)"
+        } else {
+            "DELETE FROM value WHERE row IN (SELECT row FROM value WHERE series=?1 ORDER BY time, row LIMIT ?2)"
+        };
         let removed = connection
-            .prepare_cached(
-                "DELETE FROM value WHERE row IN (SELECT row FROM value WHERE series=?1 ORDER BY time, row LIMIT ?2)",
-            )?
+            .prepare_cached(query)?
             .execute(params![id, i64::try_from(surplus).unwrap_or(i64::MAX)])?;
         let removed = u64::try_from(removed).unwrap_or_default();
         self.uncount(connection, id, removed)?;

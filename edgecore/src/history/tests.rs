@@ -17,7 +17,7 @@ use tower::ServiceExt as _;
 use super::question::Question;
 use super::store::{Outcome, Store};
 use super::{Bounds, History, HistoryError, Settings, is_question};
-use crate::devicetwin::Accepted;
+use crate::devicetwin::{Accepted, News};
 
 const BOUNDS: Bounds = Bounds {
     values: 10_000,
@@ -27,17 +27,21 @@ const BOUNDS: Bounds = Bounds {
 /// Fewer bytes than 10,000 values take.
 const SMALL: u64 = 256 * 1024;
 
-fn value(property: &str, time: i64, value: &str) -> Arc<Accepted> {
-    Arc::new(Accepted {
-        device: DeviceId::new("default", "t1"),
+fn value(property: &str, time: i64, value: &str) -> News {
+    value_of("t1", property, time, value)
+}
+
+fn value_of(device: &str, property: &str, time: i64, value: &str) -> News {
+    News::Value(Arc::new(Accepted {
+        device: DeviceId::new("default", device),
         property: property.to_owned(),
         value: value.to_owned(),
         kind: "int".to_owned(),
         time,
-    })
+    }))
 }
 
-fn many(count: i64) -> Vec<Arc<Accepted>> {
+fn many(count: i64) -> Vec<News> {
     (0..count).map(|n| value("temp", n * 1000, &n.to_string())).collect()
 }
 
@@ -141,6 +145,43 @@ fn old_values_go_and_with_the_last_one_the_property() {
 }
 
 #[test]
+fn what_a_clock_that_ran_ahead_left_does_not_outlive_what_is_newer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = open(folder.path(), Bounds { values: 2, ..BOUNDS });
+    let (now, in_2070) = (1_795_217_800_000, 3_155_760_000_000);
+    for (time, text) in [(in_2070, "1"), (in_2070 + 1, "2"), (now, "3"), (now + 1, "4")] {
+        store.append(&[value("temp", time, text)], now).expect("stored");
+    }
+    assert_eq!(ask(&store, "").0, ["3", "4"]);
+}
+
+#[test]
+fn a_device_that_went_leaves_nothing_and_makes_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut store = open(folder.path(), BOUNDS);
+    let news: Vec<News> = (0..10_000).map(|n| value(&n.to_string(), 0, "old")).collect();
+    store.append(&news, 0).expect("stored");
+    let other = value_of("t2", "temp", 0, "0");
+    let refused = store.append(std::slice::from_ref(&other), 0).expect("stored").refused;
+    assert_eq!(refused, 1);
+    // Removed, made again and written to before anything of it was stored.
+    let gone = News::Removed(DeviceId::new("default", "t1"));
+    let outcome = store
+        .append(&[value("7", 0, "old"), gone, value("temp", 1, "new"), other], 0)
+        .expect("stored");
+    assert_eq!((outcome.by_device, outcome.stored), (10_001, 3));
+    assert_eq!(ask(&store, "").0, ["new"]);
+    // The cloud's list, after a removal that was never heard of.
+    drop(store);
+    let mut store = open(folder.path(), BOUNDS);
+    let listed = News::Devices([DeviceId::new("default", "t2")].into());
+    assert_eq!(store.append(&[listed], 0).expect("stored").by_device, 1);
+    let gone = store.ask("default/t1".to_owned(), &Question::Properties);
+    assert!(matches!(gone, Err(HistoryError::Unknown(_))));
+    assert_eq!(store.usage().expect("usage").values, 1);
+}
+
+#[test]
 fn a_damaged_file_is_set_aside_and_a_new_one_begins() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("history.db"), vec![7; 8192]).expect("written");
@@ -176,16 +217,16 @@ fn questions_without_sense_are_refused() {
     }
 }
 
-/// A history that is fed by `values`.
-fn started(folder: &Path) -> (History, broadcast::Sender<Arc<Accepted>>, Tasks) {
-    let (values, feed) = broadcast::channel(64);
+/// A history that is fed by the sender.
+fn started(folder: &Path) -> (History, broadcast::Sender<Arc<[News]>>, Tasks) {
+    let (news, feed) = broadcast::channel(64);
     let tasks = Tasks::new();
     let settings = Settings {
         database: folder.join("history.db"),
         bounds: BOUNDS,
     };
     let history = History::start(settings, feed, &mut Registry::default(), &tasks).expect("started");
-    (history, values, tasks)
+    (history, news, tasks)
 }
 
 async fn get(history: &History, path: &str) -> (StatusCode, Value) {
@@ -199,8 +240,8 @@ async fn get(history: &History, path: &str) -> (StatusCode, Value) {
 #[tokio::test]
 async fn values_are_told_over_http_and_mqtt_and_written_when_the_process_stops() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (history, values, tasks) = started(folder.path());
-    values.send(value("temp", 5, "21")).expect("fed");
+    let (history, news, tasks) = started(folder.path());
+    news.send([value("temp", 5, "21")].into()).expect("fed");
     let path = "/devices/default/t1/history";
     // The feed is a task of its own: the value is there soon.
     let (mut status, mut answer) = get(&history, path).await;
@@ -235,4 +276,19 @@ async fn values_are_told_over_http_and_mqtt_and_written_when_the_process_stops()
 
     assert!(tasks.stop(Duration::from_secs(10)).await);
     assert_eq!(ask(&open(folder.path(), BOUNDS), "").0, ["21"]);
+}
+
+/// More values than wait in the queue, in one message.
+#[tokio::test]
+async fn a_batch_is_never_too_large() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_history, news, tasks) = started(folder.path());
+    let other = (0..10_000).map(|n| value("other", n, &n.to_string()));
+    news.send(many(10_000).into_iter().chain(other).collect()).expect("fed");
+    while !news.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(tasks.stop(Duration::from_secs(60)).await);
+    let store = open(folder.path(), BOUNDS);
+    assert_eq!(store.usage().expect("usage").values, 20_000);
 }

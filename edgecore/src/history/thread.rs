@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,11 +16,13 @@ use super::metrics::Metrics;
 use super::question::Question;
 use super::store::Store;
 use super::{HistoryError, Settings};
-use crate::devicetwin::Accepted;
+use crate::devicetwin::News;
 use crate::sqlite;
 
-/// Values and questions that wait for the thread. When it is full a value is lost and counted, a question refused.
+/// Batches of values and questions that wait for the thread. When it is full values are lost and counted, a question refused.
 const QUEUE: usize = 4096;
+/// Values that wait in it, or else one batch, however large.
+const MOST_QUEUED: usize = 16 * 1024;
 /// How long a value waits for others.
 const GATHER: Duration = Duration::from_secs(3);
 /// Values that are written without waiting for more.
@@ -30,7 +33,7 @@ const MOST_WAITING: usize = 8192;
 const RETRY: Duration = Duration::from_secs(5);
 
 enum Call {
-    Remember(Arc<Accepted>),
+    Tell(Arc<[News]>),
     Ask {
         device: String,
         question: Question,
@@ -43,6 +46,8 @@ enum Call {
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     sender: SyncSender<Call>,
+    /// Values among the calls.
+    queued: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
@@ -50,8 +55,10 @@ impl Calls {
     /// Starts the thread.
     pub(super) fn start(settings: Settings, metrics: Metrics) -> std::io::Result<Self> {
         let (sender, calls) = sync_channel(QUEUE);
+        let queued = Arc::new(AtomicUsize::new(0));
         let mut owner = Owner {
             settings,
+            queued: queued.clone(),
             metrics: metrics.clone(),
             store: None,
             waiting: VecDeque::new(),
@@ -63,14 +70,31 @@ impl Calls {
             .name("history".into())
             .stack_size(512 * 1024)
             .spawn(move || owner.run(&calls))?;
-        Ok(Self { sender, metrics })
+        Ok(Self {
+            sender,
+            queued,
+            metrics,
+        })
     }
 
-    /// Never waits.
-    pub(super) fn remember(&self, value: Arc<Accepted>) {
-        if self.sender.try_send(Call::Remember(value)).is_err() {
-            self.metrics.lost("busy", 1);
+    /// Never waits: values that find no room are lost. That a device went takes none.
+    pub(super) fn tell(&self, mut news: Arc<[News]>) {
+        let mut values = values_of(&news);
+        let queued = self.queued.load(Ordering::Relaxed);
+        if queued > 0 && queued + values > MOST_QUEUED {
+            self.lost(values);
+            values = 0;
+            news = news.iter().filter(|one| !is_value(one)).cloned().collect();
         }
+        self.queued.fetch_add(values, Ordering::Relaxed);
+        if self.sender.try_send(Call::Tell(news)).is_err() {
+            self.queued.fetch_sub(values, Ordering::Relaxed);
+            self.lost(values);
+        }
+    }
+
+    fn lost(&self, values: usize) {
+        self.metrics.lost("busy", u64::try_from(values).unwrap_or(u64::MAX));
     }
 
     pub(super) async fn ask(&self, device: String, question: Question) -> Result<Remembered, HistoryError> {
@@ -96,10 +120,11 @@ impl Calls {
 /// The thread's state.
 struct Owner {
     settings: Settings,
+    queued: Arc<AtomicUsize>,
     metrics: Metrics,
     store: Option<Store>,
     /// Not yet written.
-    waiting: VecDeque<Arc<Accepted>>,
+    waiting: VecDeque<News>,
     /// When they are to be.
     due: Option<Instant>,
     /// Not before, after a failure.
@@ -117,7 +142,12 @@ impl Owner {
                 Some(due) => calls.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
             match call {
-                Ok(Call::Remember(value)) => self.take(value),
+                Ok(Call::Tell(news)) => {
+                    self.queued.fetch_sub(values_of(&news), Ordering::Relaxed);
+                    for one in news.iter() {
+                        self.take(one.clone());
+                    }
+                }
                 Ok(Call::Ask {
                     device,
                     question,
@@ -137,12 +167,11 @@ impl Owner {
         }
     }
 
-    fn take(&mut self, value: Arc<Accepted>) {
-        if self.waiting.len() >= MOST_WAITING {
-            self.waiting.pop_front();
+    fn take(&mut self, news: News) {
+        if self.waiting.len() >= MOST_WAITING && self.waiting.pop_front().is_some_and(|first| is_value(&first)) {
             self.metrics.lost("busy", 1);
         }
-        self.waiting.push_back(value);
+        self.waiting.push_back(news);
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
         if self.waiting.len() >= BATCH {
             self.write();
@@ -171,6 +200,7 @@ impl Owner {
                 self.metrics.removed("values", outcome.by_values);
                 self.metrics.removed("bytes", outcome.by_bytes);
                 self.metrics.removed("age", outcome.by_age);
+                self.metrics.removed("device", outcome.by_device);
                 if let Ok(usage) = store.usage() {
                     self.metrics.usage(usage);
                 }
@@ -223,6 +253,14 @@ impl Owner {
             self.said = Some(text);
         }
     }
+}
+
+const fn is_value(news: &News) -> bool {
+    matches!(news, News::Value(_))
+}
+
+fn values_of(news: &[News]) -> usize {
+    news.iter().filter(|one| is_value(one)).count()
 }
 
 fn now() -> i64 {

@@ -194,6 +194,7 @@ mod tests {
     fn clocks_that_are_wrong_shut_nothing_out() {
         let mut status = DeviceStatus::default();
         for (text, at) in [
+            ("2070", 3_155_760_000_000),
             ("future", NOW + 3_600_000),
             ("now", NOW),
             ("1970", 7_000),

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::device::{DELETED, Device};
 use super::reports::Outcome;
 use super::value;
-use super::{Following, MAX_DEVICES, Machine, Now, Publication, new_event};
+use super::{Following, MAX_DEVICES, Machine, News, Now, Publication, new_event};
 
 /// The number of the question among messages.
 pub(super) const QUESTION: u64 = u64::MAX;
@@ -102,6 +102,7 @@ impl Machine {
         for id in gone {
             self.remove(&id, now);
         }
+        self.staged.listed = true;
     }
 
     /// A `device` object is stored.
@@ -162,7 +163,7 @@ impl Machine {
                 topic: topic.clone(),
                 payload: detail.to_json().into(),
             }],
-            values: Vec::new(),
+            news: Vec::new(),
             failure: Some((topic, event_id)),
         });
     }
@@ -215,6 +216,10 @@ impl Machine {
         info!(device = %id, "device removed");
         self.stage(id).remove();
         self.tell_members(None, Some(member), now);
+        self.staged.outcomes.push(Following {
+            news: vec![News::Removed(id.clone())],
+            ..Following::default()
+        });
     }
 
     /// The cloud's attributes, all of them. No cloud since v1.13 sends any.

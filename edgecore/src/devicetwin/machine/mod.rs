@@ -26,7 +26,7 @@ use proto::{Content, Group, Message, MsgId, Namespace, NodeName, ObjectName, Ope
 use tokio::time::Instant;
 
 use super::rows::{Loaded, Row};
-use super::{Accepted, Publication};
+use super::{News, Publication};
 use reports::{Reports, Told};
 use staging::{Outcome as Following, Stage, Staged};
 
@@ -75,7 +75,7 @@ pub(super) struct Effects {
     /// In order.
     pub(super) publications: Vec<Publication>,
     /// In order.
-    pub(super) values: Vec<Accepted>,
+    pub(super) news: Vec<News>,
     /// Untold changes that were overtaken by newer ones.
     pub(super) coalesced: u64,
 }
@@ -174,7 +174,11 @@ impl Machine {
         }
         for outcome in staged.outcomes {
             effects.publications.extend(outcome.publications);
-            effects.values.extend(outcome.values);
+            effects.news.extend(outcome.news);
+        }
+        if staged.listed {
+            let devices = self.devices.keys().cloned().collect();
+            effects.news.push(News::Devices(devices));
         }
         effects
     }

@@ -1,6 +1,7 @@
 //! What clients of the broker and mappers ask (spec 03 §3.3, §3.5).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use proto::device::{
@@ -12,7 +13,7 @@ use super::device::Device;
 use super::twin::{self, Changes, Context};
 use super::value::{self, BadValue};
 use super::{Following, MAX_MEMORY, Machine, Now, Publication, new_event, refusal};
-use crate::devicetwin::Accepted;
+use crate::devicetwin::{Accepted, News};
 
 const UNREADABLE: &str = "Unmarshal update request body failed, please check the request";
 const NO_TWIN: &str = "Update twin error, key:twin does not exist";
@@ -119,7 +120,7 @@ impl Machine {
             Ok(changes) => changes,
             Err(error) => return self.refuse(topic, event_id, 400, &error.to_string(), now),
         };
-        let values = accepted(&id, device, &changes);
+        let news = accepted(&id, device, &changes);
         let delta = device.delta();
         stage.twins.extend(changes.document.keys().cloned());
         for (name, sides) in &changes.report {
@@ -140,7 +141,7 @@ impl Machine {
         publications.extend(delta.map(|delta| told_delta(address, delta, now)));
         self.staged.outcomes.push(Following {
             publications,
-            values,
+            news,
             failure: Some((topic, event_id)),
         });
     }
@@ -168,7 +169,7 @@ impl Machine {
                 topic: topic.clone(),
                 payload: result.to_json().into(),
             }],
-            values: Vec::new(),
+            news: Vec::new(),
             failure: Some((topic, event_id)),
         });
     }
@@ -199,16 +200,16 @@ fn well_formed(twins: &TwinMap) -> Result<(), BadValue> {
     Ok(())
 }
 
-fn accepted(id: &DeviceId, device: &Device, changes: &Changes) -> Vec<Accepted> {
+fn accepted(id: &DeviceId, device: &Device, changes: &Changes) -> Vec<News> {
     let accepted = changes.measured.iter().filter_map(|name| {
         let property = device.twins.get(name)?;
-        Some(Accepted {
+        Some(News::Value(Arc::new(Accepted {
             device: id.clone(),
             property: name.clone(),
             value: property.actual.value.clone()?,
             kind: property.kind.clone(),
             time: property.actual.timestamp?,
-        })
+        })))
     });
     accepted.collect()
 }

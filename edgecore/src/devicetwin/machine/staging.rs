@@ -6,7 +6,7 @@ use proto::device::DeviceId;
 
 use super::device::{Device, Sides};
 use crate::devicetwin::rows::Row;
-use crate::devicetwin::{Accepted, Publication};
+use crate::devicetwin::{News, Publication};
 
 /// A device that a batch touches.
 #[derive(Debug, Default)]
@@ -29,8 +29,8 @@ pub(super) struct Stage {
 pub(super) struct Outcome {
     /// Once it is stored, in this order.
     pub(super) publications: Vec<Publication>,
-    /// Values to tell of.
-    pub(super) values: Vec<Accepted>,
+    /// The same for whoever keeps values.
+    pub(super) news: Vec<News>,
     /// In place of all that, when it could not be stored: where the refusal goes, and the event it answers.
     pub(super) failure: Option<(String, String)>,
 }
@@ -40,6 +40,8 @@ pub(super) struct Outcome {
 pub(super) struct Staged {
     pub(super) devices: BTreeMap<DeviceId, Stage>,
     pub(super) outcomes: Vec<Outcome>,
+    /// The cloud listed all devices.
+    pub(super) listed: bool,
     /// Marks that go from the disk with it.
     pub(super) unmarked: Vec<(DeviceId, String)>,
 }

@@ -12,6 +12,11 @@ use super::value::{self, BadValue};
 pub(super) const MAX_TWINS: usize = 2_000;
 /// Names and values of one device together.
 pub(super) const MAX_DEVICE: usize = 1024 * 1024;
+/// How far the clock may go back, in milliseconds, without the time of a value going back: a board without a clock that runs on
+/// starts with the time that it wrote down last, once an hour or more often.
+const AHEAD: i64 = 3_600_000;
+/// 2020-01-01 in milliseconds: no clock that was set is before it.
+const SET: i64 = 1_577_836_800_000;
 
 /// Why a local write is refused as a whole.
 #[derive(Debug, Error)]
@@ -140,7 +145,13 @@ fn new_property(context: &mut Context<'_>) -> Property {
     }
 }
 
-/// The time of a value never goes back, whatever the clock does: the cloud takes what is older for stale.
+/// The time of a value does not go back when the clock does: the cloud takes what is older for stale. Further than [`AHEAD`] it is the last
+/// time that was wrong: a clock that ran ahead once must not set the time for good. One that is not set yet says nothing.
+fn time_after(last: Option<i64>, now: i64) -> i64 {
+    let counts = |last: &i64| now < SET || *last <= now.saturating_add(AHEAD);
+    last.filter(counts).map_or(now, |last| last.max(now))
+}
+
 fn set_local(half: &mut Half, given: Option<&TwinValue>, now: i64) -> bool {
     let Some(value) = given.and_then(|given| given.value.clone()) else {
         return false;
@@ -148,7 +159,7 @@ fn set_local(half: &mut Half, given: Option<&TwinValue>, now: i64) -> bool {
     let version = half.version.unwrap_or_default();
     *half = Half {
         value: Some(value),
-        timestamp: Some(half.timestamp.map_or(now, |last| last.max(now))),
+        timestamp: Some(time_after(half.timestamp, now)),
         version: Some(TwinVersion {
             edge: version.edge.saturating_add(1),
             ..version
@@ -323,7 +334,7 @@ fn sync_half(half: &mut Half, given: Option<&TwinValue>, version: Option<TwinVer
     };
     *half = Half {
         value: Some(value.clone()),
-        timestamp: Some(half.timestamp.map_or(now, |last| last.max(now))),
+        timestamp: Some(time_after(half.timestamp, now)),
         version: Some(version),
     };
     Synced::Taken

@@ -36,7 +36,7 @@ fn the_example_of_the_documentation_word_for_word() {
             ),
         ]
     );
-    assert_eq!(edge.values.len(), 1);
+    assert_eq!(edge.news.len(), 1);
     edge.restart();
     assert_eq!(
         edge.twins()["temp"],
@@ -237,7 +237,7 @@ fn nothing_is_told_that_is_not_stored() {
         (&json!(500), &json!("e1"))
     );
     assert_eq!(told[0].1["reason"], "database or disk is full");
-    assert_eq!(edge.values.len(), 1);
+    assert_eq!(edge.news.len(), 1);
     edge.broken = false;
     assert_eq!(edge.twins()["temp"]["actual"]["value"], "21");
     let told = edge.update(r#"{"temp":{"actual":{"value":"23"}}}"#);
@@ -257,7 +257,7 @@ fn requests_of_one_batch_see_each_other() {
     let told = told(edge.feed(inputs.collect()));
     assert_eq!(told.len(), 200);
     assert_eq!(told[199].1["twin"]["temp"]["last"]["actual"]["value"], "98");
-    assert_eq!(edge.values.len(), 100);
+    assert_eq!(edge.news.len(), 100);
     let version: String = edge
         .disk
         .query_row("SELECT actual_version FROM device_twin", [], |row| row.get(0))
@@ -326,4 +326,22 @@ fn the_time_of_a_value_never_goes_back() {
         edge.twins()["temp"]["actual"],
         json!({"value": "22", "metadata": {"timestamp": START}})
     );
+}
+
+#[test]
+fn a_clock_that_ran_ahead_does_not_set_the_time_for_good() {
+    let mut edge = Edge::with_t1();
+    let time = |edge: &mut Edge, millis: i64| {
+        edge.now.millis = millis;
+        edge.update(r#"{"temp":{"actual":{"value":"22"}}}"#);
+        edge.twins()["temp"]["actual"]["metadata"]["timestamp"].as_i64()
+    };
+    let in_2070 = 3_155_760_000_000;
+    assert_eq!(time(&mut edge, in_2070), Some(in_2070));
+    edge.restart();
+    assert_eq!(time(&mut edge, START), Some(START));
+    // Not set since the start.
+    edge.restart();
+    assert_eq!(time(&mut edge, 5_000), Some(START));
+    assert_eq!(time(&mut edge, START + 1), Some(START + 1));
 }

@@ -40,6 +40,9 @@ fn a_message_makes_devices_and_removes_them() {
         json!([{"id": "default/t1", "name": "t1"}])
     );
     assert!(members(&mut edge).is_empty());
+    // Whoever keeps values hears of it after the value.
+    let t1 = DeviceId::new("default", "t1");
+    assert!(matches!(&*edge.news, [News::Value(_), News::Removed(id)] if *id == t1));
     // What comes back under the name is another device.
     edge.cloud("membership", added);
     assert_eq!(edge.twins(), json!({}));
@@ -80,6 +83,11 @@ fn a_list_adds_what_is_missing_and_removes_what_is_not_listed() {
     let told = edge.cloud("membership/detail", detail);
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(members(&mut edge), ["default/b", "default/c", "default/fresh"]);
+    let [News::Removed(_), News::Devices(devices)] = &*edge.news else {
+        panic!("{:?}", edge.news);
+    };
+    let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    assert_eq!(devices, ["default/b", "default/c", "default/fresh"]);
     // A text with JSON inside is the same.
     edge.cloud(
         "membership/detail",

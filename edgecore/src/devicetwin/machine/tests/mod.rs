@@ -30,7 +30,7 @@ struct Edge {
     broken: bool,
     /// Whether memory is held against the disk after each batch: slow with much of it.
     checks: bool,
-    values: Vec<Accepted>,
+    news: Vec<News>,
     coalesced: u64,
 }
 
@@ -64,7 +64,7 @@ impl Edge {
             now,
             broken: false,
             checks: true,
-            values: Vec::new(),
+            news: Vec::new(),
             coalesced: 0,
         }
     }
@@ -92,7 +92,7 @@ impl Edge {
             rows::apply(&self.disk, &rows).expect("rows are written");
             self.machine.commit(self.now.instant)
         };
-        self.values.extend(effects.values);
+        self.news.extend(effects.news);
         self.coalesced += effects.coalesced;
         if self.checks {
             self.check();
