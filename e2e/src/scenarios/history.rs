@@ -1,7 +1,8 @@
 //! The history of values at the edge, at the size that it has by default.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use rumqttc::QoS;
+use serde_json::{Value, json};
 
 use super::devices::kit::Plant;
 use super::mappers::configure;
@@ -100,6 +101,26 @@ fn by_time(plant: &Plant<'_>, values: &[(i64, String)]) -> Result<()> {
     let oldest = values.first().context("the oldest")?.0;
     let before = values_of(&ask(plant, &format!("to={oldest}"))?);
     ensure!(before.is_empty(), "before the oldest: {before:?}");
+    over_mqtt(plant, (time, next), &found)
+}
+
+/// The same question over MQTT has the same answer.
+fn over_mqtt(plant: &Plant<'_>, (from, to): (i64, i64), wanted: &[(i64, String)]) -> Result<()> {
+    let topic = plant.topic("t1", "history/get");
+    let question = json!({"event_id": "between", "property": "n", "from": from, "to": to}).to_string();
+    let mark = plant.mqtt.mark();
+    plant.mqtt.publish(&topic, question, QoS::AtLeastOnce)?;
+    let result = format!("{topic}/result");
+    let answer = plant
+        .mqtt
+        .expect("values between two times over MQTT", mark, seconds(10), |one| {
+            (one.topic == result).then(|| one.json())
+        })?;
+    let found = values_of(&answer);
+    ensure!(
+        text(&answer, "/event_id") == "between" && found == wanted,
+        "{wanted:?} over HTTP, over MQTT {answer}"
+    );
     Ok(())
 }
 

@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
 use serde_json::json;
 
-use self::kit::{MODEL, Plant, owned, rows, update};
-use super::Entry;
+use self::kit::{MODEL, Plant, owned, rejoin, rows, update};
+use super::{Entry, our_edge};
 use crate::api::{self, text};
+use crate::edge::Keys;
 use crate::process;
-use crate::system::Context;
+use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[
@@ -34,6 +35,26 @@ pub(super) const LIST: &[Entry] = &[
 /// A device from its creation to its deletion: membership, model and device at the edge, a value up, a desired value down, its
 /// state, and nothing left of it on either side.
 fn life(context: &mut Context) -> Result<()> {
+    if !our_edge(context)? {
+        return lived(context);
+    }
+    remember(context.system()?, &["history: {enable: true}"])?;
+    let outcome = lived(context);
+    remember(context.system()?, &[])?;
+    outcome
+}
+
+/// Restarts edgecore with these keys of `deviceTwin`.
+fn remember(system: &mut System, keys: &[&str]) -> Result<()> {
+    let twin = keys.iter().map(|line| (*line).to_owned()).collect();
+    let keys = Keys {
+        twin,
+        ..Keys::default()
+    };
+    rejoin(system, |edge| edge.set_keys(keys))
+}
+
+fn lived(context: &mut Context) -> Result<()> {
     let plant = Plant::new(context, "life", &["temperature"])?;
     let limit = plant.sides.limit();
     let id = format!("{}/t1", plant.namespace);
@@ -106,6 +127,7 @@ fn state(plant: &Plant<'_>) -> Result<()> {
 fn gone(plant: &Plant<'_>) -> Result<()> {
     let (api, limit, mark) = (plant.system.api(), plant.sides.limit(), plant.mqtt.mark());
     let id = format!("{}/t1", plant.namespace);
+    ensure!(!plant.sides.edge || history(plant)? == "200", "nothing is remembered");
     api.delete(&plant.path("devices", "t1"))?;
     plant
         .mqtt
@@ -115,20 +137,41 @@ fn gone(plant: &Plant<'_>) -> Result<()> {
             (one.topic.ends_with("/membership/updated") && removed).then_some(())
         })?;
     wait::until("device deleted: gone from edgecore's database", limit, || {
+        let unconfirmed = match plant.sides.edge {
+            true => format!(" UNION ALL SELECT deviceid FROM device_unconfirmed WHERE deviceid = '{id}'"),
+            false => String::new(),
+        };
         let query = format!(
             "SELECT id FROM device WHERE id = '{id}' UNION ALL SELECT name FROM device_twin WHERE deviceid = '{id}' \
-             UNION ALL SELECT key FROM meta WHERE key IN ('{0}/device/t1', '{0}/devicemodel/{MODEL}')",
+             UNION ALL SELECT name FROM device_attr WHERE deviceid = '{id}' \
+             UNION ALL SELECT key FROM meta WHERE key IN ('{0}/device/t1', '{0}/devicemodel/{MODEL}') \
+             OR type = 'mappertold' AND key LIKE '%/device/{id}'{unconfirmed}",
             plant.namespace
         );
         let left = rows(&plant.system.edge, &query)?;
         ensure!(left.is_empty(), "left: {left}");
         Ok(Some(()))
     })?;
+    if plant.sides.edge {
+        wait::until("device deleted: nothing is remembered", limit, || {
+            let status = history(plant)?;
+            ensure!(status == "404", "its history is answered {status}");
+            Ok(Some(()))
+        })?;
+    }
     // The garbage collector of Kubernetes learns of new kinds every half minute.
     wait::until("device deleted: no DeviceStatus", seconds(90), || {
         Ok(api.get(&plant.path("devicestatuses", "t1"))?.is_none().then_some(()))
     })?;
     api.delete(&plant.path("devicemodels", MODEL))
+}
+
+/// The HTTP status of a question for the device's history.
+fn history(plant: &Plant<'_>) -> Result<String> {
+    let url = format!("http://127.0.0.1:10350/devices/{}/t1/history", plant.namespace);
+    let mut command = plant.system.edge.command("curl");
+    let status = process::run(command.args(["-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", &url]))?;
+    Ok(status.trim().to_owned())
 }
 
 /// Publishes as people do by hand: with mosquitto's program.
