@@ -154,6 +154,12 @@ impl CloudHost {
         self.ports.websocket + 5
     }
 
+    /// Port of the webhook of devices.
+    #[must_use]
+    pub fn webhook_port(&self) -> u16 {
+        self.ports.webhook()
+    }
+
     /// The log of cloudcore so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("cloudcore.log")).unwrap_or_default()

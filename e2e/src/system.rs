@@ -104,6 +104,17 @@ impl Context {
         self.system.as_mut().context("was just started")
     }
 
+    /// A control plane alone, in the place of the shared system, until [`Self::discard`].
+    pub fn control_plane(&mut self) -> Result<Cluster> {
+        self.discard();
+        let folder = self.run.folder().join("cluster");
+        let started = Cluster::start(&self.settings, &folder, &ControlPlane::default());
+        if started.is_err() {
+            self.discard();
+        }
+        started.context("the control plane")
+    }
+
     /// A host that a scenario leaves is stopped with the run only, by a number that may be another's by then.
     fn nothing_left(&self) -> Result<()> {
         let entries = std::fs::read_dir(self.folder().join("edges"));
@@ -139,7 +150,7 @@ impl Context {
     }
 
     /// Stops the shared system and removes its files, whatever state it is in.
-    fn discard(&mut self) {
+    pub fn discard(&mut self) {
         self.system = None;
         let (cloud, cluster) = (self.run.folder().join("cloud"), self.run.folder().join("cluster"));
         crate::cloud::teardown(&cloud);

@@ -19,7 +19,8 @@ const HUNGRY: &str = r#"    command: [sh, -c, "sleep 1000000 & dd if=/dev/zero o
     resources: {limits: {memory: 24Mi}}"#;
 
 /// Limits arrive in the kernel's one hierarchy, at the container, its pod and the pod's class; use is told; a container without memory
-/// is killed and says why. The clock goes wrong and right. Then the power fails while there is no link: the pods come back from the board's disk alone.
+/// is killed and says why. The clock goes wrong and right, twice. Then the power fails while there is no link: the pods come back from
+/// the board's disk alone.
 fn board(context: &mut Context) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         return Err(Skip("user-mode Linux is there for x86_64 alone".to_owned()).into());
@@ -199,36 +200,57 @@ fn hungry(system: &System, board: &Board, namespace: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Sets the clock when it is told to by a file, and right again by another.
+/// Sets the clock ahead, right, behind and right again, each when it is told to by a file.
 const CLOCK: &str = r#"    command:
     - sh
     - -c
     - |
-      for step in wrong right; do
-        until [ -e /board/$step ]; do sleep 0.2; done
+      for step in ahead:OFF right:-OFF behind:-OFF again:OFF; do
+        until [ -e /board/${step%:*} ]; do sleep 0.2; done
         now=$(date +%s)
-        [ $step = wrong ] && date -s @$((now + AHEAD)) || date -s @$((now - AHEAD))
+        date -s @$((now + ${step#*:}))
       done
       sleep 1000000
     securityContext: {privileged: true}
     volumeMounts: [{name: board, mountPath: /board}]"#;
 
-/// Seconds that the clock is ahead: more than a node's certificate is valid.
-const AHEAD: &str = "34560000";
+/// Seconds that the clock is off: more than a node's certificate is valid.
+const OFF: &str = "34560000";
 
-/// The clock is more than a year ahead when the edge has to connect anew: it says so once, tries on, and is back with the same containers when the
-/// clock is right again.
+/// The clock is more than a year ahead, and then behind, when the edge has to connect anew: its own certificate has expired, then
+/// cloudcore's is not valid yet.
 fn clock(system: &mut System, board: &Board, namespace: &str) -> Result<()> {
-    const SAID: &str = "by this node's clock: set the clock right";
     let volumes = format!(
         "  volumes: [{{name: board, hostPath: {{path: {}}}}}]",
         board.folder().display()
     );
-    let pod = bare("clock", board.name(), &volumes, &CLOCK.replace("AHEAD", AHEAD));
+    let pod = bare("clock", board.name(), &volumes, &CLOCK.replace("OFF", OFF));
     system.cluster.apply(namespace, &pod)?;
     system.until_pod("the clock can be set", (namespace, "clock"), SLOW, |pod| {
         api::is_ready(pod).then_some(())
     })?;
+    for ([wrong, right], says) in [
+        (["ahead", "right"], "by this node's clock: set the clock right"),
+        (["behind", "again"], ": is this machine's clock right?"),
+    ] {
+        wrong_and_right(system, board, namespace, [wrong, right], says)
+            .with_context(|| format!("the clock {wrong}"))?;
+    }
+    system
+        .api()
+        .delete(&format!("{}/clock", api::pods_path(namespace)))
+        .map(drop)
+}
+
+/// The clock goes wrong, cloudcore starts anew, the clock goes right: meanwhile the edge says so once and tries on, then it is back with
+/// the same containers.
+fn wrong_and_right(
+    system: &mut System,
+    board: &Board,
+    namespace: &str,
+    [wrong, right]: [&str; 2],
+    says: &str,
+) -> Result<()> {
     let containers = |system: &System| -> Result<Vec<String>> {
         let ids = PODS.iter().map(|(pod, _)| {
             let pod = system.pod(namespace, pod)?;
@@ -239,28 +261,25 @@ fn clock(system: &mut System, board: &Board, namespace: &str) -> Result<()> {
     let (before, from) = (containers(system)?, board.log().len());
     let year = |system: &System| -> Result<i64> { Ok(exec(system, namespace, "guaranteed", "date +%Y")?.parse()?) };
     let now = year(system)?;
-    std::fs::write(board.folder().join("wrong"), "")?;
+    std::fs::write(board.folder().join(wrong), "")?;
     wait::until("the clock is wrong", seconds(SLOW), || {
-        Ok((year(system)? > now).then_some(()))
+        Ok((year(system)? != now).then_some(()))
     })?;
     system.cloud.stop()?;
     system.cloud.start()?;
-    let said = |board: &Board| board.log().get(from..).unwrap_or_default().matches(SAID).count();
+    let said = |board: &Board| board.log().get(from..).unwrap_or_default().matches(says).count();
     wait::until("the edge says what is wrong", seconds(SLOW), || {
         Ok((said(board) > 0).then_some(()))
     })?;
     wait::pause(seconds(5));
-    std::fs::write(board.folder().join("right"), "")?;
+    std::fs::write(board.folder().join(right), "")?;
     wait::until("the edge is back", seconds(SLOW), || {
         Ok((year(system)? == now).then_some(()))
     })?;
     ready(system, board)?;
     ensure!(said(board) == 1, "said {} times", said(board));
     ensure!(containers(system)? == before, "containers changed");
-    system
-        .api()
-        .delete(&format!("{}/clock", api::pods_path(namespace)))
-        .map(drop)
+    Ok(())
 }
 
 /// The power fails while there is no link, a moment after a pod was changed.

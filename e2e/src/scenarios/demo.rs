@@ -1,4 +1,4 @@
-//! `e2e/demo`, as its user runs it: what it shows, and that nothing of it is left.
+//! `e2e/demo`, as its user runs it, with a cluster of its own and with somebody's: what it shows, and that nothing of it is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,16 +27,33 @@ fn demo(context: &mut Context) -> Result<()> {
     }
     let ours = our_cloud(context)? && our_edge(context)?;
     let settings = context.settings.clone();
+    comes_and_goes(&settings, ours, &[])?;
+    ensure!(!folder.exists(), "{} is left", folder.display());
+    let said = call(&settings, &["--down"])?;
+    ensure!(
+        said == "The demo does not run.\n",
+        "a second e2e/demo --down said {said:?}"
+    );
+    let cluster = context.control_plane()?;
+    let kubeconfig = cluster.kubeconfig().to_string_lossy().into_owned();
+    let outcome = comes_and_goes(&settings, ours, &["--kubeconfig", &kubeconfig])
+        .and_then(|()| has_nothing_of_it(&cluster, ours));
+    context.discard();
+    outcome
+}
+
+/// Up, up once more, down: nothing of it is left on the machine.
+fn comes_and_goes(settings: &Settings, ours: bool, arguments: &[&str]) -> Result<()> {
     let before = Machine::look()?;
-    let shown = shows_a_system(&settings, ours).and_then(|()| {
-        let said = call(&settings, &[])?;
+    let shown = shows_a_system(settings, ours, arguments).and_then(|()| {
+        let said = call(settings, &[])?;
         ensure!(
             said.starts_with("The demo runs already.\n") && said.contains("export KUBECONFIG="),
             "a second e2e/demo said {said:?}"
         );
         Ok(())
     });
-    let down = call(&settings, &["--down"]);
+    let down = call(settings, &["--down"]);
     shown?;
     let said = down?;
     ensure!(said.ends_with("The demo is gone.\n"), "e2e/demo --down said {said:?}");
@@ -44,14 +61,7 @@ fn demo(context: &mut Context) -> Result<()> {
         let left = Machine::look()?.since(&before);
         ensure!(left.is_empty(), "e2e/demo --down left {left:#?}");
         Ok(Some(()))
-    })?;
-    ensure!(!folder.exists(), "{} is left", folder.display());
-    let said = call(&settings, &["--down"])?;
-    ensure!(
-        said == "The demo does not run.\n",
-        "a second e2e/demo --down said {said:?}"
-    );
-    Ok(())
+    })
 }
 
 /// The script; the programs are there, as this one is.
@@ -61,8 +71,8 @@ fn call(settings: &Settings, arguments: &[&str]) -> Result<String> {
 }
 
 /// It ends with the node Ready, the Deployment running, its page fetched and the device's value in the API; the API agrees.
-fn shows_a_system(settings: &Settings, ours: bool) -> Result<()> {
-    let said = call(settings, &[])?;
+fn shows_a_system(settings: &Settings, ours: bool, arguments: &[&str]) -> Result<()> {
+    let said = call(settings, arguments)?;
     let line = |start: &str| {
         let found = said.lines().find(|line| line.starts_with(start));
         found.with_context(|| format!("no line of e2e/demo begins with {start:?}:\n{said}"))
@@ -102,6 +112,32 @@ fn has_all_of_it(cluster: &Cluster) -> Result<()> {
         "the demo's pod is {pod}"
     );
     Ok(())
+}
+
+/// Somebody's cluster has nothing of the demo but what that says it leaves.
+fn has_nothing_of_it(cluster: &Cluster, ours: bool) -> Result<()> {
+    const DEVICES: &str = "/apis/devices.kubeedge.io/v1beta1/namespaces/default";
+    // Kubernetes puts this one into each namespace.
+    const ROOT: &str = "kube-root-ca.crt";
+    let lists = [
+        "/api/v1/nodes".to_owned(),
+        "/apis/apps/v1/namespaces/default/deployments".to_owned(),
+        "/api/v1/namespaces/default/secrets".to_owned(),
+        "/api/v1/namespaces/default/configmaps".to_owned(),
+        api::pods_path("default"),
+        format!("{DEVICES}/devices"),
+        format!("{DEVICES}/devicemodels"),
+    ];
+    // Kubernetes removes it, behind its device, with the owner that our cloudcore writes into it.
+    let statuses = ours.then(|| format!("{DEVICES}/devicestatuses"));
+    wait::until("nothing of the demo is in the cluster", seconds(120), || {
+        for list in lists.iter().chain(&statuses) {
+            let objects = cluster.api().list(list)?;
+            let left: Vec<&str> = objects.iter().map(api::name).filter(|name| *name != ROOT).collect();
+            ensure!(left.is_empty(), "{list}: {left:?}");
+        }
+        Ok(Some(()))
+    })
 }
 
 /// What a machine has that a demo could leave; of processes, interfaces and rules those of this network namespace, and processes of

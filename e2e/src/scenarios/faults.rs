@@ -60,6 +60,24 @@ pub(super) fn no_restarts(system: &System, namespace: &str) -> Result<()> {
     Ok(())
 }
 
+/// Runs one more pod in a workload's namespace, to be deleted while something is broken, and returns the ids of all `count` containers.
+fn one_that_goes(system: &System, namespace: &str, count: usize) -> Result<BTreeMap<String, String>> {
+    system
+        .cluster
+        .apply(namespace, &bare(GOES, system.edge.name(), "", IDLE))?;
+    system.converged("and a pod to be deleted", namespace, count, 150)?;
+    system.edge.containers(namespace)
+}
+
+/// Deletes that pod in the API, where it stays until the edge has ended it.
+fn delete_it(system: &System, namespace: &str) -> Result<()> {
+    let delete = ["-n", namespace, "delete", "pod", GOES, "--wait=false"];
+    system.cluster.kubectl(&delete).map(drop)
+}
+
+/// The name of that pod.
+const GOES: &str = "goes";
+
 /// kill -9 of edgecore: its containers go on, and a new edgecore adopts them; what changed meanwhile is applied.
 fn edgecore_killed(context: &mut Context) -> Result<()> {
     let system = context.system()?;
@@ -89,12 +107,14 @@ fn edgecore_killed(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// kill -9 of cloudcore: edges return by themselves and nothing is missed.
+/// kill -9 of cloudcore: edges return by themselves and nothing is missed, a deletion neither.
 fn cloudcore_killed(context: &mut Context) -> Result<()> {
     let system = context.system()?;
-    let (namespace, before) = workload(system, "cloud", 2)?;
+    let (namespace, _) = workload(system, "cloud", 2)?;
+    let before = one_that_goes(system, &namespace, 3)?;
     system.cloud.kill();
     scale(system, &namespace, 4)?;
+    delete_it(system, &namespace)?;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/web");
     system.api().patch(&path, &json!({"data": {"page": "hello two\n"}}))?;
     pause(seconds(3));
@@ -185,8 +205,8 @@ pub(super) fn link_cut_silently(context: &mut Context) -> Result<()> {
     link_cut(context, "silent", cut, heal)
 }
 
-/// The link is cut while a Deployment is scaled up and its ConfigMap changes: applied soon after its return (ours on both
-/// sides: [`RECOVERY`]; any KubeEdge: within two minutes).
+/// The link is cut while a Deployment is scaled up, its ConfigMap changes and a pod is deleted: applied soon after its return (ours on
+/// both sides: [`RECOVERY`]; any KubeEdge: within two minutes).
 fn link_cut(
     context: &mut Context,
     name: &str,
@@ -196,9 +216,11 @@ fn link_cut(
     let ours = context.ours();
     let system = context.system()?;
     let (namespace, before) = workload(system, name, 1)?;
+    let all = one_that_goes(system, &namespace, 2)?;
     cut(system)?;
     let start = Instant::now();
     scale(system, &namespace, 2)?;
+    delete_it(system, &namespace)?;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/web");
     system.api().patch(&path, &json!({"data": {"page": "hello two\n"}}))?;
     let node = api::node_path(system.edge.name());
@@ -207,14 +229,14 @@ fn link_cut(
     })?;
     pause(seconds(CUT).saturating_sub(start.elapsed()));
     ensure!(
-        system.edge.containers(&namespace)? == before,
+        system.edge.containers(&namespace)? == all,
         "containers changed during the cut"
     );
     heal(system)?;
     let back = Instant::now();
     let limit = if ours { RECOVERY } else { 120 };
     system.node_ready(seconds(limit))?;
-    system.converged("scale-up applied", &namespace, 2, limit)?;
+    system.converged("scale-up and deletion applied", &namespace, 2, limit)?;
     page_shows(system, &namespace, "hello two\n", limit)?;
     println!(
         "    all applied {:.2} s after the link was back",

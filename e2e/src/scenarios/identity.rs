@@ -4,6 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use proto::join::ServerNames;
 
 use super::authorizer::{door_of, now};
 use super::faults::{no_restarts, workload};
@@ -124,6 +126,15 @@ fn connected(system: &System) -> Result<bool> {
     Ok(count != "0")
 }
 
+/// The address that `advertise_address_changed` adds.
+const ADDED: &str = "10.251.251.251";
+
+/// What a certificate is good for, as secrets hold it.
+fn names(stored: &str) -> Result<ServerNames> {
+    let der = base64::engine::general_purpose::STANDARD.decode(stored)?;
+    ServerNames::of_certificate(&der).context("the server certificate cannot be read")
+}
+
 /// Another advertised address: the server certificate is issued anew by the same CA and holds the old names too; edges come back.
 fn advertise_address_changed(context: &mut Context) -> Result<()> {
     let system = context.system()?;
@@ -138,7 +149,7 @@ fn advertise_address_changed(context: &mut Context) -> Result<()> {
     let server = secret("cloudcoresecret", "/data/cloudcoredata")?;
     let system = context.system()?;
     let log = system.cloud.log().len();
-    system.cloud.advertise("10.251.251.251".to_owned());
+    system.cloud.advertise(ADDED.to_owned());
     system.cloud.stop()?;
     system.cloud.start()?;
     wait::until("the edge is back", seconds(30), || Ok(connected(system)?.then_some(())))?;
@@ -149,9 +160,13 @@ fn advertise_address_changed(context: &mut Context) -> Result<()> {
         Ok(text(&secret, key).to_owned())
     };
     ensure!(secret("casecret", "/data/cadata")? == ca, "the CA changed");
+    let issued = secret("cloudcoresecret", "/data/cloudcoredata")?;
+    ensure!(issued != server, "the server certificate did not change");
+    let (old, new) = (names(&server)?, names(&issued)?);
+    let added: std::net::IpAddr = ADDED.parse()?;
     ensure!(
-        secret("cloudcoresecret", "/data/cloudcoredata")? != server,
-        "the server certificate did not change"
+        new.contain(&old) && new.addresses.contains(&added),
+        "the new server certificate is for {new:?}, the old one was for {old:?}"
     );
     let lines = system.cloud.log();
     ensure!(
@@ -173,8 +188,8 @@ pub(super) const SAYS: &str = "saying what is wrong in one line";
 type Trouble = (&'static str, String, Option<Card>, &'static str);
 
 /// Wrong tokens and wrong certificates. A clock that is a year off is, to TLS, a certificate whose time is a year off: it is played
-/// by such certificates, as a machine has one clock for all its programs. Put right, the node is Ready again, its containers the
-/// same.
+/// by such certificates, as a machine has one clock for all its programs. In the end an expired certificate with a good token beside
+/// it: that is used by itself, the node is Ready again, its containers the same.
 fn certificate_troubles(context: &mut Context) -> Result<()> {
     needs_our_edge(context, SAYS)?;
     let system = context.system()?;
@@ -189,7 +204,8 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
         .context("token")?;
     let foreign = format!("{}{}", "0".repeat(64), good.get(64..).context("token")?);
     let none = String::new();
-    let troubles: [Trouble; 8] = [
+    let expired = || door.forge(&node, now().saturating_sub(year), hour, "[2]");
+    let troubles: [Trouble; 7] = [
         (
             "a wrong token",
             wrong,
@@ -218,7 +234,7 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
         (
             "an expired certificate",
             none.clone(),
-            Some(door.forge(&node, now().saturating_sub(year), hour, "[2]")?),
+            Some(expired()?),
             "this node's certificate is not valid now",
         ),
         (
@@ -227,54 +243,58 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
             Some(door.forge(&node, now() + year, hour, "[2]")?),
             "this node's certificate is not valid now",
         ),
-        // Last: this one ends well, by the token.
-        (
-            "an expired certificate beside a token",
-            good,
-            Some(door.forge(&node, now().saturating_sub(year), hour, "[2]")?),
-            "the certificate expired at",
-        ),
     ];
+    let last = expired()?;
     let kept: Vec<(std::path::PathBuf, Vec<u8>)> = system
         .edge
         .certificate_files()
         .into_iter()
         .map(|path| std::fs::read(&path).map(|bytes| (path, bytes)))
         .collect::<Result<_, _>>()?;
-    for (what, token, card, said) in troubles {
-        system.edge.stop_edgecore()?;
-        let [_, certificate, key] = system.edge.certificate_files();
-        match card {
-            Some(card) => {
-                let (certificate_pem, key_pem) = card.pem();
-                std::fs::write(certificate, certificate_pem)?;
-                std::fs::write(key, key_pem)?;
-            }
-            None => {
-                std::fs::remove_file(certificate)?;
-                std::fs::remove_file(key)?;
-            }
-        }
-        let mut uplink = system.cloud.uplink()?;
-        uplink.token = token;
-        system.edge.write_config(&uplink)?;
-        one_line(system, what, said)?;
+    for trouble in troubles {
+        let what = trouble.0;
+        begin(system, trouble)?;
         ensure!(
             system.edge.containers(&namespace)? == before,
             "{what}: containers changed"
         );
-        if what.ends_with("a token") && !what.starts_with("a") {
-            continue;
-        }
         for (path, bytes) in &kept {
             std::fs::write(path, bytes)?;
         }
     }
+    let (forged, _) = last.pem();
+    let what = "an expired certificate beside a token";
+    begin(system, (what, good, Some(last), "the certificate expired at"))?;
+    let [_, certificate, _] = system.edge.certificate_files();
+    wait::until("another certificate, by the token", seconds(30), || {
+        Ok((std::fs::read_to_string(&certificate)? != forged).then_some(()))
+    })?;
+    wait::until("a session", seconds(30), || Ok(connected(system)?.then_some(())))?;
     system.node_ready(seconds(60))?;
-    join_anew(system)?;
     ensure!(system.edge.containers(&namespace)? == before, "containers changed");
     no_restarts(system, &namespace)?;
     system.clean(&namespace)
+}
+
+/// Starts edgecore with this token, and this certificate in the place of its own.
+fn begin(system: &mut System, (what, token, card, said): Trouble) -> Result<()> {
+    system.edge.stop_edgecore()?;
+    let [_, certificate, key] = system.edge.certificate_files();
+    match card {
+        Some(card) => {
+            let (certificate_pem, key_pem) = card.pem();
+            std::fs::write(certificate, certificate_pem)?;
+            std::fs::write(key, key_pem)?;
+        }
+        None => {
+            std::fs::remove_file(certificate)?;
+            std::fs::remove_file(key)?;
+        }
+    }
+    let mut uplink = system.cloud.uplink()?;
+    uplink.token = token;
+    system.edge.write_config(&uplink)?;
+    one_line(system, what, said)
 }
 
 /// Starts edgecore; it says this once in the time in which it tries several times, and runs on.

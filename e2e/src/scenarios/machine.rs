@@ -1,13 +1,14 @@
 //! What is wrong with the machine: ports that are taken, a runtime that is away, disks that are read-only or full. One clear line
 //! each, the programs go on or end as they should, containers are not touched, and what is put right works again.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::faults::{no_restarts, workload};
 use super::identity::{SAYS, one_line};
 use super::{Entry, needs_our_cloud, needs_our_edge};
+use crate::api;
 use crate::process::{self, Daemon};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -91,38 +92,77 @@ fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
     })
 }
 
-/// cloudcore without its hub or join port ends and says which one it is; without its monitor port it says so and serves.
+/// What cloudcore does when one of its ports is another program's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Without {
+    Ends,
+    GoesOn,
+    TriesAgain,
+}
+
+/// cloudcore without the port of its hub, of the join or of streams ends and says which one it is; without QUIC or its monitor it says
+/// so and serves; without that of the webhook it serves too, and takes it once it is free.
 fn port_taken_in_the_cloud(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, SAYS)?;
     let system = context.system()?;
     let uplink = system.cloud.uplink()?;
-    let (_, monitor) = {
-        let address = system.cloud.monitor();
-        let (host, port) = address.rsplit_once(':').context("address")?;
-        (host.to_owned(), port.parse::<u16>()?)
-    };
-    for (port, ends) in [(uplink.websocket, true), (uplink.https, true), (monitor, false)] {
-        system.cloud.stop()?;
-        let from = system.cloud.log().len();
-        let taken = wait::quietly("the port", seconds(10), || {
-            Ok(Some(TcpListener::bind(("0.0.0.0", port))?))
-        })?;
-        let started = system.cloud.start();
-        ensure!(started.is_err() == ends, "port {port} taken: {started:?}");
-        let log = system.cloud.log();
-        let new = log.get(from..).unwrap_or_default();
-        let lines: Vec<&str> = new
-            .lines()
-            .filter(|line| line.contains(&format!(":{port}")))
-            .filter(|line| line.contains("ERROR") || line.contains("WARN"))
-            .collect();
-        ensure!(lines.len() == 1, "port {port} taken: {new}");
-        println!("    {}", lines.join(""));
-        drop(taken);
+    let address = system.cloud.monitor();
+    let (_, monitor) = address.rsplit_once(':').context("address")?;
+    for (port, without) in [
+        (uplink.websocket, Without::Ends),
+        (uplink.https, Without::Ends),
+        (uplink.stream, Without::Ends),
+        (uplink.tunnel, Without::Ends),
+        (uplink.quic(), Without::GoesOn),
+        (monitor.parse::<u16>()?, Without::GoesOn),
+        (system.cloud.webhook_port(), Without::TriesAgain),
+    ] {
+        start_without(system, port, without).with_context(|| format!("port {port} taken"))?;
     }
-    system.cloud.stop()?;
-    system.cloud.start()?;
+    // The last one goes on, with all its ports.
     system.node_ready(seconds(60))
+}
+
+/// Starts cloudcore while somebody has the port.
+fn start_without(system: &mut System, port: u16, without: Without) -> Result<()> {
+    system.cloud.stop()?;
+    let from = system.cloud.log().len();
+    let taken = wait::quietly("the port", seconds(10), || {
+        let any = ("0.0.0.0", port);
+        Ok(Some((TcpListener::bind(any)?, UdpSocket::bind(any)?)))
+    })?;
+    let started = system.cloud.start();
+    ensure!(started.is_err() == (without == Without::Ends), "{started:?}");
+    if without == Without::Ends {
+        let status = system.cloud.cloudcore()?.exited(seconds(10))?;
+        ensure!(
+            status.and_then(|status| status.code()) == Some(1),
+            "cloudcore ended with {status:?}"
+        );
+    }
+    let new = |system: &System| system.cloud.log().get(from..).unwrap_or_default().to_owned();
+    let log = new(system);
+    let (address, words) = (format!(":{port}"), format!("on port {port} for"));
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(&address) || line.contains(&words))
+        .filter(|line| line.contains("ERROR") || line.contains("WARN"))
+        .collect();
+    // One line, or one for each try.
+    let clear = match without {
+        Without::Ends | Without::GoesOn => lines.len() == 1,
+        Without::TriesAgain => !lines.is_empty() && lines.iter().all(|line| line.contains("trying again")),
+    };
+    ensure!(clear, "{log}");
+    println!("    {}", lines.first().copied().unwrap_or_default());
+    drop(taken);
+    if without == Without::TriesAgain {
+        wait::until("the port is used once it is free", seconds(60), || {
+            let listens = "listening for the API server's questions about devices";
+            Ok(new(system).contains(listens).then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// containerd is not there: the node is not Ready, and its containers run on; containerd comes and all is well.
@@ -133,7 +173,13 @@ fn runtime_away(context: &mut Context) -> Result<()> {
         "runtime",
         "the container runtime is not ready",
         |system| system.edge.stop_containerd(),
-        |system| system.edge.start_containerd(),
+        |system| {
+            let node = api::node_path(system.edge.name());
+            wait::until("API shows the node not Ready", seconds(60), || {
+                Ok((api::condition(&system.api().must(&node)?, "Ready") == "False").then_some(()))
+            })?;
+            system.edge.start_containerd()
+        },
     )
 }
 

@@ -90,7 +90,8 @@ fn steady() -> &'static str {
     r#"    command: [sh, -c, "mkdir /page; touch /page/ok; trap 'exit 0' TERM; (while :; do [ -e /off ] || httpd -f -p 8080 -h /page; sleep 0.2; done) & wait"]"#
 }
 
-/// A container that keeps failing is started again at once, then after no less than 10, 20 (and, in the long form, 40) seconds.
+/// A container that keeps failing is started again at once, then after 10, 20 (and, in the long form, 40) seconds; its status tells the
+/// next wait, which is twice the last.
 fn crash_loop(context: &mut Context) -> Result<()> {
     let long = context.long;
     let system = context.system()?;
@@ -99,7 +100,11 @@ fn crash_loop(context: &mut Context) -> Result<()> {
         &namespace,
         &bare("crash", system.edge.name(), "", "    command: [sh, -c, 'exit 3']"),
     )?;
-    let waits: &[i64] = if long { &[0, 10, 20, 40] } else { &[0, 10, 20] };
+    let (waits, next): (&[i64], &str) = if long {
+        (&[0, 10, 20, 40], "1m20s")
+    } else {
+        (&[0, 10, 20], "40s")
+    };
     let at = (namespace.as_str(), "crash");
     let mut ended: Option<Timestamp> = None;
     for (count, wait) in (1..).zip(waits) {
@@ -109,16 +114,18 @@ fn crash_loop(context: &mut Context) -> Result<()> {
         if let Some(before) = ended.replace(time(&terminated, "/finishedAt")?) {
             let took = (time(&terminated, "/startedAt")? - before).get_seconds();
             println!("    restart {count} came {took} s after the last end, the back-off is {wait} s");
-            // Only too early is wrong; the runtime's times are whole seconds here.
+            // A busy machine is late, but not ten times; the runtime's times are whole seconds here.
             ensure!(
-                took + 1 >= *wait,
+                took + 1 >= *wait && took <= (wait * 10).clamp(5, 120),
                 "restart {count} came after {took} s, {wait} s are to be waited"
             );
         }
     }
-    let pod = system.until_pod("CrashLoopBackOff shown", at, 20, |pod| {
-        let reason = text(pod, "/status/containerStatuses/0/state/waiting/reason");
-        (reason == "CrashLoopBackOff").then(|| pod.clone())
+    let told = format!("back-off {next} restarting failed container=main ");
+    let pod = system.until_pod(&format!("CrashLoopBackOff shown, {next}"), at, 30, |pod| {
+        let waiting = pod.pointer("/status/containerStatuses/0/state/waiting")?;
+        let shown = text(waiting, "/reason") == "CrashLoopBackOff" && text(waiting, "/message").starts_with(&told);
+        shown.then(|| pod.clone())
     })?;
     let code = number(&pod, "/status/containerStatuses/0/lastState/terminated/exitCode");
     ensure!(code == 3, "the last exit code is {code}");
