@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::{ClientConfig, Error as TlsError, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
@@ -115,6 +115,20 @@ pub fn client_config_any_name(
     Ok((build(Arc::new(verifier), identity)?, mismatch))
 }
 
+/// Why a handshake failed, without the present time, which rustls tells of a certificate of the past or the future: with a wrong
+/// clock, each attempt would look like another cause.
+#[must_use]
+pub fn without_time(error: io::Error) -> io::Error {
+    let wrong = match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        Some(TlsError::InvalidCertificate(CertificateError::ExpiredContext { .. })) => CertificateError::Expired,
+        Some(TlsError::InvalidCertificate(CertificateError::NotValidYetContext { .. })) => {
+            CertificateError::NotValidYet
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), TlsError::InvalidCertificate(wrong))
+}
+
 fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<WebPkiServerVerifier>, ClientTlsError> {
     let mut store = RootCertStore::empty();
     for root in roots {
@@ -150,6 +164,8 @@ fn build(verifier: Arc<dyn ServerCertVerifier>, identity: Option<Identity>) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
     use rustls_pki_types::{ServerName, UnixTime};
@@ -174,6 +190,27 @@ mod tests {
         assert!(private_key(&path).is_err());
         std::fs::remove_dir_all(folder)?;
         Ok(())
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_in_the_same_words_at_all_times() {
+        let at = |seconds| {
+            let moment = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            let wrong = CertificateError::NotValidYetContext {
+                time: moment(seconds),
+                not_before: moment(1_000_000),
+            };
+            without_time(io::Error::other(TlsError::InvalidCertificate(wrong)))
+        };
+        assert_eq!(at(1).to_string(), at(2).to_string());
+        let inner = at(1);
+        let inner = inner.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+        assert!(matches!(
+            inner,
+            Some(TlsError::InvalidCertificate(CertificateError::NotValidYet))
+        ));
+        let other = without_time(io::Error::other("other"));
+        assert_eq!(other.to_string(), "other");
     }
 
     /// What Go writes when `dnsNames` is its default `[""]`: an empty dNSName before the address.

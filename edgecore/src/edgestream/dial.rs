@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::tls::client::{ClientTlsError, client_config_any_name};
+use common::tls::client::{ClientTlsError, client_config_any_name, without_time};
 use proto::Features;
 use proto::tunnel::upgrade::{Answer, MAX_HEAD, Refused, Upgrade};
 use rustls_pki_types::ServerName;
@@ -77,7 +77,7 @@ pub(super) async fn dial(settings: &Settings, identity: Usable) -> Result<Connec
         features: Features::TUNNEL,
     };
     let shake = async {
-        let failed = |error| DialError::Tls(server.clone(), error);
+        let failed = |error| DialError::Tls(server.clone(), without_time(error));
         let connector = TlsConnector::from(Arc::new(config));
         let mut io = connector.connect(name, stream).await.map_err(failed)?;
         let key = uuid::Uuid::new_v4().into_bytes();

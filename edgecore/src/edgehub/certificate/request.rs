@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::tls::client::{ClientTlsError, Identity, client_config, unverified_config};
+use common::tls::client::{ClientTlsError, Identity, client_config, unverified_config, without_time};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -292,7 +292,7 @@ fn tls_error(address: &str, source: std::io::Error) -> JoinError {
         JoinError::Tls {
             address: address.to_owned(),
             hint: tls_hint(&source),
-            source,
+            source: without_time(source),
         }
     } else {
         JoinError::Unreachable(address.to_owned(), source)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::line::quic::Path;
 use common::line::{Line, quic as line_quic};
-use common::tls::client::ClientTlsError;
+use common::tls::client::{ClientTlsError, without_time};
 use proto::features::{FEATURES_HEADER, Features};
 use rustls::ClientConfig;
 use thiserror::Error;
@@ -126,7 +126,7 @@ impl DialError {
         Self::Tls {
             address: address.to_owned(),
             hint: tls_hint(&source),
-            source,
+            source: without_time(source),
         }
     }
 }
