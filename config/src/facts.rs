@@ -19,7 +19,7 @@ impl HostFacts {
     #[must_use]
     pub fn detect() -> Self {
         let hostname = hostname();
-        let local_ip = printed(preferred(by_name(&hostname).into_iter().chain(by_routes())));
+        let local_ip = printed(of_edge(&hostname));
         Self {
             hostname: node_name(hostname),
             local_ip,
@@ -39,12 +39,34 @@ impl HostFacts {
         }
     }
 
+    /// For an edge whose address is known: that one while it is this host's, unless it is of IPv6 and one of IPv4 has come; else what
+    /// [`Self::detect`] finds. `None`: there is none now.
+    #[must_use]
+    pub fn address_after(known: IpAddr) -> Option<IpAddr> {
+        if is_ours(known) {
+            preferred(std::iter::once(known).chain(by_routes()))
+        } else {
+            of_edge(&hostname())
+        }
+    }
+
+    /// Whether others may reach a host by such an address: one of the host alone or of a single link is none.
+    #[must_use]
+    pub fn is_reachable(ip: IpAddr) -> bool {
+        is_reachable(ip)
+    }
+
     /// Which of these addresses are still this host's, and then those of its default routes, one of IPv4 first. It takes no time.
     #[must_use]
     pub fn addresses_by_route(known: &[IpAddr]) -> Vec<IpAddr> {
         let still = known.iter().copied().filter(|ip| is_ours(*ip));
         still.chain(by_routes()).collect()
     }
+}
+
+/// By its name, else by its default routes.
+fn of_edge(hostname: &str) -> Option<IpAddr> {
+    preferred(by_name(hostname).into_iter().chain(by_routes()))
 }
 
 /// The first one of IPv4, else the first one. Asks no further than that.
@@ -210,6 +232,19 @@ mod tests {
             ("ff02::1", false),
         ] {
             assert_eq!(is_reachable(ip.parse().expect("address")), reachable, "{ip}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_there_is_kept() {
+        // Nobody has the second one.
+        for gone in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 1)] {
+            let found = HostFacts::address_after(gone.into());
+            assert_ne!(found, Some(gone.into()));
+            let Some(found) = found.filter(IpAddr::is_ipv4) else {
+                continue;
+            };
+            assert_eq!(HostFacts::address_after(found), Some(found));
         }
     }
 

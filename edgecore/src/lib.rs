@@ -1,5 +1,6 @@
 //! The edge side of KubeEdge: the hub client, the object store and a kubelet over the container runtime interface.
 
+pub mod address;
 pub mod devices;
 pub mod devicetwin;
 pub mod dmi;

@@ -17,7 +17,7 @@ use edgecore::devices::Devices;
 use edgecore::devicetwin::DeviceTwin;
 use edgecore::metamanager::MetaManager;
 use edgecore::uplink::Uplink;
-use edgecore::{edgehub, edgestream, environment, server, settings};
+use edgecore::{address, edgehub, edgestream, environment, server, settings};
 use prometheus_client::registry::Registry;
 use tracing::{error, info, warn};
 
@@ -110,8 +110,9 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
         );
         info!("Module websocket registered successfully");
     }
-    let (edged, usage) = kubelet::start(&config, host, &meta, &tasks)?;
-    let stream = settings::edgestream(&config)?;
+    let address = address::start(settings::address(&config)?, host, meta.link(), &tasks)?;
+    let (edged, usage) = kubelet::start(&config, &address, &meta, &tasks)?;
+    let stream = settings::edgestream(&config, &address);
     let tunnels = TunnelMetrics::default();
     if stream.is_some() {
         tunnels.register(&mut registry);

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use config::{EdgeCore, GoDuration, HostFacts};
+use config::{EdgeCore, GoDuration};
 use proto::NodeName;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::edged;
 use crate::edged::cgroups::CgroupFacts;
@@ -15,7 +16,7 @@ use crate::edged::log_rotation;
 use crate::edged::node::{self, Taint};
 use crate::edged::quantity::Quantity;
 use crate::eventbus::broker;
-use crate::{devicetwin, dmi, edgehub, edgestream, eventbus, history, metamanager, stats};
+use crate::{address, devicetwin, dmi, edgehub, edgestream, eventbus, history, metamanager, stats};
 
 /// A value that the program cannot work with.
 #[derive(Debug, Error)]
@@ -41,46 +42,16 @@ pub enum BadSetting {
     Interface(String),
 }
 
-/// The address that the API and the cloud know this node by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeAddress {
-    /// `nodeIP`.
-    Fixed(IpAddr),
-    /// Of a network interface, `customInterfaceName`.
-    Interface(String),
-    /// The host's, whatever it is at the time.
-    Host,
-}
-
-impl NodeAddress {
-    /// As the file says.
-    pub fn of(config: &EdgeCore) -> Result<Self, BadSetting> {
-        let edged = &config.modules.edged;
-        if !edged.custom_interface_name.is_empty() {
-            return Ok(Self::Interface(edged.custom_interface_name.clone()));
-        }
-        if edged.node_ip.is_empty() {
-            return Ok(Self::Host);
-        }
-        parse("modules.edged.nodeIP", &edged.node_ip).map(Self::Fixed)
+/// For the address that the API and the cloud know this node by.
+pub fn address(config: &EdgeCore) -> Result<address::Source, BadSetting> {
+    let edged = &config.modules.edged;
+    if !edged.custom_interface_name.is_empty() {
+        return Ok(address::Source::Interface(edged.custom_interface_name.clone()));
     }
-
-    /// The address now. Looks names up: it may take its time.
-    pub fn now(&self) -> Result<IpAddr, BadSetting> {
-        match self {
-            Self::Host => parse(HOST, &HostFacts::detect().local_ip),
-            Self::Fixed(address) => Ok(*address),
-            Self::Interface(name) => interface_address(name),
-        }
+    if edged.node_ip.is_empty() {
+        return Ok(address::Source::Host);
     }
-
-    /// The same, where the host was looked at already.
-    fn given(&self, host: &HostFacts) -> Result<IpAddr, BadSetting> {
-        match self {
-            Self::Host => parse(HOST, &host.local_ip),
-            other => other.now(),
-        }
-    }
+    parse("modules.edged.nodeIP", &edged.node_ip).map(address::Source::Fixed)
 }
 
 /// For MetaManager.
@@ -183,40 +154,38 @@ pub fn dmi(config: &EdgeCore) -> dmi::Settings {
 }
 
 /// For EdgeStream; `None` where it is turned off.
-pub fn edgestream(config: &EdgeCore) -> Result<Option<edgestream::Settings>, BadSetting> {
+pub fn edgestream(config: &EdgeCore, address: &watch::Receiver<IpAddr>) -> Option<edgestream::Settings> {
     let stream = &config.modules.edge_stream;
     if !stream.enable {
-        return Ok(None);
+        return None;
     }
     let own = edgehub::Paths {
         ca: stream.tls_tunnel_ca_file.clone().into(),
         certificate: stream.tls_tunnel_cert_file.clone().into(),
         key: stream.tls_tunnel_private_key_file.clone().into(),
     };
-    Ok(Some(edgestream::Settings {
+    Some(edgestream::Settings {
         node: node_name(config),
         server: stream.server.clone(),
         handshake_timeout: seconds(stream.handshake_timeout, 30),
         // A file that moves the hub's certificate and says nothing of the tunnel's means the same one.
         paths: vec![own, edgehub(config).certificate.paths],
-        address: NodeAddress::of(config)?,
-    }))
+        address: address.clone(),
+    })
 }
 
 /// For the node's registration.
-pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSetting> {
+pub fn node(config: &EdgeCore) -> node::Settings {
     let edged = &config.modules.edged;
     let kubelet = &edged.tailored_kubelet_config;
-    let address = NodeAddress::of(config)?.given(host)?;
     let taints = kubelet.register_with_taints.iter().map(|taint| Taint {
         key: taint.key.clone(),
         value: taint.value.clone(),
         effect: taint.effect.clone(),
     });
-    Ok(node::Settings {
+    node::Settings {
         node: node_name(config),
         hostname: edged.hostname_override.clone(),
-        address,
         port: u16::try_from(kubelet.read_only_port).unwrap_or(0),
         kubelet_version: config::version::KUBELET_VERSION.to_owned(),
         labels: edged.node_labels.clone(),
@@ -233,7 +202,7 @@ pub fn node(config: &EdgeCore, host: &HostFacts) -> Result<node::Settings, BadSe
             .ok()
             .filter(|seconds| *seconds > 0)
             .unwrap_or(40),
-    })
+    }
 }
 
 /// For what tells of usage.
@@ -344,12 +313,12 @@ fn reserved(kubelet: &config::edgecore::KubeletConfig) -> Option<Reserved> {
 }
 
 /// What this machine tells pods.
-pub fn node_facts(node: &node::Settings, facts: &dyn node::NodeFacts) -> edged::context::NodeFacts {
+pub fn node_facts(node: &node::Settings, address: IpAddr, facts: &dyn node::NodeFacts) -> edged::context::NodeFacts {
     let (machine, usage) = (facts.machine(), facts.usage());
     let cpu_millis = machine.processors.saturating_mul(1000);
     edged::context::NodeFacts {
         name: node.node.clone(),
-        ips: vec![node.address],
+        ips: vec![address],
         cpu_millis,
         memory_bytes: machine.memory,
         allocatable_cpu_millis: cpu_millis,
@@ -421,32 +390,10 @@ pub fn node_name(config: &EdgeCore) -> NodeName {
     NodeName::new(&config.modules.edged.hostname_override)
 }
 
-const HOST: &str = "the host's address";
-
 fn parse(key: &'static str, value: &str) -> Result<IpAddr, BadSetting> {
     value.parse().map_err(|_| BadSetting::Address {
         key,
         value: value.to_owned(),
-    })
-}
-
-fn interface_address(name: &str) -> Result<IpAddr, BadSetting> {
-    let all = nix::ifaddrs::getifaddrs().map_err(|_| BadSetting::Interface(name.to_owned()))?;
-    let found = all.filter(|entry| entry.interface_name == name).filter_map(|entry| {
-        let address = entry.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
-    });
-    main_address(found).ok_or_else(|| BadSetting::Interface(name.to_owned()))
-}
-
-/// The first one of IPv4, else the first one of IPv6 that means something beyond its link, else any: a board whose network has given
-/// it no address yet starts its pods all the same.
-fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
-    all.min_by_key(|address| match address {
-        IpAddr::V4(_) => 0,
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => 2,
-        IpAddr::V6(_) => 1,
     })
 }
 
@@ -465,22 +412,5 @@ fn period(value: GoDuration, default: u64) -> Duration {
         Duration::from_secs(default)
     } else {
         value
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interface_is_known_by_what_others_can_use() {
-        let of = |all: &[&str]| {
-            let all = all.iter().map(|ip| ip.parse().expect("an address"));
-            main_address(all).map(|ip| ip.to_string())
-        };
-        assert_eq!(of(&["fe80::1", "fd00::5", "10.0.0.5"]).as_deref(), Some("10.0.0.5"));
-        assert_eq!(of(&["fe80::1", "fd00::5"]).as_deref(), Some("fd00::5"));
-        assert_eq!(of(&["fe80::1"]).as_deref(), Some("fe80::1"));
-        assert_eq!(of(&[]), None);
     }
 }

@@ -27,6 +27,11 @@ pub(super) fn edgecore(
     } else {
         (number.cloud_address(), number.address())
     };
+    let address = if keys.without_address {
+        String::new()
+    } else {
+        format!("    nodeIP: \"{address}\"\n")
+    };
     let Uplink {
         websocket,
         https,
@@ -62,8 +67,7 @@ modules:
     server: "{cloud}:{tunnel}"
   edged:
     hostnameOverride: {name}
-    nodeIP: "{address}"
-    podSandboxImage: {PAUSE}
+{address}    podSandboxImage: {PAUSE}
     # v1.12 looks for docker without these three; later releases have no use for them.
     containerRuntime: remote
     remoteRuntimeEndpoint: unix://{folder}/containerd.sock

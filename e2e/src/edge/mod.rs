@@ -55,6 +55,8 @@ pub struct Uplink {
 /// Further lines of edgecore.yaml.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
+    /// Whether `nodeIP` is left out: the edge finds its address itself.
+    pub without_address: bool,
     /// Of the section `edged`.
     pub edged: Vec<String>,
     /// Of its section `tailoredKubeletConfig`.

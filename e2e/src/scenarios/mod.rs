@@ -2,6 +2,7 @@
 //! scenario, unless its text says what ours adds.
 
 mod account;
+mod address;
 mod authorizer;
 mod board;
 mod channels;
@@ -87,6 +88,7 @@ pub fn all() -> Vec<Scenario> {
         redirect::LIST,
         redirect_ipv6::LIST,
         reach::LIST,
+        address::LIST,
         machine::LIST,
         takeover::LIST,
         mqtt::LIST,

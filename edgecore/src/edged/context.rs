@@ -176,7 +176,7 @@ impl Settings {
 const MAX_NAME: usize = 255;
 
 /// What a pod may need to know of its node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The node's name.
     pub name: NodeName,

@@ -41,6 +41,7 @@ mod surroundings;
 pub(crate) mod testing;
 pub mod volumes;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,8 +78,14 @@ pub struct Edged {
 }
 
 impl Edged {
-    /// Starts everything; waits for nobody. `facts` are what the machine itself tells.
-    pub fn start(settings: Settings, facts: NodeFacts, meta: MetaManager, tasks: &Tasks) -> Self {
+    /// Starts everything; waits for nobody. `facts` are what the machine itself tells, `address` is the node's as it changes.
+    pub fn start(
+        settings: Settings,
+        facts: NodeFacts,
+        address: watch::Receiver<IpAddr>,
+        meta: MetaManager,
+        tasks: &Tasks,
+    ) -> Self {
         let client = Client::new(
             &settings.runtime_socket,
             &settings.image_socket,
@@ -98,6 +105,7 @@ impl Edged {
         let (facts, node) = watch::channel(Arc::new(facts));
         let tables = meta.tables();
         let api: Arc<dyn Api> = Arc::new(meta);
+        tasks.spawn("edged-address", follow_address(address, facts.clone()));
         tasks.spawn("edged-node", follow_node(api.clone(), facts));
         let group = tasks.clone();
         tasks.spawn("edged-start", async move {
@@ -274,6 +282,26 @@ async fn cgroup_driver(runtime: &dyn Runtime, configured: CgroupDriver) -> Cgrou
     }
 }
 
+/// Keeps the address of the node that pods know.
+async fn follow_address(mut address: watch::Receiver<IpAddr>, facts: watch::Sender<Arc<NodeFacts>>) {
+    loop {
+        let ips = vec![*address.borrow_and_update()];
+        facts.send_if_modified(|facts| {
+            let changed = facts.ips != ips;
+            if changed {
+                *facts = Arc::new(NodeFacts {
+                    ips,
+                    ..(**facts).clone()
+                });
+            }
+            changed
+        });
+        if address.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Keeps what pods may know of the node as the Node object says.
 async fn follow_node(api: Arc<dyn Api>, facts: watch::Sender<Arc<NodeFacts>>) {
     loop {
@@ -288,8 +316,9 @@ async fn follow_node(api: Arc<dyn Api>, facts: watch::Sender<Arc<NodeFacts>>) {
                 next.allocatable_memory_bytes = amount("memory").map_or(next.allocatable_memory_bytes, Quantity::value);
                 next.allocatable_disk_bytes =
                     amount("ephemeral-storage").map_or(next.allocatable_disk_bytes, Quantity::value);
+                let changed = **facts != next;
                 *facts = Arc::new(next);
-                true
+                changed
             });
         }
         tokio::time::sleep(NODE_PERIOD).await;

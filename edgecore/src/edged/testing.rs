@@ -284,6 +284,11 @@ impl FakeParts {
             .find(|(name, _, _)| name == container)
             .map(|(_, id, sender)| (id.clone(), sender.clone()))
     }
+
+    /// How often probes were started.
+    pub(crate) fn probes_started(&self) -> usize {
+        self.probes.lock().len()
+    }
 }
 
 fn labels(ctx: &PodContext) -> HashMap<String, String> {
@@ -464,6 +469,8 @@ pub(crate) struct World {
     pub(crate) api: Arc<FakeApi>,
     pub(crate) parts: Arc<FakeParts>,
     pub(crate) edged: Option<super::Edged>,
+    /// The node's.
+    pub(crate) address: watch::Sender<IpAddr>,
     settings: Settings,
     tasks: Tasks,
 }
@@ -490,6 +497,7 @@ impl World {
             api: Arc::new(FakeApi::new()),
             parts: Arc::default(),
             edged: None,
+            address: watch::channel(IpAddr::from([192, 0, 2, 7])).0,
             settings,
             tasks: Tasks::new(),
         };
@@ -512,7 +520,7 @@ impl World {
         self.tasks = Tasks::new();
         let facts = NodeFacts {
             name: "edge1".into(),
-            ips: vec!["192.0.2.7".parse().expect("an address")],
+            ips: vec![*self.address.borrow()],
             cpu_millis: 2000,
             memory_bytes: 1 << 32,
             allocatable_cpu_millis: 2000,
@@ -520,13 +528,13 @@ impl World {
             allocatable_disk_bytes: 1 << 36,
             cgroups: super::cgroups::CgroupFacts::default(),
         };
-        let (sender, node) = watch::channel(Arc::new(facts));
+        let (facts, node) = watch::channel(Arc::new(facts));
+        self.tasks
+            .spawn("address", super::follow_address(self.address.subscribe(), facts));
         let runtime = self.runtime.clone();
         let clock_source = self.runtime.clone();
-        let clock: super::pods::Clock = Arc::new(move || {
-            let _keep = &sender;
-            Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time")
-        });
+        let clock: super::pods::Clock =
+            Arc::new(move || Timestamp::from_nanosecond(i128::from(clock_source.now())).expect("a time"));
         let channels = super::Channels::new();
         self.edged = Some(super::Edged::new(runtime.clone(), &channels));
         let health = super::health::run(

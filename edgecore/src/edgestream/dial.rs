@@ -1,6 +1,7 @@
 //! Reaching the cloud's tunnel server: TCP, TLS, the upgrade (spec 04 §2, §8).
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub(super) struct Connection {
     pub(super) name_mismatch: bool,
 }
 
-pub(super) async fn dial(settings: &Settings, identity: Usable) -> Result<Connection, DialError> {
+pub(super) async fn dial(settings: &Settings, address: IpAddr, identity: Usable) -> Result<Connection, DialError> {
     let server = settings.server.clone();
     let wrong = || DialError::Address(server.clone());
     let late = |_| DialError::Timeout(server.clone());
@@ -65,15 +66,9 @@ pub(super) async fn dial(settings: &Settings, identity: Usable) -> Result<Connec
     let stream = timeout(limit, TcpStream::connect((host, port))).await.map_err(late)?;
     let stream = stream.map_err(|error| DialError::Unreachable(server.clone(), error))?;
     common::tunnel::tune(&stream);
-    let address = settings.address.clone();
-    // It may ask a name server.
-    let address = tokio::task::spawn_blocking(move || address.now().ok())
-        .await
-        .ok()
-        .flatten();
     let upgrade = Upgrade {
         node: settings.node.to_string(),
-        internal_ip: address.map(|address| address.to_string()),
+        internal_ip: Some(address.to_string()),
         features: Features::TUNNEL,
     };
     let shake = async {

@@ -1,8 +1,9 @@
 //! EdgeStream: the tunnel by which the cloud reaches this node's kubelet API.
 //!
-//! Owns the connection to the cloud's tunnel server. Reads the certificate that EdgeHub has got, and the state of EdgeHub's link. Emits
-//! requests to the kubelet's API and their answers. Must not look into what streams carry, nor end the process. When the tunnel is
-//! lost, everything that came through it ends at once: no shell lives on without its terminal. Behaviour: spec 04 §2, §5, §8; what is
+//! Owns the connection to the cloud's tunnel server. Reads the certificate that EdgeHub has got, the state of EdgeHub's link and the
+//! node's address. Emits requests to the kubelet's API and their answers. Must not look into what streams carry, nor end the process.
+//! When the tunnel is lost, everything that came through it ends at once: no shell lives on without its terminal. Where the node's
+//! address changes it is dialled anew, because the cloud finds the node by it. Behaviour: spec 04 §2, §5, §8; what is
 //! ours: a certificate renewed by EdgeHub is used at the next dial, the cloud's certificate is verified, pauses grow, and a cloud that
 //! EdgeHub has just reached again is dialled without one.
 
@@ -11,6 +12,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,9 +25,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::address;
 use crate::edgehub::{Paths, Unusable, Usable};
 use crate::metamanager::MetaManager;
-use crate::settings::NodeAddress;
 use crate::uplink::Link;
 
 /// The first pause after a lost or refused tunnel is at most this long …
@@ -50,8 +52,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// The certificate: this module's own keys of the file, else EdgeHub's.
     pub paths: Vec<Paths>,
-    /// The address that the cloud knows the node by.
-    pub address: NodeAddress,
+    /// The address that the cloud knows the node by, as it changes.
+    pub address: watch::Receiver<IpAddr>,
 }
 
 /// Starts the module; requests of the cloud are served by `router`.
@@ -88,7 +90,8 @@ impl EdgeStream {
         loop {
             // What comes up from now on is a reason to try at once.
             self.link.mark_unchanged();
-            match dial::dial(&self.settings, identity).await {
+            let address = *self.settings.address.borrow_and_update();
+            match dial::dial(&self.settings, address, identity).await {
                 Ok(connection) => {
                     self.said.clear();
                     self.note_mismatch(connection.name_mismatch);
@@ -103,6 +106,7 @@ impl EdgeStream {
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay().mul_f64(random_unit())) => {}
                 () = came_up(&mut self.link) => backoff.reset(),
+                () = address::changed(&mut self.settings.address) => backoff.reset(),
             }
             identity = self.identity().await;
         }
@@ -134,7 +138,7 @@ impl EdgeStream {
         }
     }
 
-    /// Serves one tunnel to its end.
+    /// Serves one tunnel to its end: that of the connection, or of the address that it was dialled with.
     async fn session(&self, connection: dial::Connection) {
         let settings = TunnelSettings {
             role: Role::Edge,
@@ -146,7 +150,14 @@ impl EdgeStream {
         info!(server, features = %settings.features, "tunnel to cloudcore is up: logs, exec and metrics can be reached");
         let session = self.tasks.child();
         let (tunnel, requests) = common::tunnel::start(connection.io, settings, &session);
-        self.serve(tunnel, requests, &session).await;
+        let mut address = self.settings.address.clone();
+        tokio::select! {
+            () = self.serve(tunnel, requests, &session) => {}
+            () = address::changed(&mut address) => {
+                let address = *address.borrow();
+                info!(server, %address, "this node's address changed: the tunnel is dialled anew");
+            }
+        }
         // Whatever still runs for the cloud has nobody to run for.
         session.token().cancel();
     }

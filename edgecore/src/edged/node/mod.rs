@@ -1,7 +1,8 @@
 //! The Node object of this machine: registered, kept up to date, kept alive.
 //!
-//! Owns what was last reported. Reads facts of the machine, the runtime's state, the link. Emits the Node, patches of its status, the
-//! lease. Must not touch containers; nothing here is stored: the status is made anew after each connect. Behaviour: spec 05 §5.3.
+//! Owns what was last reported. Reads facts of the machine, its address, the runtime's state, the link. Emits the Node, patches of its
+//! status, the lease. Must not touch containers; nothing here is stored: the status is made anew after each connect. Behaviour: spec 05
+//! §5.3.
 
 mod facts;
 mod lease;
@@ -27,6 +28,7 @@ pub(crate) use facts::processes;
 pub use facts::{Machine, NodeFacts, SystemFacts, Usage};
 pub(crate) use view::NodeView;
 
+use crate::address;
 use crate::metamanager::{MetaManager, RequestError};
 use crate::uplink::{AskError, Link};
 use status::{Pressure, Report, Shortages};
@@ -88,8 +90,6 @@ pub struct Settings {
     pub node: NodeName,
     /// The label and address of kind Hostname.
     pub hostname: String,
-    /// The address of kind InternalIP.
-    pub address: IpAddr,
     /// Where logs and exec are served: `daemonEndpoints.kubeletEndpoint`.
     pub port: u16,
     /// `status.nodeInfo.kubeletVersion`.
@@ -118,14 +118,26 @@ pub struct Settings {
     pub lease_seconds: u32,
 }
 
+/// What the Node is made from.
+pub struct Parts {
+    /// Where it is stored, and the way to the cloud.
+    pub meta: MetaManager,
+    /// What the runtime says of itself.
+    pub runtime: watch::Receiver<RuntimeState>,
+    /// The address of kind InternalIP.
+    pub address: watch::Receiver<IpAddr>,
+    /// The machine.
+    pub facts: Arc<dyn NodeFacts>,
+}
+
 /// Registers the node and keeps it up to date until the process stops.
-pub fn start(
-    settings: Settings,
-    meta: MetaManager,
-    runtime: watch::Receiver<RuntimeState>,
-    facts: Arc<dyn NodeFacts>,
-    tasks: &Tasks,
-) {
+pub fn start(settings: Settings, parts: Parts, tasks: &Tasks) {
+    let Parts {
+        meta,
+        runtime,
+        address,
+        facts,
+    } = parts;
     let (uid, uid_seen) = watch::channel(None);
     tasks.spawn(
         "lease",
@@ -136,6 +148,7 @@ pub fn start(
         settings,
         meta,
         runtime,
+        address,
         facts,
         uid,
         sent: None,
@@ -151,6 +164,7 @@ struct Keeper {
     settings: Settings,
     meta: MetaManager,
     runtime: watch::Receiver<RuntimeState>,
+    address: watch::Receiver<IpAddr>,
     facts: Arc<dyn NodeFacts>,
     machine: Machine,
     uid: watch::Sender<Option<String>>,
@@ -189,6 +203,7 @@ impl Keeper {
             };
             tokio::select! {
                 changed = self.runtime.changed(), if !runtime_lost => runtime_lost = changed.is_err(),
+                () = address::changed(&mut self.address) => {}
                 _ = link.wait_for(|now| now.is_up() && *now != session) => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -198,9 +213,10 @@ impl Keeper {
     async fn report(&mut self) -> Result<(), RequestError> {
         let usage = self.facts.usage();
         let state = self.runtime.borrow_and_update().clone();
+        let address = *self.address.borrow_and_update();
         let seen = Pressure::of(&self.settings, &self.machine, &usage);
         let pressure = self.shortages.tell(seen, Instant::now(), self.settings.pressure_hold);
-        let report = Report::new(&self.settings, &self.machine, &usage, pressure, &state);
+        let report = Report::new(&self.settings, address, &self.machine, &usage, pressure, &state);
         if self.was_ready != Some(report.is_ready()) {
             self.was_ready = Some(report.is_ready());
             info!(node = %self.settings.node, ready = report.is_ready(), reason = state.reason, "node status");

@@ -1,8 +1,10 @@
 //! The Node object that this machine wants to be: pure, from facts to JSON (spec 05 §5.3, §6 row 31).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use config::HostFacts;
 use jiff::Timestamp;
 use proto::{BadObject, Object};
 use serde_json::{Map, Value, json};
@@ -31,6 +33,8 @@ pub(super) struct Report {
     capacity: BTreeMap<String, String>,
     allocatable: BTreeMap<String, String>,
     addresses: Vec<(&'static str, String)>,
+    /// Whether the first one is one that others may reach the node by.
+    reachable: bool,
     info: BTreeMap<&'static str, String>,
     port: u16,
 }
@@ -38,6 +42,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(
         settings: &Settings,
+        address: IpAddr,
         machine: &Machine,
         usage: &Usage,
         pressure: Pressure,
@@ -66,9 +71,10 @@ impl Report {
             capacity,
             allocatable,
             addresses: vec![
-                ("InternalIP", settings.address.to_string()),
+                ("InternalIP", address.to_string()),
                 ("Hostname", settings.hostname.clone()),
             ],
+            reachable: HostFacts::is_reachable(address),
             info: info.into(),
             port: settings.port,
         }
@@ -113,6 +119,10 @@ impl Report {
                 .map(|condition| json!({"type": condition.kind}))
                 .collect();
             status.insert("$setElementOrder/conditions".into(), order.into());
+            // A board without a network leaves what it was known by.
+            if !self.reachable && has_address(stored.as_ref()) {
+                status.remove("addresses");
+            }
             // A list with a merge key keeps foreign entries unless it is replaced as a whole.
             if let Some(Value::Array(addresses)) = status.get_mut("addresses") {
                 addresses.push(json!({"$patch": "replace"}));
@@ -183,6 +193,16 @@ fn transition<'a>(node: &'a Value, kind: &str, status: &str) -> Option<&'a str> 
         .filter(|condition| condition.get("status").and_then(Value::as_str) == Some(status))?
         .get("lastTransitionTime")?
         .as_str()
+}
+
+/// Whether the Node has an address that others may reach it by.
+fn has_address(stored: Option<&Value>) -> bool {
+    let addresses = stored.and_then(|node| node.get("status")?.get("addresses")?.as_array());
+    addresses.into_iter().flatten().any(|address| {
+        let address = address.get("address").and_then(Value::as_str);
+        let address: Option<IpAddr> = address.and_then(|text| text.parse().ok());
+        address.is_some_and(HostFacts::is_reachable)
+    })
 }
 
 fn default_labels(settings: &Settings) -> BTreeMap<String, String> {

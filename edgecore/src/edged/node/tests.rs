@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Machine, NodeFacts, RuntimeState, Settings, Taint, Usage, start};
+use super::{Machine, NodeFacts, Parts, RuntimeState, Settings, Taint, Usage, start};
 use crate::metamanager::{self, MetaManager};
 use crate::uplink::{Link, Outgoing, Uplink, UplinkEnd};
 
@@ -43,7 +43,6 @@ fn settings() -> Settings {
     Settings {
         node: "edge-1".into(),
         hostname: "edge-1".into(),
-        address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
         port: 10350,
         kubelet_version: "v1.32.10-kubeedge-v1.23.1".into(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
@@ -106,7 +105,14 @@ impl Cloud {
     }
 }
 
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
 async fn board() -> (Cloud, watch::Sender<RuntimeState>, Tasks, tempfile::TempDir) {
+    let (_fixed, address) = watch::channel(ADDRESS);
+    board_at(address).await
+}
+
+async fn board_at(address: watch::Receiver<IpAddr>) -> (Cloud, watch::Sender<RuntimeState>, Tasks, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("folder");
     let (uplink, end) = Uplink::channel();
     let tasks = Tasks::new();
@@ -121,7 +127,13 @@ async fn board() -> (Cloud, watch::Sender<RuntimeState>, Tasks, tempfile::TempDi
         version: "1.7.0".into(),
         ..RuntimeState::default()
     });
-    start(settings(), meta, seen, Arc::new(Board), &tasks);
+    let parts = Parts {
+        meta,
+        runtime: seen,
+        address,
+        facts: Arc::new(Board),
+    };
+    start(settings(), parts, &tasks);
     end.link.send_replace(Link::Up(1));
     (Cloud { end, leases: 0 }, runtime, tasks, folder)
 }
@@ -214,6 +226,40 @@ async fn registers_reports_changes_at_once_and_again_after_a_reconnect() {
     tasks.stop(Duration::from_secs(5)).await;
 }
 
+#[tokio::test]
+async fn an_address_that_changes_is_reported_at_once_and_one_that_changed_offline_after_the_connect() {
+    let (moves, address) = watch::channel(ADDRESS);
+    let (mut cloud, _runtime, tasks, _folder) = board_at(address).await;
+    Cloud::answer(
+        cloud.asked().await,
+        Content::error(&Status::not_found("", "node", "edge-1")),
+    );
+    let asked = cloud.asked().await;
+    let node = node_of(&asked.0);
+    assert_eq!(
+        node["status"]["addresses"][0],
+        json!({"type": "InternalIP", "address": "10.0.0.2"})
+    );
+    Cloud::answer(asked, stored(&node));
+    moves.send_replace([10, 0, 0, 3].into());
+    let asked = cloud.asked().await;
+    assert_eq!(
+        node_of(&asked.0)["status"]["addresses"],
+        json!([
+            {"type": "InternalIP", "address": "10.0.0.3"}, {"type": "Hostname", "address": "edge-1"}, {"$patch": "replace"}
+        ])
+    );
+    Cloud::answer(asked, stored(&node));
+
+    cloud.end.link.send_replace(Link::Down);
+    moves.send_replace([10, 0, 0, 4].into());
+    moves.send_replace([10, 0, 0, 5].into());
+    cloud.end.link.send_replace(Link::Up(2));
+    let (again, _) = cloud.asked().await;
+    assert_eq!(node_of(&again)["status"]["addresses"][0]["address"], "10.0.0.5");
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn registers_although_an_old_cloud_does_not_answer_about_a_node_that_is_not_there() {
     let (mut cloud, _runtime, tasks, _folder) = board().await;
@@ -274,6 +320,7 @@ fn objects_of_the_real_machine_are_complete() {
     assert!(usage.pids_total >= usage.pids_available);
     let report = super::status::Report::new(
         &settings(),
+        ADDRESS,
         &machine,
         &usage,
         super::status::Pressure::default(),
@@ -295,7 +342,7 @@ fn what_is_below_a_threshold_is_a_condition_of_the_node() {
     let machine = Board.machine();
     let short = |usage: Usage| {
         let pressure = Pressure::of(&settings, &machine, &usage);
-        let report = Report::new(&settings, &machine, &usage, pressure, &RuntimeState::default());
+        let report = Report::new(&settings, ADDRESS, &machine, &usage, pressure, &RuntimeState::default());
         let node = report.node(&settings, jiff::Timestamp::now()).expect("object");
         let node: Value = node.view().expect("JSON");
         let all = node["status"]["conditions"].as_array().expect("conditions");
@@ -355,6 +402,29 @@ fn what_is_below_a_threshold_is_a_condition_of_the_node() {
         ..least
     };
     assert_eq!(short(untold), "");
+}
+
+#[test]
+fn a_board_without_a_network_leaves_the_address_that_it_was_known_by() {
+    let machine = Machine::default();
+    let report = super::status::Report::new(
+        &settings(),
+        Ipv4Addr::LOCALHOST.into(),
+        &machine,
+        &Usage::default(),
+        super::status::Pressure::default(),
+        &RuntimeState::default(),
+    );
+    let addresses = |known: &str| {
+        let stored = json!({"metadata": {"name": "edge-1"}, "status": {"addresses": [
+            {"type": "InternalIP", "address": known}, {"type": "Hostname", "address": "edge-1"}]}});
+        let stored = Object::from_value(&stored).expect("object");
+        let patch = report.patch(&settings(), Some(&stored), jiff::Timestamp::now());
+        let patch: Value = serde_json::from_str(&patch).expect("JSON");
+        patch["status"]["addresses"][0]["address"].clone()
+    };
+    assert_eq!(addresses("10.0.0.2"), Value::Null);
+    assert_eq!(addresses("127.0.0.1"), "127.0.0.1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,6 +106,7 @@ impl PodManager {
     pub(crate) async fn run(mut self) {
         let mut pods = self.shared.pods.clone();
         let mut changes = self.shared.api.changes();
+        let mut node = self.shared.node.clone();
         let mut housekeeping = tokio::time::interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_ready = false;
@@ -130,6 +131,8 @@ impl PodManager {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.waker().wake_all(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
+                // Statuses and the probes of pods on its network have the node's address.
+                Ok(()) = node.changed() => self.waker().wake_all(),
                 () = self.strangers.notified(), if set.ready => self.find_strangers(&set).await,
                 _ = housekeeping.tick(), if set.ready => self.find_strangers(&set).await,
             }

@@ -1,5 +1,6 @@
 //! Pods in the tests' time, on a runtime in memory.
 
+mod address;
 mod ending;
 
 use std::time::Duration;

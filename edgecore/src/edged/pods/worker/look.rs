@@ -61,6 +61,11 @@ impl Worker {
             return;
         }
         let ip = pod_ip(&ctx, &self.observed);
+        if decide::is_host_network(&ctx.pod) && self.probed != ip {
+            // The node's address changed: nobody answers at the old one.
+            self.probes.clear();
+        }
+        self.probed = ip;
         for record in running {
             if self.findings.contains_key(&record.id) && self.probes.contains_key(&record.id) {
                 continue;

@@ -129,6 +129,8 @@ pub(super) struct Worker {
     reasons: BTreeMap<String, (String, String)>,
     findings: BTreeMap<ContainerId, Findings>,
     probes: BTreeMap<ContainerId, ProbeGuard>,
+    /// Where they ask.
+    probed: Option<IpAddr>,
     probe_events: (mpsc::Sender<ProbeEvent>, mpsc::Receiver<ProbeEvent>),
 }
 
@@ -162,6 +164,7 @@ impl Worker {
             reasons: BTreeMap::new(),
             findings: BTreeMap::new(),
             probes: BTreeMap::new(),
+            probed: None,
             probe_events: mpsc::channel(FINDINGS),
         }
     }
