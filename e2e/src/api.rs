@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{SinkExt as _, StreamExt as _};
+use hyper_util::rt::TokioIo;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// A client. Cheap to clone.
 #[derive(Clone)]
@@ -102,23 +106,64 @@ impl Api {
 
     /// Begins an exec or attach as a WebSocket, and leaves it after `hold` without a word.
     pub fn abort_upgrade(&self, path: &str, hold: std::time::Duration) -> Result<()> {
+        self.runtime.block_on(async {
+            let answer = self.upgrade(path, "v4.channel.k8s.io").await?;
+            tokio::time::sleep(hold).await;
+            drop(answer);
+            Ok(())
+        })
+    }
+
+    /// Runs a command by a WebSocket of this subprotocol, with `input` for it: its output, and the status that the last channel tells.
+    pub fn exec(&self, path: &str, protocol: &str, input: &[u8]) -> Result<(Vec<u8>, Value)> {
+        // A frame's first byte is its channel.
+        const INPUT: u8 = 0;
+        const OUTPUT: u8 = 1;
+        const STATUS: u8 = 3;
+        let talk = async {
+            let answer = self.upgrade(path, protocol).await?;
+            let chosen = answer.headers().get("sec-websocket-protocol").cloned();
+            anyhow::ensure!(chosen.is_some_and(|chosen| chosen == protocol), "another subprotocol");
+            let upgraded = TokioIo::new(hyper::upgrade::on(answer).await?);
+            let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+            socket.send(Frame::binary([&[INPUT][..], input].concat())).await?;
+            let mut output: Vec<u8> = Vec::new();
+            loop {
+                let bytes = match socket.next().await {
+                    Some(Ok(Frame::Binary(bytes))) => bytes,
+                    Some(Ok(Frame::Close(_)) | Err(_)) | None => bail!("{path}: no status after {output:?}"),
+                    Some(Ok(_)) => continue,
+                };
+                match bytes.split_first() {
+                    Some((&OUTPUT, rest)) => output.extend_from_slice(rest),
+                    // An empty one opens the channel.
+                    Some((&STATUS, rest)) if !rest.is_empty() => {
+                        return anyhow::Ok((output, serde_json::from_slice::<Value>(rest)?));
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let time = Duration::from_secs(60);
+        self.runtime
+            .block_on(async { tokio::time::timeout(time, talk).await })
+            .with_context(|| format!("{path}: no status in 60 s"))?
+    }
+
+    async fn upgrade(&self, path: &str, protocol: &str) -> Result<http::Response<kube::client::Body>> {
         let request = http::Request::get(path)
             .header("connection", "Upgrade")
             .header("upgrade", "websocket")
             .header("sec-websocket-version", "13")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-            .header("sec-websocket-protocol", "v4.channel.k8s.io")
+            .header("sec-websocket-protocol", protocol)
             .body(kube::client::Body::empty())?;
-        self.runtime.block_on(async {
-            let time = std::time::Duration::from_secs(40);
-            let answer = tokio::time::timeout(time, self.client.send(request))
-                .await
-                .with_context(|| format!("{path}: no answer in 40 s"))??;
-            anyhow::ensure!(answer.status().as_u16() == 101, "{path}: {}", answer.status());
-            tokio::time::sleep(hold).await;
-            drop(answer);
-            Ok(())
-        })
+        let time = Duration::from_secs(40);
+        let answer = tokio::time::timeout(time, self.client.send(request))
+            .await
+            .with_context(|| format!("{path}: no answer in 40 s"))??;
+        anyhow::ensure!(answer.status().as_u16() == 101, "{path}: {}", answer.status());
+        Ok(answer)
     }
 
     fn request(&self, method: &str, path: &str, content: &str, body: Vec<u8>) -> Result<Option<Value>> {

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use common::tls::client::{Identity, client_config, unverified_config};
 use futures::{SinkExt as _, StreamExt as _};
 use proto::join::{Authority, CertificateName, CertificateRequest, ExtendedKeyUsages, ec_private_key, sign_token};
+use proto::tunnel::Role;
+use proto::tunnel::websocket::{self, Piece};
 use proto::{Message, NodeName};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -235,6 +237,36 @@ impl Door {
                 text: format!("{error:#}"),
             },
         })
+    }
+
+    /// Opens a tunnel and sends bytes that break the protocol: the code and the words that the cloud closes it with.
+    pub fn break_tunnel(&self, card: &Card, head: &str, bytes: &[u8]) -> Result<(u16, String)> {
+        let config = client_config(&[self.authority.certificate().clone()], Some(card.identity()?))?;
+        let talk = async {
+            let mut stream = self.tls(config, self.uplink.tunnel).await?;
+            stream.write_all(head.as_bytes()).await?;
+            let mut answer = Vec::new();
+            let length = loop {
+                if let Some(at) = memchr::memmem::find(&answer, b"\r\n\r\n") {
+                    break at + 4;
+                }
+                anyhow::ensure!(stream.read_buf(&mut answer).await? > 0, "the answer has no end");
+            };
+            anyhow::ensure!(answer.starts_with(b"HTTP/1.1 101"), "no tunnel");
+            stream.write_all(bytes).await?;
+            stream.flush().await?;
+            // The end may come without a farewell of TLS.
+            let _ = stream.read_to_end(&mut answer).await;
+            anyhow::Ok(answer.split_off(length))
+        };
+        let mut frames = self.runtime.block_on(async { timeout(LIMIT, talk).await })??;
+        let (mut decoder, mut input) = (websocket::Decoder::new(Role::Edge, u64::MAX), frames.as_mut_slice());
+        while let Some(piece) = decoder.next(&mut input)? {
+            if let Piece::Close { code, reason } = piece {
+                return Ok((code.context("a close without a code")?, reason));
+            }
+        }
+        bail!("the tunnel ended without a close")
     }
 
     async fn tls(&self, config: rustls::ClientConfig, port: u16) -> Result<TlsStream<TcpStream>> {

@@ -31,6 +31,7 @@ mod programs;
 mod reach;
 mod redirect;
 mod redirect_ipv6;
+mod redirect_programs;
 mod replicas;
 mod slow_reader;
 mod stream_access;
@@ -38,6 +39,7 @@ mod stream_ends;
 mod streams;
 mod swap;
 mod takeover;
+mod terminal;
 mod transport;
 mod tunnels;
 mod usage;
@@ -63,6 +65,7 @@ pub fn all() -> Vec<Scenario> {
         images::LIST,
         pods::LIST,
         streams::LIST,
+        terminal::LIST,
         stream_access::LIST,
         replicas::LIST,
         devices::LIST,
@@ -86,6 +89,7 @@ pub fn all() -> Vec<Scenario> {
         tunnels::LIST,
         identity::LIST,
         redirect::LIST,
+        redirect_programs::LIST,
         redirect_ipv6::LIST,
         reach::LIST,
         address::LIST,

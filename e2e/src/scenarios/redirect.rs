@@ -1,7 +1,7 @@
 //! The redirect rules of the API server's host and the record of tunnel ports that they are made from (spec 04 §12, §15 rows
 //! 27 to 29). All of it happens in the network namespace of the run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 use super::Entry;
 use crate::api::{self, Api, text};
 use crate::cloud::CloudHost;
-use crate::edge::{self, NUMBER};
-use crate::hosts::HostNumber;
 use crate::process::{self, Daemon, call};
 use crate::settings::{is_ours, program};
 use crate::system::{Context, Skip, System};
@@ -22,7 +20,6 @@ pub(super) const LIST: &[Entry] = &[
     ("redirect_record", false, record),
     ("redirect_two_cloudcores", false, two_cloudcores),
     ("redirect_pod_deleted", false, pod_deleted),
-    ("redirect_programs", false, programs),
 ];
 
 /// A flushed rule is to be back in 10 s.
@@ -31,7 +28,7 @@ const MAP: &str = "/api/v1/namespaces/kubeedge/configmaps/tunnelport";
 const ANNOTATION: &str = "tunnelportrecord.kubeedge.io";
 
 /// Rules of others beside ours, which must come through it all as they were.
-const OTHERS: &[&str] = &[
+pub(super) const OTHERS: &[&str] = &[
     "-N KUBE-SERVICES",
     "-A PREROUTING -m comment --comment theirs -j KUBE-SERVICES",
     "-A OUTPUT -p tcp -d 10.99.0.1 --dport 10351:10360 -j DNAT --to-destination 10.99.0.2:1",
@@ -43,7 +40,7 @@ fn our_cloud(context: &Context) -> Result<bool> {
 }
 
 /// Go's cloudcore repairs nothing: it does not start, or leaves the entries.
-fn only_ours(context: &Context) -> Result<()> {
+pub(super) fn only_ours(context: &Context) -> Result<()> {
     if our_cloud(context)? {
         return Ok(());
     }
@@ -194,6 +191,7 @@ fn keep_rules(system: &mut System, ours_only: bool) -> Result<()> {
     if !ours_only {
         return Ok(());
     }
+    routed(system)?;
     system.cloud.kill();
     // What a cloudcore with another address and another port had left.
     iptables("-A TUNNEL-PORT -p tcp --dport 10351 -j DNAT --to-destination 10.99.0.3:10003")?;
@@ -214,6 +212,16 @@ fn keep_rules(system: &mut System, ours_only: bool) -> Result<()> {
     );
     let (entries, _) = read_record(system.api())?;
     ensure!(entries.len() == 1, "a host's address stays in the record: {entries:?}");
+    Ok(())
+}
+
+/// A connection of another host that only passes through this one comes to the stream server, which asks who that is.
+fn routed(system: &System) -> Result<()> {
+    let mut command = system.edge.command("curl");
+    command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}"]);
+    // An address that nobody has: the edge's default route leads here.
+    let status = process::run(command.arg("https://192.0.2.9:10351/healthz"))?;
+    ensure!(status == "401", "no answer of the stream server: {status}");
     Ok(())
 }
 
@@ -385,136 +393,4 @@ fn pod_deleted(context: &mut Context) -> Result<()> {
     )?;
     write_record(system.api(), &json!("{}"))?;
     until_specified("rules of one cloudcore", system, &[(own, 10351)])
-}
-
-/// The manager as a program of its own, in a network namespace of its own, with what hosts have: the legacy variant, only nft, nothing.
-fn programs(context: &mut Context) -> Result<()> {
-    let (settings, folder) = (context.settings.clone(), context.folder().to_owned());
-    only_ours(context)?;
-    let cloudcore = program(&settings.cloud, "cloudcore")?;
-    let system = context.system()?;
-    let entries = read_record(system.api())?.0;
-    let wanted = specified(&entries, "any:10003");
-    let start = |name: &str, setup: &str| Manager::start(system, &folder, name, setup, &cloudcore);
-
-    for (name, setup, listing) in [
-        ("nft", "", "iptables-nft-save"),
-        // A host that uses the nat table of that variant.
-        ("legacy", "iptables-legacy -t nat -N THEIRS", "iptables-legacy-save"),
-    ] {
-        let mut manager = start(name, setup)?;
-        wait::until(&format!("rules by the variant {name}"), seconds(REPAIR), || {
-            let mut found = manager.saved(listing)?;
-            found.retain(|line| line.contains("TUNNEL-PORT"));
-            found.sort();
-            ensure!(found == wanted, "{found:#?}");
-            Ok(Some(()))
-        })?;
-        let flush = if name == "legacy" {
-            "iptables-legacy"
-        } else {
-            "iptables"
-        };
-        manager.run(&[flush, "-w", "5", "-t", "nat", "-F", "TUNNEL-PORT"])?;
-        wait::until(&format!("rules back by the variant {name}"), seconds(REPAIR), || {
-            let found = manager.saved(listing)?;
-            Ok(found
-                .iter()
-                .any(|line| line.starts_with("-A TUNNEL-PORT"))
-                .then_some(()))
-        })?;
-        manager.daemon.stop(seconds(30))?;
-        let left = manager.saved(listing)?;
-        ensure!(!left.iter().any(|line| line.contains("TUNNEL-PORT")), "{left:#?}");
-    }
-
-    let mut manager = start("only-nft", &hide(&["iptables", "iptables-nft", "iptables-legacy"]))?;
-    wait::until("rules by nft alone", seconds(REPAIR), || {
-        let rules = manager.run(&["nft", "list", "table", "ip", "kubeedge"])?;
-        let (ip, port) = entries.first().context("an entry")?;
-        Ok(rules
-            .contains(&format!("tcp dport {port} dnat to {ip}:10003"))
-            .then_some(()))
-    })?;
-    manager.run(&["nft", "flush", "table", "ip", "kubeedge"])?;
-    wait::until("rules back by nft alone", seconds(REPAIR), || {
-        let rules = manager.run(&["nft", "list", "table", "ip", "kubeedge"])?;
-        Ok(rules.contains("jump TUNNEL-PORT").then_some(()))
-    })?;
-    manager.daemon.stop(seconds(30))?;
-    ensure!(manager.run(&["nft", "list", "ruleset"])?.is_empty(), "a table is left");
-
-    let mut manager = start(
-        "nothing",
-        &hide(&["iptables", "iptables-nft", "iptables-legacy", "nft"]),
-    )?;
-    wait::until("a warning that names the other ways", seconds(60), || {
-        let log = std::fs::read_to_string(manager.daemon.log())?;
-        let named = log.contains("04-iptables-manager.yaml") && log.contains("EgressSelectorConfiguration");
-        Ok(named.then_some(()))
-    })?;
-    let log = std::fs::read_to_string(manager.daemon.log())?;
-    ensure!(log.matches("WARN").count() == 1, "more than one warning:\n{log}");
-    manager.daemon.stop(seconds(30))
-}
-
-/// Shell lines that hide programs from what runs after them in the same mount namespace: they are no ordinary files any more.
-pub(super) fn hide(names: &[&str]) -> String {
-    let names = names.join(" ");
-    format!(
-        r#"for name in {names}; do
-  file=$(command -v "$name") || continue
-  mount --bind /dev/null "$(readlink -f "$file")"
-done"#
-    )
-}
-
-/// A `cloudcore --iptables-manager` on a host of its own.
-pub(super) struct Manager {
-    pub(super) daemon: Daemon,
-    host: HostNumber,
-    folder: PathBuf,
-}
-
-impl Manager {
-    /// The host's first commands are `setup`.
-    pub(super) fn start(system: &System, folder: &Path, name: &str, setup: &str, cloudcore: &Path) -> Result<Self> {
-        let folder = folder.join("edges").join(name);
-        std::fs::create_dir_all(&folder)?;
-        let host = HostNumber::take(&folder.join(NUMBER))?;
-        host.make_veth()?;
-        let kubeconfig = folder.join("kubeconfig");
-        let text = std::fs::read_to_string(system.cluster.kubeconfig())?;
-        std::fs::write(&kubeconfig, text.replace("127.0.0.1", &own_address()?))?;
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", host.netns_path().display()));
-        command.args(["unshare", "--mount", "--propagation", "private", "bash", "-ec"]);
-        command
-            .arg(format!("{setup}\nexec \"$@\""))
-            .arg("manager")
-            .arg(cloudcore);
-        command
-            .args(["--iptables-manager", "--forwardport=10003", "--kubeconfig"])
-            .arg(&kubeconfig);
-        let daemon = Daemon::start(&folder, "manager", &mut command)?;
-        Ok(Self { daemon, host, folder })
-    }
-
-    pub(super) fn run(&self, words: &[&str]) -> Result<String> {
-        let netns = format!("--net={}", self.host.netns_path().display());
-        process::run(Command::new("nsenter").arg(netns).args(words))
-    }
-
-    fn saved(&self, program: &str) -> Result<Vec<String>> {
-        Ok(self.run(&[program])?.lines().map(str::to_owned).collect())
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.daemon.kill();
-        if let Err(error) = edge::teardown(&self.folder) {
-            eprintln!("e2e: {error:#}");
-        }
-    }
 }

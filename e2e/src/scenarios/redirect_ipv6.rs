@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::reach::{start_pod, until_reached};
-use super::redirect::{Manager, REPAIR, hide, ours, own_address, read_record, saved, specified, until_specified};
+use super::redirect::{REPAIR, ours, own_address, read_record, saved, specified, until_specified};
+use super::redirect_programs::{Manager, hide};
 use super::{Entry, needs_our_cloud, our_edge};
 use crate::api::{self, condition, text};
 use crate::edge::{EdgeHost, Wire};

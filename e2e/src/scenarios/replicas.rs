@@ -5,22 +5,24 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::kubectl::{Said, kubectl};
-use super::{Entry, IDLE, bare, needs_our_cloud};
+use super::stream_ends::{Running, TICKER, begin, ends, shells};
+use super::{Entry, bare, needs_our_cloud};
 use crate::api::{self, text};
 use crate::balancer::{Balancer, Turn};
 use crate::cloud::{CloudHost, REDIRECTS, http_body};
 use crate::edge::{EdgeHost, Uplink, Wire};
 use crate::process;
-use crate::settings::Settings;
+use crate::settings::{Settings, is_ours, program};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[("replicas_exec", false, exec)];
 
 /// Two cloudcores behind a balancer that sends the API server's connections to either in turn: exec works for the edges of both, and
-/// goes on working while one is killed, for its own edge as soon as that is at the other one.
+/// goes on working while one is killed, for its own edge as soon as that is at the other one. What went by way of both is told of its end.
 fn exec(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "passing requests on between cloudcores")?;
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
@@ -52,6 +54,8 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
     }
     system.cloud.start()?;
     second.start()?;
+    let first = system.cloud.cloudcore()?.pid();
+    let ours = is_ours(&program(&settings.edge, "edgecore")?);
     let ways = [system.cloud.uplink()?, second.uplink()?];
     let stream = Balancer::start(Turn::Each, ways.iter().map(|way| way.stream).collect())?;
     let mut balancers = Vec::new();
@@ -84,7 +88,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
                 .get(&node)?
                 .filter(|node| api::condition(node, "Ready") == "True"))
         })?;
-        let pod = bare(edge.name(), edge.name(), "", IDLE);
+        let pod = bare(edge.name(), edge.name(), "", TICKER);
         system.cluster.apply(&namespace, &pod)?;
         system.until_pod("pod Ready", (&namespace, edge.name()), 60, |pod| {
             api::is_ready(pod).then_some(())
@@ -113,7 +117,19 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
             .find(|line| line.starts_with("cloudcore_tunnel_tunnels"))
     );
     by_address(system, &hosts, &ways)?;
+    let (mut execs, mut logs) = under_way(system, &hosts[1], &namespace, first, &ways)?;
     owner_gone(system, &mut second, &mut hosts[1], &run)?;
+    ends(&mut execs, &mut logs, "lost its connection")?;
+    wait::until("nothing is left of what was under way", seconds(60), || {
+        let left = forwards(first, ways[1].tunnel)?;
+        let commands = shells(&hosts[1], &namespace, &names[1])?;
+        // An edge of Go's may keep its commands.
+        ensure!(
+            left == 0 && (commands == 0 || !ours),
+            "{left} connections, {commands} commands"
+        );
+        Ok(Some(()))
+    })?;
     for _ in 0..4 {
         let said = run(&names[0])?;
         ensure!(
@@ -145,6 +161,29 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
         system.api().delete(&api::node_path(edge.name()))?;
     }
     second.stop()
+}
+
+/// Commands and a follower on an edge of the second cloudcore, which all go by way of the first.
+fn under_way(
+    system: &System,
+    edge: &EdgeHost,
+    namespace: &str,
+    first: Pid,
+    ways: &[Uplink],
+) -> Result<(Vec<Running>, Running)> {
+    let _way = Redirect::new(edge, ways[0].stream)?;
+    let begun = begin(system, namespace, edge.name())?;
+    let passed_on = forwards(first, ways[1].tunnel)?;
+    ensure!(passed_on >= 3, "{passed_on} of 3 requests were passed on");
+    Ok(begun)
+}
+
+/// How many connections a cloudcore has to the tunnel port of another one.
+fn forwards(cloudcore: Pid, port: u16) -> Result<usize> {
+    let links = process::connections_to(cloudcore, port)?;
+    let files = std::fs::read_dir(format!("/proc/{cloudcore}/fd"))?;
+    let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    Ok(targets.filter(|target| links.contains(target)).count())
 }
 
 /// Who knows no more of an edge than its address, as metrics-server may, is answered by either cloudcore.
@@ -198,7 +237,8 @@ fn owner_gone(
     Ok(())
 }
 
-/// Sends the API server's connections to an edge's tunnel ports to the balancer, until it is dropped: a later edge has that address again.
+/// Sends the API server's connections to an edge's tunnel ports to a port of this machine, until it is dropped: a later edge has that
+/// address again. Of two the newer one counts.
 struct Redirect {
     rule: Vec<String>,
 }
@@ -221,7 +261,7 @@ impl Redirect {
             &target,
         ];
         let rule: Vec<String> = rule.map(str::to_owned).into();
-        Self::change("-A", &rule)?;
+        Self::change("-I", &rule)?;
         Ok(Self { rule })
     }
 

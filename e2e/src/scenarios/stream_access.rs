@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::streams::{checksum, with_stream_key};
-use super::{Entry, needs_our_cloud};
+use super::{Entry, IDLE, bare, needs_our_cloud};
 use crate::process;
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -39,31 +39,25 @@ fn access(context: &mut Context) -> Result<()> {
     let pki = context.folder().join("cluster/pki");
     let system = context.system()?;
     let namespace = system.namespace("access")?;
-    system
-        .cluster
-        .kubectl(&["create", "serviceaccount", "-n", &namespace, "caller"])?;
-    let token = system
-        .cluster
-        .kubectl(&["create", "token", "-n", &namespace, "caller"])?;
+    let token = token_of(system, &namespace, "caller")?;
     let bearer = format!("Authorization: Bearer {}", token.trim());
-    let (certificate, key) = (pki.join("kubelet-client.crt"), pki.join("kubelet-client.key"));
-    let certificate = [
-        "--cert",
-        &certificate.to_string_lossy(),
-        "--key",
-        &key.to_string_lossy(),
-    ]
-    .map(str::to_owned);
-    let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
-    until_status(system, "the API server's certificate is let in", &certificate, "200")?;
+    let certificate = |name: &str| {
+        let file = |end: &str| pki.join(format!("{name}.{end}")).to_string_lossy().into_owned();
+        ["--cert".to_owned(), file("crt"), "--key".to_owned(), file("key")]
+    };
+    let (api_server, scheduler) = (certificate("kubelet-client"), certificate("scheduler"));
+    let (api_server, scheduler) = (words(&api_server), words(&scheduler));
+    until_status(system, "the API server's certificate is let in", &api_server, "200")?;
     for (what, more, wanted) in [
         ("no credentials", [].as_slice(), "401"),
         ("a token that is none", &["-H", "Authorization: Bearer none"], "401"),
         ("a token without the right", &["-H", &bearer], "403"),
+        ("a certificate without the right", scheduler.as_slice(), "403"),
     ] {
         let status = ask_for(system, "healthz", more)?;
         ensure!(status == wanted, "{what}: {status}");
     }
+    scraper(system, &namespace)?;
     let account = format!("--serviceaccount={namespace}:caller");
     let binding = ["clusterrolebinding", namespace.as_str()];
     let mut bind = vec!["create"];
@@ -94,6 +88,51 @@ fn access(context: &mut Context) -> Result<()> {
     system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
     unseen?;
     system.clean(&namespace)
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// A token of a new service account.
+fn token_of(system: &System, namespace: &str, account: &str) -> Result<String> {
+    let kubectl = |words: &[&str]| system.cluster.kubectl(words);
+    kubectl(&["create", "serviceaccount", "-n", namespace, account])?;
+    kubectl(&["create", "token", "-n", namespace, account])
+}
+
+/// Who may read metrics and no more, as the role of a Prometheus has it, gets them, and runs no command.
+fn scraper(system: &System, namespace: &str) -> Result<()> {
+    let bearer = format!(
+        "Authorization: Bearer {}",
+        token_of(system, namespace, "scraper")?.trim()
+    );
+    let kubectl = |words: &[&str]| system.cluster.kubectl(words);
+    let pod = bare("main", system.edge.name(), "", IDLE);
+    system.cluster.apply(namespace, &pod)?;
+    let role = format!("{namespace}-metrics");
+    kubectl(&["create", "clusterrole", &role, "--verb=get", "--resource=nodes/metrics"])?;
+    let (of_role, account) = (
+        format!("--clusterrole={role}"),
+        format!("--serviceaccount={namespace}:scraper"),
+    );
+    kubectl(&["create", "clusterrolebinding", &role, &of_role, &account])?;
+    let metrics = wait::until("metrics for who may read them", seconds(50), || {
+        let status = ask_for(system, "metrics", &["-H", &bearer])?;
+        ensure!(status == "200", "{status}");
+        Ok(Some(()))
+    });
+    let exec = format!("exec/{namespace}/main/main?command=true&output=1");
+    let refused = metrics.and_then(|()| {
+        for path in [exec.as_str(), "healthz"] {
+            let status = ask_for(system, path, &["-H", &bearer])?;
+            ensure!(status == "403", "{path} for who may read metrics: {status}");
+        }
+        Ok(())
+    });
+    kubectl(&["delete", "clusterrolebinding", &role])?;
+    kubectl(&["delete", "clusterrole", &role])?;
+    refused
 }
 
 /// What cloudcore warns of.

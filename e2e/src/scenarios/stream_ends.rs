@@ -12,6 +12,7 @@ use super::channels::works_soon;
 use super::kubectl::{self, Transport};
 use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
+use crate::edge::EdgeHost;
 use crate::process::{self, resident_mb};
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -68,8 +69,8 @@ fn link_cut(context: &mut Context) -> Result<()> {
     wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     let edgecore = system.edge.edgecore()?.pid();
     let before = Usage::of_cores(system)?;
-    let (mut execs, mut logs) = begin(system, &namespace)?;
-    ensure!(shells(system, &namespace)? == 2, "both commands run");
+    let (mut execs, mut logs) = begin(system, &namespace, "main")?;
+    ensure!(shells(&system.edge, &namespace, "main")? == 2, "both commands run");
 
     system.edge.set_link(false)?;
     let cut = Instant::now();
@@ -81,7 +82,7 @@ fn link_cut(context: &mut Context) -> Result<()> {
         Ok(())
     };
     let local = wait::until("the command on the edge is gone", seconds(120), || {
-        Ok((!ours || shells(system, &namespace)? == 0).then_some(()))
+        Ok((!ours || shells(&system.edge, &namespace, "main")? == 0).then_some(()))
     });
     println!(
         "    noticed everywhere: {:.1} s after the cut",
@@ -104,7 +105,7 @@ fn with_cloudcore(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = pod(system, "farewell")?;
     wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
-    let (mut execs, mut logs) = begin(system, &namespace)?;
+    let (mut execs, mut logs) = begin(system, &namespace, "main")?;
     system.cloud.stop()?;
     let outcome = ends(&mut execs, &mut logs, "this cloudcore stops");
     system.cloud.start()?;
@@ -113,12 +114,12 @@ fn with_cloudcore(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// A command by each of kubectl's transports and a follower, all under way.
-fn begin(system: &System, namespace: &str) -> Result<(Vec<Running>, Running)> {
-    let mut logs = Running::start(system, &["logs", "-f", "-n", namespace, "main"], Transport::WebSocket)?;
+/// A command by each of kubectl's transports and a follower, all under way in a pod that ticks.
+pub(super) fn begin(system: &System, namespace: &str, pod: &str) -> Result<(Vec<Running>, Running)> {
+    let mut logs = Running::start(system, &["logs", "-f", "-n", namespace, pod], Transport::WebSocket)?;
     ensure!(logs.line()?.starts_with("tick"), "logs -f");
     let script = "echo begun; exec cat /dev/stdin";
-    let exec = ["exec", "-i", "-n", namespace, "main", "--", "sh", "-c", script];
+    let exec = ["exec", "-i", "-n", namespace, pod, "--", "sh", "-c", script];
     let mut execs = Vec::new();
     for transport in Transport::BOTH {
         let mut exec = Running::start(system, &exec, transport)?;
@@ -214,7 +215,7 @@ fn pod(system: &System, name: &str) -> Result<String> {
 }
 
 /// Says something every second.
-const TICKER: &str =
+pub(super) const TICKER: &str =
     r#"    command: [sh, -c, "trap 'exit 0' TERM; while true; do echo tick; sleep 1 & wait $!; done"]"#;
 
 fn abort(system: &System, path: &str, count: u32) -> Result<()> {
@@ -278,11 +279,10 @@ fn settled(system: &System, edgecore: Pid, say: Option<&str>) -> Result<()> {
     })
 }
 
-/// How many commands of `exec` run in the pod, as its host sees it.
-fn shells(system: &System, namespace: &str) -> Result<usize> {
-    let container = system.edge.container(namespace, "main", "main")?;
-    Ok(system
-        .edge
+/// How many commands of [`begin`] run in the pod, as its host sees it.
+pub(super) fn shells(edge: &EdgeHost, namespace: &str, pod: &str) -> Result<usize> {
+    let container = edge.container(namespace, pod, "main")?;
+    Ok(edge
         .exec(&container, &["ps"])?
         .lines()
         .filter(|line| line.ends_with("cat /dev/stdin"))
@@ -347,7 +347,7 @@ impl Drop for Running {
 
 /// Both kinds say that they were cut: a command by its exit code and an error, a log, which cannot fail once it has begun (an API server
 /// ends it as if all were well), by its last line.
-fn ends(execs: &mut [Running], logs: &mut Running, why: &str) -> Result<()> {
+pub(super) fn ends(execs: &mut [Running], logs: &mut Running, why: &str) -> Result<()> {
     for exec in execs {
         let (code, said, _) = end("exec", exec)?;
         ensure!(code == Some(1) && said.contains(why), "exec: {code:?}, {said:?}");

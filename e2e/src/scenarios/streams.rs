@@ -1,27 +1,27 @@
 //! What kubectl does through the tunnel: logs, exec, cp, attach, port-forward. Each program of kubectl is run as a user types it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::channels::works_soon;
 use super::kubectl::{Transport, kubectl, kubectl_by};
 use super::{Entry, IDLE, bare, needs_our_cloud};
 use crate::api;
 use crate::edge::{EdgeHost, Wire};
-use crate::process;
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[
     ("streams_logs", false, logs),
     ("streams_exec", false, exec),
+    ("streams_websocket", false, websocket),
     ("streams_copy", false, copy),
     ("streams_attach", false, attach),
     ("streams_port_forward", false, port_forward),
-    ("streams_terminal", false, terminal),
     ("streams_many", false, many),
     ("streams_node_again", false, node_again),
     ("streams_compat", false, compat),
@@ -118,6 +118,28 @@ fn exec_by(transport: Transport, system: &System, namespace: &str) -> Result<()>
     Ok(())
 }
 
+/// A command by a bare WebSocket, as clients without kubectl ask: the API server passes the one subprotocol on and translates the other.
+fn websocket(context: &mut Context) -> Result<()> {
+    let system = context.system()?;
+    let namespace = pod(system, "websocket", IDLE)?;
+    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
+    // read line; echo got $line; exit 3
+    let script = "read%20line%3B%20echo%20got%20%24line%3B%20exit%203";
+    let path = format!(
+        "{}/main/exec?stdin=true&stdout=true&stderr=true&command=sh&command=-c&command={script}",
+        api::pods_path(&namespace)
+    );
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let (output, status) = system.api().exec(&path, protocol, b"one\n").context(protocol)?;
+        ensure!(
+            output == b"got one\n" && api::text(&status, "/details/causes/0/message") == "3",
+            "{protocol}: {:?} {status}",
+            String::from_utf8_lossy(&output)
+        );
+    }
+    system.clean(&namespace)
+}
+
 /// Fifty megabytes into a command and out of it, and a file there and back by `kubectl cp`, all with their checksums, by both
 /// transports.
 fn copy(context: &mut Context) -> Result<()> {
@@ -198,18 +220,30 @@ fn attach(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// Fifty requests at once through one port-forward, by both transports. Go's cloudcore has no route for it: ours serves it with Go's
-/// edges too.
+/// Fifty requests at once through one port-forward, and a long answer, by both transports. Go's cloudcore has no route for it: ours
+/// serves it with Go's edges too.
 fn port_forward(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "port-forward")?;
     let system = context.system()?;
-    let page = r#"    command: [sh, -c, "mkdir /www; echo hello > /www/page; trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]"#;
-    let namespace = pod(system, "forward", page)?;
+    let namespace = pod(system, "forward", PAGES)?;
     for transport in Transport::BOTH {
         forward_by(transport, system, &namespace)?;
     }
     system.clean(&namespace)
 }
+
+/// A short page and one of a megabyte, whose lines are numbered.
+const PAGES: &str = r#"    command:
+    - sh
+    - -c
+    - |
+      trap 'exit 0' TERM
+      mkdir /www
+      echo hello > /www/page
+      i=0
+      while [ $i -lt 20000 ]; do echo line $i of a page that is about a megabyte long; i=$((i+1)); done > /www/long
+      httpd -f -p 8080 -h /www & wait
+    readinessProbe: {httpGet: {path: /long, port: 8080}, periodSeconds: 1}"#;
 
 fn forward_by(transport: Transport, system: &System, namespace: &str) -> Result<()> {
     let mut command = system.cluster.kubectl_command();
@@ -245,62 +279,18 @@ fn forward_by(transport: Transport, system: &System, namespace: &str) -> Result<
             ensure!(body == "hello\n", "the page is {body:?}");
         }
         println!("    50 requests at once: {:.2} s", start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        let body = crate::cloud::http_body(&address, "/long")?;
+        let long: String = (0..20_000)
+            .map(|number| format!("line {number} of a page that is about a megabyte long\n"))
+            .collect();
+        ensure!(body == long, "{} of {} bytes, or others", body.len(), long.len());
+        println!("    a page of 1 MB: {:.2} s", start.elapsed().as_secs_f64());
         Ok(())
     })();
     let _ = child.kill();
     let output = child.wait_with_output()?;
     result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-/// A terminal: its size reaches the command, also when it changes, by both transports.
-fn terminal(context: &mut Context) -> Result<()> {
-    let tty = context.folder().join("tty");
-    let kubernetes = context.settings.kubernetes.display().to_string();
-    let system = context.system()?;
-    let namespace = pod(system, "terminal", IDLE)?;
-    for transport in Transport::BOTH {
-        terminal_by(transport, system, &namespace, &tty, &kubernetes)?;
-        std::fs::remove_file(&tty)?;
-    }
-    system.clean(&namespace)
-}
-
-fn terminal_by(transport: Transport, system: &System, namespace: &str, tty: &Path, kubernetes: &str) -> Result<()> {
-    let config = system.cluster.kubeconfig().display().to_string();
-    // It says which size it saw first, and ends when it sees the second.
-    let inside = "until first=$(stty size 2>/dev/null); [ -n \"$first\" ]; do sleep 0.1; done; echo first $first; \
-                  until [ \"$(stty size 2>/dev/null)\" = \"44 99\" ]; do sleep 0.1; done; echo then $(stty size)";
-    let outside = format!(
-        "stty rows 33 cols 77; tty > {}; timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} \
-         exec -it -n {namespace} main -- sh -c '{inside}'",
-        tty.display()
-    );
-    let start = Instant::now();
-    let mut child = std::process::Command::new("script")
-        .args(["-qec", &outside, "/dev/null"])
-        .envs(transport.variables())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("script")?;
-    let mut output = BufReader::new(child.stdout.take().context("its output")?);
-    let mut said = String::new();
-    while !said.contains("first ") && output.read_line(&mut said)? > 0 {}
-    process::call(
-        "stty",
-        &["-F", std::fs::read_to_string(tty)?.trim(), "rows", "44", "cols", "99"],
-    )?;
-    output.read_to_string(&mut said)?;
-    child.wait()?;
-    ensure!(
-        said.contains("first 33 77\r\n") && said.contains("then 44 99\r\n"),
-        "{said:?}"
-    );
-    println!(
-        "    a terminal that changes its size, {transport:?}: {:.2} s",
-        start.elapsed().as_secs_f64()
-    );
-    Ok(())
 }
 
 /// Fifty commands at once on two edges, each with input and output of its own; ids of streams pass 128 on the way.

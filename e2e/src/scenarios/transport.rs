@@ -118,8 +118,8 @@ fn connections(system: &System) -> Vec<String> {
     transports.collect()
 }
 
-/// UDP is dropped in the midst of a session: the node is connected by WebSocket within seconds and never leaves Ready; once UDP
-/// passes again, it is back on QUIC.
+/// UDP is dropped in the midst of a session: the node is connected by WebSocket within seconds and never leaves Ready, also when its
+/// edgecore starts anew meanwhile; once UDP passes again, it is back on QUIC.
 fn udp_blocked(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let port = system.cloud.uplink()?.quic().to_string();
@@ -130,17 +130,26 @@ fn udp_blocked(context: &mut Context) -> Result<()> {
         }
         Ok(())
     };
+    let by_websocket = |system: &System, what: &str, before: usize| {
+        wait::until(what, seconds(50), || {
+            let all = connections(system);
+            Ok((all.len() > before && all.last().is_some_and(|last| last == "websocket")).then_some(()))
+        })
+    };
     let before = connections(system).len();
     rules(system, "-A")?;
     let start = Instant::now();
-    let fallen = wait::until("connected by WebSocket", seconds(50), || {
-        let all = connections(system);
-        Ok((all.len() > before && all.last().is_some_and(|last| last == "websocket")).then_some(()))
-    });
+    let fallen = by_websocket(system, "connected by WebSocket", before);
     let took = start.elapsed().as_secs_f64();
     let ready = fallen.and_then(|()| {
         ensure!(is_ready(system)?, "the node is not Ready");
-        changed_label(system, "blocked")
+        changed_label(system, "blocked")?;
+        // One that has never had a session over QUIC finds its way too.
+        system.edge.stop_edgecore()?;
+        let before = connections(system).len();
+        system.edge.start_edgecore()?;
+        by_websocket(system, "connected by WebSocket after a restart", before)?;
+        changed_label(system, "blocked-again")
     });
     rules(system, "-D")?;
     ready?;
