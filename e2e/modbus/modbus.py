@@ -1,8 +1,8 @@
 """A Modbus device for the scenarios (pymodbus), and a client that looks into it.
 
-modbus.py serve PORT                    serves 100 registers and coils, all 0
-modbus.py get PORT (register|coil) N    prints one
-modbus.py set PORT (register|coil) N V  sets one
+modbus.py serve PORT [(input|discrete):N:V]...  serves 100 of each kind, all 0 but for these, which no client can write
+modbus.py get PORT (register|coil) N            prints one
+modbus.py set PORT (register|coil) N V          sets one
 """
 
 import sys
@@ -12,9 +12,13 @@ from pymodbus.datastore import ModbusSequentialDataBlock, ModbusServerContext, M
 from pymodbus.server import StartTcpServer
 
 
-def serve(port):
+def serve(port, presets):
     block = lambda: ModbusSequentialDataBlock(0, [0] * 101)
     device = ModbusSlaveContext(di=block(), co=block(), hr=block(), ir=block())
+    for preset in presets:
+        kind, number, value = preset.split(":")
+        # By the function that reads it.
+        device.setValues({"discrete": 2, "input": 4}[kind], int(number), [int(value)])
     StartTcpServer(ModbusServerContext(slaves=device, single=True), address=("127.0.0.1", port))
 
 
@@ -34,8 +38,8 @@ def client(port, kind, number, value=None):
 
 
 match sys.argv[1:]:
-    case ["serve", port]:
-        serve(int(port))
+    case ["serve", port, *presets]:
+        serve(int(port), presets)
     case ["get", port, kind, number]:
         client(int(port), kind, int(number))
     case ["set", port, kind, number, value]:

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rumqttc::QoS;
+use serde_json::json;
 
-use super::devices::kit::{Plant, Sides, set_external};
+use super::devices::kit::{Plant, Sides, owned, rows, set_external, update};
 use super::reach::{start_pod, until_reached};
 use super::stream_access::until_status;
 use super::volumes::check_token;
 use super::{Entry, bare};
 use crate::api::{self, elements, text};
 use crate::edge::{EdgeHost, Uplink, Wire};
-use crate::mqtt::INTERNAL;
+use crate::mqtt::{Client, INTERNAL};
 use crate::process;
 use crate::settings::{Settings, program};
 use crate::system::{Context, System};
@@ -71,7 +73,8 @@ fn lines(list: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// An edge registers with a cloudcore that is its service account and runs a pod with all that a pod may name; logs, exec and a device
-/// work; nothing was forbidden on the way. Server certificate and token are made by the account too.
+/// work, also one that moves from one edge to another; nothing was forbidden on the way. Server certificate and token are made by the
+/// account too.
 fn account(context: &mut Context) -> Result<()> {
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
@@ -112,8 +115,10 @@ fn account(context: &mut Context) -> Result<()> {
         system.cloud.advertise(edge.number().cloud_address());
         system.cloud.start()?;
         let uplink = system.cloud.uplink()?;
-        serve(system, edge, &uplink)?;
+        let edge = serve(system, edge, &uplink)?;
         wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
+        moved(system, &edge, sides)?;
+        leave(system, edge)?;
         streams(system, sides)?;
         device(system, sides)
     })();
@@ -159,7 +164,7 @@ fn deployment(context: &mut Context) -> Result<()> {
             Ok(cloudcores(system)?.iter().any(api::is_ready).then_some(()))
         })?;
         let uplink = system.cloud.uplink()?;
-        serve(system, edge, &uplink)?;
+        leave(system, serve(system, edge, &uplink)?)?;
         wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
         let pods = cloudcores(system)?;
         let on_node = pods.iter().any(|pod| text(pod, "/spec/nodeName") == CLOUD_NODE);
@@ -226,6 +231,43 @@ fn device(system: &mut System, sides: Sides) -> Result<()> {
     plant.create("t1", &[("n", "0")])?;
     plant.until_known("t1")?;
     plant.prime("t1", &[("n", "1")])?;
+    plant.clean()
+}
+
+/// A Device that is given to another node is there, where its values are taken, and no longer where it was.
+fn moved(system: &mut System, other: &EdgeHost, sides: Sides) -> Result<()> {
+    if !(sides.cloud && sides.edge) {
+        return Ok(());
+    }
+    set_external(system, false)?;
+    let plant = Plant::on(system, sides, "moved", &["n"], INTERNAL)?;
+    plant.create("t1", &[("n", "0")])?;
+    plant.until_known("t1")?;
+    let patch = json!({"spec": {"nodeName": other.name()}});
+    plant.system.api().patch(&plant.path("devices", "t1"), &patch)?;
+    let query = format!(
+        "SELECT id FROM device WHERE id = '{0}/t1' UNION ALL SELECT key FROM meta WHERE key = '{0}/device/t1'",
+        plant.namespace
+    );
+    wait::until("device moved: it is at its new node", sides.limit(), || {
+        let there = rows(other, &query)?;
+        Ok((there.lines().count() == 2).then_some(()))
+    })?;
+    wait::until("device moved: it is gone from where it was", sides.limit(), || {
+        let left = rows(&plant.system.edge, &query)?;
+        let members = plant.members("moved")?;
+        ensure!(left.is_empty() && members.is_empty(), "left: {left} {members:?}");
+        Ok(Some(()))
+    })?;
+    let mqtt = Client::connect(other, INTERNAL, &[])?;
+    let values = [("n", "7")];
+    mqtt.publish(
+        &plant.topic("t1", "twin/update"),
+        update("moved", &values),
+        QoS::AtLeastOnce,
+    )?;
+    let what = "a value published at the new node: in the API";
+    plant.until_reported(what, "t1", &owned(&values), sides.limit())?;
     plant.clean()
 }
 
@@ -304,8 +346,8 @@ fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], f
     with_server(&manifest, system)
 }
 
-/// The edge registers and runs a pod with a ConfigMap, a Secret and a token of its own. Removes both.
-fn serve(system: &System, mut edge: EdgeHost, uplink: &Uplink) -> Result<()> {
+/// The edge registers and runs a pod with a ConfigMap, a Secret and a token of its own, which is removed.
+fn serve(system: &System, mut edge: EdgeHost, uplink: &Uplink) -> Result<EdgeHost> {
     const OBJECTS: &str = r#"---
 apiVersion: v1
 kind: ConfigMap
@@ -355,6 +397,11 @@ stringData: {password: "open sesame"}
     wait::until("the pod gone from the API and containerd", seconds(60), || {
         Ok((system.pods(&namespace)?.is_empty() && edge.running()?.is_empty()).then_some(()))
     })?;
+    Ok(edge)
+}
+
+/// The edge goes for good.
+fn leave(system: &System, mut edge: EdgeHost) -> Result<()> {
     edge.stop_edgecore()?;
-    system.api().delete(&node)
+    system.api().delete(&api::node_path(edge.name()))
 }

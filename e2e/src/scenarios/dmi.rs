@@ -136,6 +136,18 @@ fn model_after_device(context: &mut Context) -> Result<()> {
     plant.clean(system)
 }
 
+/// A mapper registers, and a value of it reaches the API, whatever else is missing.
+pub(super) fn serves_a_mapper(system: &System, settings: &Settings, name: &str, limit: Duration) -> Result<()> {
+    let plant = Plant::new(system, name)?;
+    plant.create_model(system)?;
+    plant.create(system, "d1", "1")?;
+    let mut mapper = Mapper::start(system, settings, "go", &plant.protocol, name)?;
+    mapper.register("d1", limit)?;
+    plant.reported(system, &mut mapper, "21", limit)?;
+    drop(mapper);
+    plant.clean(system)
+}
+
 /// A namespace, and a protocol that only its devices speak.
 struct Plant {
     namespace: String,
@@ -349,7 +361,7 @@ impl Mapper {
     }
 
     /// Waits for several such calls, in any order: Go's edgecore tells of what is gone in the order of the messages, a model first.
-    fn called_all(&mut self, what: &str, mut left: Vec<(&str, &str)>, limit: Duration) -> Result<()> {
+    pub(super) fn called_all(&mut self, what: &str, mut left: Vec<(&str, &str)>, limit: Duration) -> Result<()> {
         self.expect(what, limit, |line| {
             let request = line.get("request")?.to_string();
             left.retain(|(method, named)| text(line, "/call") != *method || !request.contains(&format!("\"{named}\"")));

@@ -24,6 +24,19 @@ pub(super) const LIST: &[Entry] = &[
 
 /// Port of the Modbus server on the edge's host.
 const MODBUS: &str = "1502";
+/// What its device has besides that of the manifest.
+const MORE_OF_MODEL: &str = "  - {name: door, type: BOOLEAN, accessMode: ReadOnly}
+  - {name: flow, type: FLOAT, accessMode: ReadOnly}
+";
+const MORE_OF_DEVICE: &str = "  - name: door
+    reportToCloud: true
+    collectCycle: 500
+    visitors: {protocolName: modbus, configData: {register: DiscreteInputRegister, offset: 3, limit: 1}}
+  - name: flow
+    reportToCloud: true
+    collectCycle: 500
+    visitors: {protocolName: modbus, configData: {register: HoldingRegister, offset: 10, limit: 2}}
+";
 /// How long what is asked to take a second may take.
 const LIMIT: u64 = 10;
 
@@ -228,7 +241,7 @@ fn container(context: &mut Context) -> Result<()> {
     system.edge.ctr(&["image", "rm", image]).map(drop)
 }
 
-/// A register of a Modbus server comes to the API, a desired value to a register.
+/// Inputs and registers of a Modbus server come to the API, desired values to a register and a coil.
 fn modbus(context: &mut Context) -> Result<()> {
     let python = PathBuf::from(std::env::var_os("KUBEEDGE_PYTHON").context("KUBEEDGE_PYTHON: run e2e/setup")?);
     let script = context.settings.root.join("e2e/modbus/modbus.py");
@@ -237,7 +250,9 @@ fn modbus(context: &mut Context) -> Result<()> {
     let mut server = Daemon::start(
         system.edge.folder(),
         "modbus",
-        command.arg(&script).args(["serve", MODBUS]),
+        command
+            .arg(&script)
+            .args(["serve", MODBUS, "input:0:215", "discrete:3:1"]),
     )?;
     let outcome = registers(context, |system, arguments| {
         let mut command = system.edge.command(&python);
@@ -249,18 +264,25 @@ fn modbus(context: &mut Context) -> Result<()> {
 
 fn registers(context: &mut Context, device: impl Fn(&System, &[&str]) -> Result<String>) -> Result<()> {
     wait::quietly("the Modbus server", seconds(20), || {
-        device(context.system()?, &["set", MODBUS, "register", "0", "215"]).map(Some)
+        device(context.system()?, &["get", MODBUS, "register", "0"]).map(Some)
     })?;
     let plant = Plant::start(context, "modbus-mapper", "boiler", |manifest| {
-        // A client of Modbus cannot write input registers, so this device measures in a holding register.
-        let manifest = manifest.replace("InputRegister", "HoldingRegister");
-        manifest.replace("ip: 192.168.1.20, port: 502", &format!("ip: 127.0.0.1, port: {MODBUS}"))
+        let manifest = manifest.replace("ip: 192.168.1.20, port: 502", &format!("ip: 127.0.0.1, port: {MODBUS}"));
+        let manifest = manifest.replace("\n---\n", &format!("\n{MORE_OF_MODEL}---\n"));
+        format!("{manifest}{MORE_OF_DEVICE}")
     })?;
     let get = |kind: &str, number: &str| device(plant.system, &["get", MODBUS, kind, number]);
-    plant.until_reported("a register in the API", "temperature", |value| value == "21.5")?;
-    device(plant.system, &["set", MODBUS, "register", "0", "223"])?;
-    plant.until_reported("a changed register in the API (asked: 2 s)", "temperature", |value| {
-        value == "22.3"
+    let set = |number: &str, value: &str| device(plant.system, &["set", MODBUS, "register", number, value]);
+    plant.until_reported("an input register in the API", "temperature", |value| value == "21.5")?;
+    plant.until_reported("a discrete input in the API", "door", |value| value == "true")?;
+    // The halves of 21.7, then of 22.5.
+    set("10", "16813")?;
+    set("11", "39322")?;
+    plant.until_reported("a number in two registers in the API", "flow", |value| value == "21.7")?;
+    set("10", "16820")?;
+    set("11", "0")?;
+    plant.until_reported("the changed registers in the API (asked: 2 s)", "flow", |value| {
+        value == "22.5"
     })?;
     wait::quietly("the desired values in the server", seconds(LIMIT), || {
         Ok((get("register", "1")? == "60" && get("coil", "0")? == "1").then_some(()))

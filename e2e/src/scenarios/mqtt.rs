@@ -18,6 +18,7 @@ pub(super) const LIST: &[Entry] = &[
     ("mqtt_conformance", false, conformance),
     ("mqtt_conformance_mosquitto", false, mosquitto),
     ("mqtt_who_may_come_in", false, who_may_come_in),
+    ("mqtt_as_configured", false, as_configured),
 ];
 
 /// Where the broker listens.
@@ -129,6 +130,98 @@ fn who_may_come_in(context: &mut Context) -> Result<()> {
     ensure!(!publish(&edge, &[]), "it listens all the same");
     ensure!(edge.edgecore()?.alive(), "edgecore ended for it");
     Ok(())
+}
+
+/// The broker as edgecore.yaml has it, by clients of another host, over the link: where it listens, how many come in, what each may
+/// subscribe, and how edgecore's own messages are sent.
+fn as_configured(context: &mut Context) -> Result<()> {
+    let mut edge = start(context, "mqtt-4")?;
+    let host = edge.number().address();
+    let bus = format!(
+        "    mqttServerInternal: tcp://{host}:{PORT}\n    mqttQOS: 1\n    mqttRetain: true\n    broker:\n      \
+         users: {{mapper: secret}}\n      limits: {{connections: 2, subscriptions: 1}}\n"
+    );
+    write(&edge, &bus)?;
+    edge.start_edgecore()?;
+    let publishes = || afar(&host, "mosquitto_pub", &["-t", "door/kept", "-r", "-m", "kept"]).is_ok();
+    let listens = wait::until("the broker listens on the link", seconds(20), || {
+        Ok(publishes().then_some(()))
+    });
+    listens.with_context(|| edge.log())?;
+    ensure!(
+        !publish(&edge, &["-u", "mapper", "-P", "secret"]),
+        "it listens on 127.0.0.1 as well"
+    );
+    let said = afar(&host, "mosquitto_sub", &["-d", "-E", "-t", "a", "-t", "b"])?;
+    ensure!(said.contains("): 1, 128"), "a second subscription is taken: {said}");
+    own_messages(&host).with_context(|| edge.log())?;
+
+    let mut held = [stays(&edge, &host, "held-1")?, stays(&edge, &host, "held-2")?];
+    let full = "modules.eventBus.broker.limits.connections are there";
+    wait::until("two clients are there: a third is turned away", seconds(60), || {
+        Ok((!publishes() && edge.log().contains(full)).then_some(()))
+    })?;
+    held[0].kill();
+    wait::until("one has gone: another comes in", seconds(20), || {
+        Ok(publishes().then_some(()))
+    })?;
+    held[1].kill();
+    Ok(())
+}
+
+/// What edgecore publishes comes with `mqttQOS`, and, with `mqttRetain`, to who subscribes later, too.
+fn own_messages(host: &str) -> Result<()> {
+    let topic = |device: &str| format!("$hw/events/device/default/{device}/twin/get");
+    let ask = |device: &str| -> Result<String> {
+        let (topic, payload) = (topic(device), r#"{"event_id":"g"}"#);
+        let answer = format!("{topic}/result");
+        let mut question = vec!["-V", "311", "-W", "4", "-F", "%q %r"];
+        question.extend(["-t", &topic, "-e", &answer, "-m", payload]);
+        Ok(afar(host, "mosquitto_rr", &question)?.trim().to_owned())
+    };
+    wait::until("edgecore answers", seconds(60), || ask("first").map(Some))?;
+    let live = ask("second")?;
+    ensure!(live == "1 0", "QoS and retention of an answer are {live}");
+    let answer = format!("{}/result", topic("second"));
+    let kept = afar(
+        host,
+        "mosquitto_sub",
+        &["-C", "1", "-W", "4", "-t", &answer, "-F", "%q %r"],
+    )?;
+    ensure!(kept.trim() == "1 1", "QoS and retention of a kept answer are {kept}");
+    Ok(())
+}
+
+/// How the client of [`as_configured`] comes in.
+const fn login(host: &str) -> [&str; 10] {
+    ["-h", host, "-p", PORT, "-q", "1", "-u", "mapper", "-P", "secret"]
+}
+
+/// What one of mosquitto's clients says at the other end of the link.
+fn afar(host: &str, program: &str, arguments: &[&str]) -> Result<String> {
+    run(Command::new("timeout")
+        .args(["5", program])
+        .args(login(host))
+        .args(arguments))
+}
+
+/// A client that stays; it has a retained message, so it is in.
+fn stays(edge: &EdgeHost, host: &str, name: &str) -> Result<Daemon> {
+    let begin = || {
+        let mut command = edge.command("mosquitto_sub");
+        command.args(login(host)).args(["-t", "door/kept"]);
+        Daemon::start(edge.folder(), name, &mut command)
+    };
+    let mut client = begin()?;
+    wait::quietly("a client that stays", seconds(60), || {
+        // Turned away while one before it was still leaving.
+        if !client.alive() {
+            client = begin()?;
+        }
+        let heard = std::fs::read_to_string(client.log())?.contains("kept");
+        Ok(heard.then_some(()))
+    })?;
+    Ok(client)
 }
 
 fn start(context: &Context, name: &str) -> Result<EdgeHost> {

@@ -17,11 +17,12 @@ const PROPERTIES: [&str; 3] = ["a", "b", "c"];
 const STEPS: usize = 6;
 /// Seeds without `--long` and with it. The even ones have a broker beside edgecore, the odd ones edgecore's own, which ends with it.
 const SEEDS: (u64, u64) = (2, 20);
-/// What a step may kill.
-const KINDS: [&str; 5] = ["edgecore", "broker", "cloudcore", "mapper", "nobody"];
+/// What a step may kill. A broker of edgecore's own goes with it.
+const PARTS: [&str; 4] = ["edgecore", "cloudcore", "mapper", "broker"];
 
-/// They are killed and started in an order drawn from a seed, with either kind of broker, and reports over MQTT and DMI and desired values
-/// between: in the end both sides show each value that edgecore accepted last, and the edge and its mapper know what was desired last.
+/// They are killed and started in an order drawn from a seed, with either kind of broker, ours also two at a time, and reports over MQTT and
+/// DMI and desired values between: in the end both sides show each value that edgecore accepted last, and the edge and its mapper know what
+/// was desired last.
 pub(super) fn restarts(context: &mut Context) -> Result<()> {
     let (seeds, settings) = (if context.long { SEEDS.1 } else { SEEDS.0 }, context.settings.clone());
     let broker = start_mosquitto(&context.system()?.edge)?;
@@ -43,6 +44,7 @@ fn all_seeds(context: &mut Context, settings: Settings, seeds: u64, broker: Mosq
         broker: Some(broker),
         mapper,
     };
+    board.mapper.register()?;
     // Go's own broker takes a tenth of a second for a message.
     let always_beside = !board.plant.sides.edge;
     // All of a kind together: to change the broker takes as long as a seed.
@@ -86,9 +88,19 @@ impl Board<'_> {
         let mut done = Vec::new();
         for step in 0..STEPS {
             let (property, value) = (PROPERTIES[draw(PROPERTIES.len())], format!("{seed}-{step}"));
-            let kind = KINDS[draw(KINDS.len())];
-            done.push(kind);
-            self.restart(kind)?;
+            let mut parts = self.some_parts(&mut draw);
+            for part in &parts {
+                self.kill(part);
+            }
+            if draw(2) == 0 {
+                parts.reverse();
+            }
+            self.start(&parts)?;
+            done.push(if parts.is_empty() {
+                "nobody".to_owned()
+            } else {
+                parts.join(" and ")
+            });
             if draw(2) == 0 {
                 let list = PROPERTIES.map(|property| (property, value.as_str()));
                 self.plant.desire("t1", &list)?;
@@ -111,26 +123,45 @@ impl Board<'_> {
         self.agree(&what, &reported, &desired)
     }
 
-    fn restart(&mut self, kind: &str) -> Result<()> {
-        let system = &mut *self.plant.system;
-        match (kind, &mut self.broker) {
-            ("edgecore", _) | ("broker", None) => {
-                system.edge.kill_edgecore();
-                system.edge.start_edgecore()?;
-            }
-            ("broker", Some(broker)) => {
-                broker.kill();
-                *broker = start_mosquitto(&system.edge)?;
-            }
-            ("cloudcore", _) => {
-                system.cloud.kill();
-                system.cloud.start()?;
-            }
-            ("mapper", _) => {
-                self.mapper.mapper.kill();
-                self.mapper = Told::start(&self.plant, &self.settings)?;
-            }
+    /// What is killed next: one part, nobody, or, ours, two, in their order.
+    fn some_parts(&self, draw: &mut impl FnMut(usize) -> usize) -> Vec<&'static str> {
+        let parts = &PARTS[..PARTS.len() - usize::from(self.broker.is_none())];
+        let sides = self.plant.sides;
+        let drawn = draw(parts.len() + 1 + usize::from(sides.cloud && sides.edge));
+        let first = parts.get(drawn).copied();
+        if first.is_some() || drawn == parts.len() {
+            return first.into_iter().collect();
+        }
+        let one = draw(parts.len());
+        let other = (one + 1 + draw(parts.len() - 1)) % parts.len();
+        vec![parts[one], parts[other]]
+    }
+
+    fn kill(&mut self, part: &str) {
+        match (part, &mut self.broker) {
+            ("edgecore", _) => self.plant.system.edge.kill_edgecore(),
+            ("cloudcore", _) => self.plant.system.cloud.kill(),
+            ("mapper", _) => self.mapper.mapper.kill(),
+            (_, Some(broker)) => broker.kill(),
             _ => {}
+        }
+    }
+
+    /// Starts parts that were killed, in this order.
+    fn start(&mut self, parts: &[&str]) -> Result<()> {
+        for part in parts {
+            let system = &mut *self.plant.system;
+            match (*part, &mut self.broker) {
+                ("edgecore", _) => system.edge.start_edgecore()?,
+                ("cloudcore", _) => system.cloud.start()?,
+                ("mapper", _) => self.mapper = Told::start(&self.plant, &self.settings)?,
+                (_, Some(broker)) => *broker = start_mosquitto(&system.edge)?,
+                _ => {}
+            }
+        }
+        // Not before edgecore is there, whichever was started first.
+        if parts.contains(&"mapper") {
+            self.mapper.register()?;
         }
         Ok(())
     }
@@ -176,20 +207,23 @@ struct Told {
 }
 
 impl Told {
-    /// Registers until edgecore gives it the device, then serves, as the framework does.
+    /// The mapper alone: edgecore may be away.
     fn start(plant: &Plant<'_>, settings: &Settings) -> Result<Self> {
-        let mut told = Self {
+        Ok(Self {
             mapper: Mapper::start(plant.system, settings, "go", "virtual", "restarts")?,
             desired: Values::new(),
-        };
+        })
+    }
+
+    /// Registers until edgecore gives it the device, then serves, as the framework does.
+    fn register(&mut self) -> Result<()> {
         wait::quietly("the mapper registers and gets its device", seconds(60), || {
-            told.mapper.say("register")?;
-            let answer = told.mapper.answer("MapperRegister")?;
-            api::elements(&answer, "/response/deviceList").for_each(|device| told.note(device));
-            Ok((!told.desired.is_empty()).then_some(()))
+            self.mapper.say("register")?;
+            let answer = self.mapper.answer("MapperRegister")?;
+            api::elements(&answer, "/response/deviceList").for_each(|device| self.note(device));
+            Ok((!self.desired.is_empty()).then_some(()))
         })?;
-        told.mapper.say("serve")?;
-        Ok(told)
+        self.mapper.say("serve")
     }
 
     /// What it was told until now.

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use self::cloud::Taken;
-use super::Entry;
 use super::devices::kit::{Plant, Sides, owned, restart_with};
-use crate::api::text;
+use super::{Entry, IDLE, bare, dmi};
+use crate::api::{self, text};
 use crate::edge::EdgeHost;
 use crate::mqtt::{EXTERNAL, INTERNAL, start_mosquitto};
 use crate::process;
@@ -92,6 +92,7 @@ fn external(context: &mut Context) -> Result<()> {
             wait::stays("one line for a missing broker", seconds(3), || {
                 Ok(bench.edge().log().matches("no MQTT broker").count() == 1)
             })?;
+            goes_on(bench, &settings)?;
         }
         let doors = [Door::open(EXTERNAL)];
         let mut broker = start_mosquitto(bench.edge())?;
@@ -105,6 +106,20 @@ fn external(context: &mut Context) -> Result<()> {
         let topic = bench.cloud.by_rule();
         until_uploaded(bench, &doors[0], &topic, "a rule's topic after an outage of the broker")
     })
+}
+
+/// Without a broker: a pod runs, and a mapper's value reaches the API.
+fn goes_on(bench: &Bench<'_>, settings: &Settings) -> Result<()> {
+    let system = &*bench.system;
+    let namespace = system.namespace("nobroker")?;
+    system
+        .cluster
+        .apply(&namespace, &bare("main", system.edge.name(), "", IDLE))?;
+    system.until_pod("no broker: a pod Ready", (&namespace, "main"), 60, |pod| {
+        api::is_ready(pod).then_some(())
+    })?;
+    system.clean(&namespace)?;
+    dmi::serves_a_mapper(system, settings, "nobroker", bench.sides.limit())
 }
 
 /// Mode 0.

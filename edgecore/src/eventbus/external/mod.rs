@@ -186,20 +186,28 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use prometheus_client::registry::Registry;
+
     use super::*;
+
+    fn settings(server: String, subscriber: &str, publisher: &str) -> Settings {
+        Settings {
+            node: NodeName::new("n1"),
+            server,
+            subscriber: subscriber.to_owned(),
+            publisher: publisher.to_owned(),
+            login: None,
+            tls: None,
+        }
+    }
 
     #[test]
     fn one_connection_does_both_unless_the_file_names_two_clients() {
-        let names = |subscriber: &str, publisher: &str| {
-            Names::of(&Settings {
-                node: NodeName::new("n1"),
-                server: String::new(),
-                subscriber: subscriber.to_owned(),
-                publisher: publisher.to_owned(),
-                login: None,
-                tls: None,
-            })
-        };
+        let names = |subscriber: &str, publisher: &str| Names::of(&settings(String::new(), subscriber, publisher));
         let expect = |subscriber: &str, publisher: Option<&str>| Names {
             subscriber: subscriber.to_owned(),
             publisher: publisher.map(str::to_owned),
@@ -208,5 +216,44 @@ mod tests {
         assert_eq!(names("a", "a"), expect("a", None));
         assert_eq!(names("a", "b"), expect("a", Some("b")));
         assert_eq!(names("a", ""), expect("a", Some("hub-client-pub-n1")));
+    }
+
+    /// What `/metrics` tells.
+    fn dropped(registry: &Registry) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).expect("text");
+        let counter = "eventbus_publications_dropped_total ";
+        let value = text.lines().find_map(|line| line.strip_prefix(counter));
+        value.and_then(|value| value.parse().ok()).expect("the counter")
+    }
+
+    #[tokio::test]
+    async fn what_a_missing_broker_is_not_told_does_not_gather_and_is_counted() {
+        /// What waits for it at most.
+        const MOST: u64 = 16 * 1024;
+        // The port is taken, and nobody listens there.
+        let nobody = tokio::net::TcpSocket::new_v4().expect("a socket");
+        nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let server = format!("tcp://{}", nobody.local_addr().expect("its address"));
+        let (publisher, publications) = crate::devicetwin::publication_queue();
+        let (mut registry, tasks) = (Registry::default(), Tasks::new());
+        let metrics = Metrics::register(&mut registry, publisher.dropped());
+        let settings = settings(server, "", "");
+        let (external, _received) =
+            External::start(&settings, (publisher, publications), &metrics, &tasks).expect("started");
+        let publish = |numbers: Range<u64>| {
+            for number in numbers {
+                let topic = format!("t/{number}");
+                let payload = Bytes::new();
+                external.publish(Publication { topic, payload });
+            }
+        };
+        publish(0..20_000);
+        assert_eq!(dropped(&registry), 20_000 - MOST);
+        // However often it was looked for by then: nothing left the queue, and nothing more fits into it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(dropped(&registry), 20_000 - MOST);
+        publish(20_000..21_000);
+        assert_eq!(dropped(&registry), 21_000 - MOST);
     }
 }

@@ -449,3 +449,60 @@ fn counters_for_who_asks() {
     bench.core.tick(bench.now);
     assert_eq!(messages(&bench.outputs(), client).len(), 4);
 }
+
+#[test]
+fn counters_have_the_values_of_what_happened() {
+    let limits = Limits {
+        queue: 2,
+        ..Limits::default()
+    };
+    let mut bench = Bench::new(limits);
+    let away = bench.client("+away");
+    bench.subscribe(away, "a", Qos::AtLeastOnce);
+    bench.core.lost(bench.now, away);
+    let (reader, writer) = (bench.client("r"), bench.client("w"));
+    bench.subscribe(reader, "b", Qos::AtMostOnce);
+    // Two wait for who is away, the third is too many.
+    for payload in ["one", "two", "three"] {
+        bench.publish(writer, "a", payload, Qos::AtLeastOnce);
+    }
+    bench.publish(writer, "b", "x", Qos::AtMostOnce);
+    bench.publish(writer, "$SYS/x", "denied", Qos::AtMostOnce);
+    let retain = true;
+    let kept = message("c", "kept", Qos::AtMostOnce);
+    bench.packet(writer, Packet::Publish(Publish { retain, ..kept }));
+    let counters = bench.core.counters();
+    (counters.bytes_received, counters.bytes_sent, counters.dropped_slow) = (500, 300, 4);
+
+    let asks = bench.client("asks");
+    let outputs = bench.subscribe(asks, "$SYS/broker/#", Qos::AtMostOnce);
+    let first = messages(&outputs, asks);
+    for (name, value) in [
+        ("publish/messages/received", "6"),
+        ("publish/messages/sent", "1"),
+        ("publish/messages/dropped", "6"),
+        ("bytes/received", "500"),
+        ("bytes/sent", "300"),
+        ("retained messages/count", "1"),
+        ("store/messages/count", "2"),
+        ("store/messages/bytes", "8"),
+        ("subscriptions/count", "3"),
+        ("clients/connected", "3"),
+        ("clients/disconnected", "1"),
+        ("clients/maximum", "3"),
+    ] {
+        let message = (format!("$SYS/broker/{name}"), Bytes::from(value), 0, true);
+        assert!(first.contains(&message), "{message:?} is not in {first:?}");
+    }
+    // The first round was sent, too.
+    bench.now += SYS_INTERVAL;
+    bench.core.tick(bench.now);
+    let next = messages(&bench.outputs(), asks);
+    let sent = (
+        "$SYS/broker/publish/messages/sent".to_owned(),
+        Bytes::from((1 + first.len()).to_string()),
+        0,
+        false,
+    );
+    assert!(next.contains(&sent), "{sent:?} is not in {next:?}");
+}
