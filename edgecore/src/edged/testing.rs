@@ -20,7 +20,7 @@ use super::api::{Api, Delivery, Reply, TokenQuestion};
 use super::context::{
     ContainerRef, MountedVolumes, NodeFacts, PodContext, ProbeEvent, ResolvedImage, Settings, SpecError, VolumeError,
 };
-use super::pods::{Parts, ProbeGuard};
+use super::pods::{Parts, ProbeGuard, decide};
 use super::runtime::fake::Fake;
 use super::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use crate::metamanager::{DesiredPod, PodSet, RequestError};
@@ -312,9 +312,26 @@ impl Parts for FakeParts {
             namespace: ctx.namespace().to_owned(),
             attempt,
         });
+        let network = if decide::is_host_network(&ctx.pod) {
+            cri::NamespaceMode::Node
+        } else {
+            cri::NamespaceMode::Pod
+        };
+        let namespace_options = Some(cri::NamespaceOption {
+            network: network.into(),
+            ..Default::default()
+        });
+        let security_context = Some(cri::LinuxSandboxSecurityContext {
+            namespace_options,
+            ..Default::default()
+        });
         let config = cri::PodSandboxConfig {
             metadata,
             labels: labels(ctx),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         futures::future::ready(Ok(config)).boxed()
