@@ -19,8 +19,8 @@ use axum::Router;
 use common::backoff::random_unit;
 use common::tunnel::{Requests, Tunnel, TunnelMetrics, TunnelSettings};
 use common::{Backoff, Tasks, chain};
-use proto::NodeName;
 use proto::tunnel::Role;
+use proto::{Features, NodeName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -40,6 +40,9 @@ const GOOD: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 /// A node that is not registered by then is another's business.
 const REGISTRATION: Duration = Duration::from_secs(10);
+/// How long a Go cloud is left alone after EdgeHub has reached it. It begins a tunnel by writing the Node's status; where a report of this
+/// node comes between its read and its write, it tries again only after 20 s, and until then nobody reaches the node.
+const REPORTS: Duration = Duration::from_secs(1);
 
 /// What this module needs to know.
 #[derive(Clone, Debug)]
@@ -87,9 +90,13 @@ impl EdgeStream {
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE).with_jitter(0.0);
         let mut identity = self.identity().await;
         let _ = tokio::time::timeout(REGISTRATION, self.registered()).await;
+        let mut fresh = true;
         loop {
             // What comes up from now on is a reason to try at once.
-            self.link.mark_unchanged();
+            let is_up = self.link.borrow_and_update().is_up();
+            if fresh && is_up && self.meta.features() == Features::default() {
+                tokio::time::sleep(REPORTS).await;
+            }
             let address = *self.settings.address.borrow_and_update();
             match dial::dial(&self.settings, address, identity).await {
                 Ok(connection) => {
@@ -103,9 +110,13 @@ impl EdgeStream {
                 }
                 Err(error) => self.say(chain(&error)),
             }
+            fresh = false;
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay().mul_f64(random_unit())) => {}
-                () = came_up(&mut self.link) => backoff.reset(),
+                () = came_up(&mut self.link) => {
+                    fresh = true;
+                    backoff.reset();
+                }
                 () = address::changed(&mut self.settings.address) => backoff.reset(),
             }
             identity = self.identity().await;

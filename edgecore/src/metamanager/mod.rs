@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use common::Tasks;
 use parking_lot::Mutex;
+use proto::Features;
 use proto::inventory::Item;
 use proto::{Message, Namespace, NodeName, Object, ObjectName, ObjectPath, Status, Uid};
 use thiserror::Error;
@@ -190,6 +191,11 @@ impl MetaManager {
     /// Follows the link to the cloud.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.shared.uplink.link()
+    }
+
+    /// The extras that the cloud has too, those of the last session while there is none.
+    pub fn features(&self) -> Features {
+        self.shared.uplink.features()
     }
 
     /// Names the pods that were found running, once after the start of edged, whatever [`PodSet::ready`] says. A database that lost
