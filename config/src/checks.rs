@@ -93,8 +93,7 @@ impl Checks<'_> {
             if let Some(line) = self.reader.lines.get(*path).copied()
                 && ours.at(&parts) != default.at(&parts)
             {
-                self.reader
-                    .warn_at(line, path, "accepted, but has no effect".to_owned());
+                self.reader.warn_no_effect(line, path, "");
             }
         }
     }

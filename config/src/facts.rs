@@ -15,11 +15,12 @@ pub struct HostFacts {
 
 impl HostFacts {
     /// For an edge: its lower-cased name, or `default-edge-node` where that is no node name; the address that the name stands
-    /// for if it is this host's, else the one of the default route, else 127.0.0.1. Any of IPv4 before one of IPv6.
+    /// for if it is this host's, else the one of the default route, else 127.0.0.1. Any of IPv4 before one of IPv6; of several of a
+    /// name the one of the default route.
     #[must_use]
     pub fn detect() -> Self {
         let hostname = hostname();
-        let local_ip = printed(of_edge(&hostname));
+        let local_ip = printed(of_edge(by_name(&hostname)));
         Self {
             hostname: node_name(hostname),
             local_ip,
@@ -39,15 +40,19 @@ impl HostFacts {
         }
     }
 
-    /// For an edge whose address is known: that one while it is this host's, unless it is of IPv6 and one of IPv4 has come; else what
-    /// [`Self::detect`] finds. `None`: there is none now.
+    /// For an edge whose address is known: that one while it is this host's, unless it is of IPv6 and one of IPv4 has come; else the
+    /// one of the default route. `None`: there is none now. It takes no time. The name is not asked: while a network is away, it may
+    /// stand for a bridge of containers, which would be this host's for ever.
     #[must_use]
     pub fn address_after(known: IpAddr) -> Option<IpAddr> {
-        if is_ours(known) {
-            preferred(std::iter::once(known).chain(by_routes()))
-        } else {
-            of_edge(&hostname())
-        }
+        let known = Some(known).filter(|ip| is_ours(*ip));
+        preferred(known.into_iter().chain(by_routes()))
+    }
+
+    /// For an edge that no address is known of: the one that [`Self::detect`] finds. It may ask a name server.
+    #[must_use]
+    pub fn address_by_name() -> Option<IpAddr> {
+        of_edge(by_name(&hostname()))
     }
 
     /// Whether others may reach a host by such an address: one of the host alone or of a single link is none.
@@ -65,8 +70,14 @@ impl HostFacts {
 }
 
 /// By its name, else by its default routes.
-fn of_edge(hostname: &str) -> Option<IpAddr> {
-    preferred(by_name(hostname).into_iter().chain(by_routes()))
+fn of_edge(named: Vec<IpAddr>) -> Option<IpAddr> {
+    chosen(named, &by_routes().collect::<Vec<_>>())
+}
+
+/// A name may stand for all addresses of a host (nss-myhostname), those of bridges for containers among them.
+fn chosen(named: Vec<IpAddr>, routed: &[IpAddr]) -> Option<IpAddr> {
+    let (both, named): (Vec<IpAddr>, Vec<IpAddr>) = named.into_iter().partition(|ip| routed.contains(ip));
+    preferred(both.into_iter().chain(named).chain(routed.iter().copied()))
 }
 
 /// The first one of IPv4, else the first one. Asks no further than that.
@@ -216,6 +227,23 @@ mod tests {
         assert_eq!(of(&["10.0.0.5", "10.0.0.6", "fd00::5"]).as_deref(), Some("10.0.0.5"));
         assert_eq!(of(&["fd00::5", "2001:db8::5"]).as_deref(), Some("fd00::5"));
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn of_the_addresses_of_a_name_the_routed_one_is_taken() {
+        let all = |all: &[&str]| -> Vec<IpAddr> { all.iter().map(|ip| ip.parse().expect("address")).collect() };
+        let cases: [(&[&str], &[&str], Option<&str>); 6] = [
+            (&["172.17.0.1", "10.0.0.5"], &["10.0.0.5"], Some("10.0.0.5")),
+            (&["10.1.0.5"], &["10.0.0.5"], Some("10.1.0.5")),
+            (&["10.1.0.5", "10.2.0.5"], &["10.0.0.5"], Some("10.1.0.5")),
+            (&["fd00::5"], &["10.0.0.5"], Some("10.0.0.5")),
+            (&[], &["fd00::5"], Some("fd00::5")),
+            (&[], &[], None),
+        ];
+        for (named, routed, wanted) in cases {
+            let found = chosen(all(named), &all(routed)).map(|ip| ip.to_string());
+            assert_eq!(found.as_deref(), wanted, "{named:?} {routed:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Warning {
     pub path: String,
     /// What was done with it.
     pub reason: String,
+    /// Whether the key is a good one that nothing reads here: whoever sets it may be told so and go on.
+    pub has_no_effect: bool,
 }
 
 /// All that a file has wrong.

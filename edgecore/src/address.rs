@@ -2,7 +2,8 @@
 //!
 //! Owns the task that looks for it every 10 s, and whenever the link to the cloud comes or goes. Emits the one address that the Node,
 //! pods and the tunnel have. One by which others reach this host is never given up for one by which they do not (loopback, of a single
-//! link): it stays until another comes. Must not hold up the start. Behaviour: spec 05 §5.3.
+//! link): it stays until another comes. The host's name is asked for only while there is none that others reach it by. Must not hold
+//! up the start. Behaviour: spec 05 §5.3.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use common::Tasks;
 use config::HostFacts;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::settings::BadSetting;
@@ -40,12 +41,20 @@ impl Source {
         }
     }
 
-    /// The address now, where `known` was it; `None` where there is none. It may ask a name server.
+    /// The address now, where `known` was it; `None` where there is none. It takes no time.
     fn now(&self, known: IpAddr) -> Option<IpAddr> {
         match self {
             Self::Fixed(address) => Some(*address),
             Self::Interface(name) => of_interface(name),
             Self::Host => HostFacts::address_after(known),
+        }
+    }
+
+    /// What may know an address while there is none. It may ask a name server.
+    fn named(&self) -> Option<fn() -> Option<IpAddr>> {
+        match self {
+            Self::Fixed(_) | Self::Interface(_) => None,
+            Self::Host => Some(HostFacts::address_by_name),
         }
     }
 }
@@ -61,20 +70,35 @@ pub fn start(
     if matches!(source, Source::Fixed(_)) {
         return Ok(watch::channel(first).1);
     }
-    Ok(follow(first, move |known| source.now(known), link, tasks))
+    let named = source.named();
+    Ok(follow(first, move |known| source.now(known), named, link, tasks))
 }
 
-/// Asks `detect` now and from time to time; `first` is known beforehand.
-fn follow<D>(first: IpAddr, detect: D, mut link: watch::Receiver<Link>, tasks: &Tasks) -> watch::Receiver<IpAddr>
+/// Asks `detect` now and from time to time; `first` is known beforehand. `named` takes time and is asked only while the address is one
+/// that others do not reach: as soon as `detect` has one, as the name goes before the routes, and else from time to time.
+fn follow<D, N>(
+    first: IpAddr,
+    detect: D,
+    named: Option<N>,
+    mut link: watch::Receiver<Link>,
+    tasks: &Tasks,
+) -> watch::Receiver<IpAddr>
 where
-    D: Fn(IpAddr) -> Option<IpAddr> + Clone + Send + 'static,
+    D: Fn(IpAddr) -> Option<IpAddr> + Send + 'static,
+    N: Fn() -> Option<IpAddr> + Clone + Send + 'static,
 {
     let (now, told) = watch::channel(first);
     tasks.spawn("address", async move {
+        // The start did.
+        let mut asked = Instant::now();
         loop {
             let known = *now.borrow();
-            let detect = detect.clone();
-            let found = tokio::task::spawn_blocking(move || detect(known)).await.ok().flatten();
+            let mut found = detect(known);
+            let is_time = found.is_some() || asked.elapsed() >= ASK;
+            if let Some(ask) = named.clone().filter(|_| is_time && !HostFacts::is_reachable(known)) {
+                asked = Instant::now();
+                found = tokio::task::spawn_blocking(ask).await.ok().flatten().or(found);
+            }
             if let Some(next) = found.filter(|found| replaces(*found, known)) {
                 info!(address = %next, before = %known, "this node's address changed");
                 now.send_replace(next);
@@ -122,6 +146,8 @@ fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
 
 /// Between two looks: a kubelet's, too.
 const LOOK: Duration = Duration::from_secs(10);
+/// Between two questions for the host's name that find nothing.
+const ASK: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -133,6 +159,8 @@ mod tests {
 
     struct Host {
         has: Arc<Mutex<Option<IpAddr>>>,
+        /// What its name stands for, and how often that was asked.
+        named: Arc<Mutex<(Option<IpAddr>, usize)>>,
         link: watch::Sender<Link>,
         told: watch::Receiver<IpAddr>,
     }
@@ -141,9 +169,15 @@ mod tests {
         fn new(first: &str, tasks: &Tasks) -> Self {
             let has = Arc::new(Mutex::new(None));
             let (link, seen) = watch::channel(Link::Down);
-            let asked = has.clone();
-            let told = follow(ip(first), move |_| *asked.lock(), seen, tasks);
-            Self { has, link, told }
+            let named = Arc::new(Mutex::new((None, 0)));
+            let (looked, asked) = (has.clone(), named.clone());
+            let ask = move || {
+                let mut asked = asked.lock();
+                asked.1 += 1;
+                asked.0
+            };
+            let told = follow(ip(first), move |_| *looked.lock(), Some(ask), seen, tasks);
+            Self { has, named, link, told }
         }
 
         /// What is known soon after the look that follows.
@@ -178,6 +212,27 @@ mod tests {
             assert_eq!(host.having(none).await, "10.0.0.5", "{none:?}");
         }
         assert_eq!(host.having(Some("fd00::5")).await, "fd00::5");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_name_is_asked_now_and_then_while_there_is_no_address() {
+        let tasks = Tasks::new();
+        let host = Host::new("127.0.0.1", &tasks);
+        for _ in 0..12 {
+            assert_eq!(host.having(None).await, "127.0.0.1");
+        }
+        let asked = host.named.lock().1;
+        assert!((1..=3).contains(&asked), "{asked} times in two minutes");
+        host.named.lock().0 = Some(ip("10.1.0.5"));
+        // The name goes before the routes.
+        assert_eq!(host.having(Some("10.0.0.5")).await, "10.1.0.5");
+        host.named.lock().0 = Some(ip("172.17.0.1"));
+        let asked = host.named.lock().1;
+        for _ in 0..12 {
+            assert_eq!(host.having(None).await, "10.1.0.5");
+        }
+        assert_eq!(host.having(Some("10.0.0.7")).await, "10.0.0.7");
+        assert_eq!(host.named.lock().1, asked, "never again");
     }
 
     #[tokio::test(start_paused = true)]

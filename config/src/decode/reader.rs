@@ -101,6 +101,17 @@ impl Reader {
             line: Some(line),
             path: path.to_owned(),
             reason,
+            has_no_effect: false,
+        });
+    }
+
+    /// A key that is accepted and that nothing reads, with what else there is to say of it.
+    pub(crate) fn warn_no_effect(&mut self, line: usize, path: &str, more: &str) {
+        self.warnings.push(Warning {
+            line: Some(line),
+            path: path.to_owned(),
+            reason: format!("accepted, but has no effect{more}"),
+            has_no_effect: true,
         });
     }
 }

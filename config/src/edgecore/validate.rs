@@ -204,12 +204,8 @@ fn eviction_signals(kubelet: &KubeletConfig, to: &mut Checks<'_>) {
     if !idle.is_empty()
         && let Some(line) = to.reader.lines.get(&path).copied()
     {
-        let reason = format!(
-            "accepted, but has no effect: {}; looked at are {}",
-            idle.join(", "),
-            SIGNALS.join(", ")
-        );
-        to.reader.warn_at(line, &path, reason);
+        let signals = format!(": {}; looked at are {}", idle.join(", "), SIGNALS.join(", "));
+        to.reader.warn_no_effect(line, &path, &signals);
     }
 }
 

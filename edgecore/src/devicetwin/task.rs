@@ -176,8 +176,14 @@ impl Task {
                 if std::mem::replace(&mut self.compared, database) != database {
                     self.machine.objects_lost();
                 }
-                let known = objects.iter().filter_map(|(path, object)| known(path, object));
-                inputs.push(Input::Objects(known.collect()));
+                let (mut stored, mut damaged) = (Vec::new(), Vec::new());
+                for (path, object) in &objects {
+                    match object {
+                        Some(object) => stored.extend(known(path, object)),
+                        None => damaged.extend(device_of(path)),
+                    }
+                }
+                inputs.push(Input::Objects(stored, damaged));
             }
             Err(error) => {
                 debug!(error = common::chain(&error), "stored devices cannot be read");

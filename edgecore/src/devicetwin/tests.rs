@@ -278,6 +278,36 @@ async fn a_database_that_is_replaced_takes_no_device_away() {
     edge.stop().await;
 }
 
+/// What cannot be read is not gone until the cloud says so.
+#[tokio::test]
+async fn an_object_that_is_damaged_takes_no_device_away() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut edge = Edge::start(&folder.path().join("edgecore.db")).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    let spoil = |connection: &rusqlite::Connection| {
+        let sql = "UPDATE meta SET value = 'x' || substr(value, 2) WHERE key = 'default/device/t1'";
+        connection.execute(sql, [])
+    };
+    let changed = edge.meta.tables().transact(spoil).await;
+    assert_eq!(changed.expect("spoiled"), 1);
+    // After a connect the stored objects are looked at.
+    edge.cloud.link.send_replace(Link::Up(1));
+    edge.update(22).await;
+    loop {
+        let (topic, told) = edge.next().await;
+        assert!(!topic.ends_with("membership/updated"), "{told}");
+        if topic.ends_with("/twin/update/result") {
+            assert!(told.get("code").is_none(), "{told}");
+            break;
+        }
+    }
+    edge.device(Operation::Delete).await;
+    let told = edge.on("$hw/events/node/edge-go/membership/updated").await;
+    assert_eq!(told["removed_devices"][0]["id"], "default/t1");
+    edge.stop().await;
+}
+
 /// Until the tables can be read nothing is answered as if there were no devices, and nothing is written over them.
 #[tokio::test]
 async fn tables_that_cannot_be_read_at_the_start_are_read_later() {

@@ -26,6 +26,9 @@ const REGISTRATIONS: usize = 16;
 /// When the database could not be read, it is read again after this.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// What is stored; `None` for what is damaged, of which nothing else is known.
+type Objects = BTreeMap<DeviceId, Option<Object>>;
+
 /// The namespaces of the devices of a name, for mappers that know no namespaces.
 pub(super) type Names = Arc<Mutex<HashMap<ObjectName, BTreeSet<Namespace>>>>;
 
@@ -164,10 +167,12 @@ impl Owner {
             self.catalog.set_model(&id, None);
         }
         for (id, model) in &models {
+            let Some(model) = model else { continue };
             self.catalog.set_model(id, Some(read_model(id, model)));
         }
         for (id, device) in &devices {
-            let model = |id: &DeviceId| models.get(id).cloned();
+            let Some(device) = device else { continue };
+            let model = |id: &DeviceId| models.get(id).cloned().flatten();
             let device = read_device(id, device, model);
             self.set_device(id, Some(device));
         }
@@ -175,9 +180,10 @@ impl Owner {
         self.tell(protocols);
     }
 
-    async fn stored(&self) -> Result<(BTreeMap<DeviceId, Object>, BTreeMap<DeviceId, Object>), RequestError> {
-        let by_id =
-            |rows: Vec<(ObjectPath, Object)>| rows.into_iter().filter_map(|(path, object)| Some((id(&path)?, object)));
+    async fn stored(&self) -> Result<(Objects, Objects), RequestError> {
+        let by_id = |rows: Vec<(ObjectPath, Option<Object>)>| {
+            rows.into_iter().filter_map(|(path, object)| Some((id(&path)?, object)))
+        };
         let models = by_id(self.meta.local_all(Kind::DeviceModel).await?);
         let devices = by_id(self.meta.local_all(Kind::Device).await?);
         Ok((order::map(models), order::map(devices)))
@@ -309,10 +315,11 @@ impl Owner {
         let mut response = pb::MapperRegisterResponse::default();
         let mut told = BTreeMap::new();
         for (id, device) in &devices {
+            let Some(device) = device else { continue };
             let Ok(reference) = dmi::device_reference(device) else {
                 continue;
             };
-            let Some((model_id, model)) = reference.model.and_then(|id| models.get_key_value(&id)) else {
+            let Some((model_id, Some(model))) = reference.model.and_then(|id| models.get_key_value(&id)) else {
                 continue;
             };
             let (Ok(converted), Ok(model)) = (dmi::device(device, model), dmi::model(model)) else {

@@ -10,6 +10,7 @@ use rusqlite::{Connection, Error, params};
 use serde::{Deserialize, Serialize};
 
 use super::knowledge::{Note, Thing};
+use crate::sqlite;
 
 /// Prefix of a mapper's key; the words are literal.
 const MAPPER: &str = "node/nodeID/namespace/devicemapper/";
@@ -41,10 +42,10 @@ struct Row {
 /// All mappers, the one that registered last at the end. Rows that cannot be read are left out.
 pub(super) fn load(connection: &Connection) -> Result<Vec<Stored>, Error> {
     let mut statement = connection.prepare("SELECT value FROM meta WHERE type=?1 ORDER BY rowid")?;
-    let rows = statement.query_map([MAPPER_TYPE], |row| row.get::<_, String>(0))?;
+    let rows = statement.query_map([MAPPER_TYPE], |row| sqlite::text(row, 0))?;
     let mut all = Vec::new();
     for row in rows {
-        let Ok(row) = serde_json::from_str::<Row>(&row?) else {
+        let Ok(row) = serde_json::from_str::<Row>(&row?.unwrap_or_default()) else {
             continue;
         };
         let Ok(address) = STANDARD.decode(&row.address) else {
@@ -123,11 +124,13 @@ fn load_told(connection: &Connection, mapper: &str) -> Result<BTreeMap<Thing, Di
         "SELECT substr(key, length(?2)+1), value FROM meta WHERE type=?1 AND substr(key, 1, length(?2))=?2",
     )?;
     let rows = statement.query_map([TOLD_TYPE, prefix.as_str()], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        Ok(sqlite::text(row, 0)?.zip(sqlite::text(row, 1)?))
     })?;
     let mut told = BTreeMap::new();
     for row in rows {
-        let (key, value) = row?;
+        let Some((key, value)) = row? else {
+            continue;
+        };
         let thing = key.split_once('/').and_then(|(kind, id)| match kind {
             "devicemodel" => DeviceId::parse(id).map(Thing::Model),
             "device" => DeviceId::parse(id).map(Thing::Device),

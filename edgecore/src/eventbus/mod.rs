@@ -130,7 +130,8 @@ pub async fn start(settings: &Settings, parts: Parts, registry: &mut Registry, t
     inbox
 }
 
-/// Hands what clients publish to its receiver. Ends with the brokers: what they have acknowledged before a stop is handed on after it.
+/// Hands what clients publish to its receiver. Ends with the brokers: what our own has acknowledged before a stop is handed on after it.
+/// An external one is acknowledged by rumqttc as it reads: a stop may cost what was read and not yet taken from it.
 #[derive(Clone)]
 struct Inbound {
     twin: Option<DeviceTwin>,

@@ -27,6 +27,7 @@ use proto::device::{DeviceId, Remembered};
 use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::sleep;
 
 use crate::devicetwin::News;
 use metrics::Metrics;
@@ -122,11 +123,21 @@ impl History {
 
 /// Hands on what DeviceTwin tells.
 async fn feed(mut news: broadcast::Receiver<Arc<[News]>>, calls: Calls, metrics: Metrics) {
+    // Devices that went while the thread had no room for it.
+    let mut owed = Vec::new();
     loop {
-        match news.recv().await {
-            Ok(batch) => calls.tell(batch),
+        let next = tokio::select! {
+            next = news.recv() => next,
+            () = sleep(OWED), if !owed.is_empty() => Ok(Arc::default()),
+        };
+        match next {
+            Ok(batch) => calls.tell(&mut owed, batch),
+            // Nothing can be done: of a device that went meanwhile the values stay until the cloud lists the devices again.
             Err(RecvError::Lagged(missed)) => metrics.lost("behind", missed),
             Err(RecvError::Closed) => return,
         }
     }
 }
+
+/// When the thread is told again what it had no room for, if nothing else is told before.
+const OWED: Duration = Duration::from_secs(1);

@@ -278,7 +278,7 @@ async fn values_are_told_over_http_and_mqtt_and_written_when_the_process_stops()
     assert_eq!(ask(&open(folder.path(), BOUNDS), "").0, ["21"]);
 }
 
-/// More values than wait in the queue, in one message.
+/// Far more values than are written together, in one message.
 #[tokio::test]
 async fn a_batch_is_never_too_large() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::chain;
@@ -21,14 +21,18 @@ use crate::sqlite;
 
 /// Batches of values and questions that wait for the thread. When it is full values are lost and counted, a question refused.
 const QUEUE: usize = 4096;
-/// Values that wait in it, or else one batch, however large.
-const MOST_QUEUED: usize = 16 * 1024;
+/// Bytes of values that wait in it, or else one batch, however large.
+const MOST_QUEUED: usize = 8 * 1024 * 1024;
+/// What a value costs beside its text and its name.
+const OVERHEAD: usize = 256;
 /// How long a value waits for others.
 const GATHER: Duration = Duration::from_secs(3);
-/// Values that are written without waiting for more.
+/// Values that are written without waiting for more …
 const BATCH: usize = 1024;
-/// Values that wait while the disk refuses; beyond them the oldest are lost and counted.
-const MOST_WAITING: usize = 8192;
+/// … and their bytes.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes of values that wait while the disk refuses; beyond them the oldest values are lost and counted.
+const MOST_WAITING: usize = 8 * 1024 * 1024;
 /// Pause before another try when the disk refuses.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -46,7 +50,7 @@ enum Call {
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     sender: SyncSender<Call>,
-    /// Values among the calls.
+    /// Bytes of values among the calls.
     queued: Arc<AtomicUsize>,
     metrics: Metrics,
 }
@@ -62,6 +66,7 @@ impl Calls {
             metrics: metrics.clone(),
             store: None,
             waiting: VecDeque::new(),
+            bytes: 0,
             due: None,
             next_try: None,
             said: None,
@@ -77,23 +82,33 @@ impl Calls {
         })
     }
 
-    /// Never waits: values that find no room are lost. That a device went takes none.
-    pub(super) fn tell(&self, mut news: Arc<[News]>) {
-        let mut values = values_of(&news);
-        let queued = self.queued.load(Ordering::Relaxed);
-        if queued > 0 && queued + values > MOST_QUEUED {
-            self.lost(values);
-            values = 0;
-            news = news.iter().filter(|one| !is_value(one)).cloned().collect();
+    /// Never waits: values that find no room are lost. That a device went is not: it takes none among the bytes, and where there is none
+    /// for a call, it is left in `owed`, for the next one.
+    pub(super) fn tell(&self, owed: &mut Vec<News>, mut news: Arc<[News]>) {
+        if !owed.is_empty() {
+            news = owed.drain(..).chain(news.iter().cloned()).collect();
         }
-        self.queued.fetch_add(values, Ordering::Relaxed);
-        if self.sender.try_send(Call::Tell(news)).is_err() {
-            self.queued.fetch_sub(values, Ordering::Relaxed);
-            self.lost(values);
+        let queued = self.queued.load(Ordering::Relaxed);
+        if queued > 0 && queued + bytes_of(&news) > MOST_QUEUED {
+            self.lost(&news);
+            news = gone(&news).collect();
+        }
+        if news.is_empty() {
+            return;
+        }
+        let bytes = bytes_of(&news);
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(error) = self.sender.try_send(Call::Tell(news.clone())) {
+            self.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.lost(&news);
+            if matches!(error, TrySendError::Full(_)) {
+                owed.extend(gone(&news));
+            }
         }
     }
 
-    fn lost(&self, values: usize) {
+    fn lost(&self, news: &[News]) {
+        let values = news.iter().filter(|one| is_value(one)).count();
         self.metrics.lost("busy", u64::try_from(values).unwrap_or(u64::MAX));
     }
 
@@ -125,6 +140,8 @@ struct Owner {
     store: Option<Store>,
     /// Not yet written.
     waiting: VecDeque<News>,
+    /// Bytes of the values among them.
+    bytes: usize,
     /// When they are to be.
     due: Option<Instant>,
     /// Not before, after a failure.
@@ -143,7 +160,7 @@ impl Owner {
             };
             match call {
                 Ok(Call::Tell(news)) => {
-                    self.queued.fetch_sub(values_of(&news), Ordering::Relaxed);
+                    self.queued.fetch_sub(bytes_of(&news), Ordering::Relaxed);
                     for one in news.iter() {
                         self.take(one.clone());
                     }
@@ -168,14 +185,24 @@ impl Owner {
     }
 
     fn take(&mut self, news: News) {
-        if self.waiting.len() >= MOST_WAITING && self.waiting.pop_front().is_some_and(|first| is_value(&first)) {
-            self.metrics.lost("busy", 1);
-        }
+        self.bytes += size(&news);
         self.waiting.push_back(news);
         self.due.get_or_insert_with(|| Instant::now() + GATHER);
-        if self.waiting.len() >= BATCH {
+        if self.waiting.len() >= BATCH || self.bytes >= BATCH_BYTES {
             self.write();
         }
+        while self.bytes > MOST_WAITING && self.drop_oldest() {}
+    }
+
+    /// Of the values: what tells that a device went stays, or they would be remembered for ever.
+    fn drop_oldest(&mut self) -> bool {
+        let first = self.waiting.iter().position(is_value);
+        let Some(lost) = first.and_then(|first| self.waiting.remove(first)) else {
+            return false;
+        };
+        self.bytes = self.bytes.saturating_sub(size(&lost));
+        self.metrics.lost("busy", 1);
+        true
     }
 
     /// Writes what waits, and keeps the bounds in any case.
@@ -195,6 +222,7 @@ impl Owner {
         match store.append(self.waiting.make_contiguous(), now()) {
             Ok(outcome) => {
                 self.waiting.clear();
+                self.bytes = 0;
                 self.metrics.stored(outcome.stored);
                 self.metrics.lost("properties", outcome.refused);
                 self.metrics.removed("values", outcome.by_values);
@@ -248,7 +276,7 @@ impl Owner {
         if self.said.as_ref() != Some(&text) {
             warn!(
                 database = %self.settings.database.display(), error = text,
-                "the history cannot be written; tried again every 5 s, up to {MOST_WAITING} values wait"
+                "the history cannot be written; tried again every 5 s, up to 8 MiB of values wait"
             );
             self.said = Some(text);
         }
@@ -259,11 +287,102 @@ const fn is_value(news: &News) -> bool {
     matches!(news, News::Value(_))
 }
 
-fn values_of(news: &[News]) -> usize {
-    news.iter().filter(|one| is_value(one)).count()
+/// What is no value.
+fn gone(news: &[News]) -> impl Iterator<Item = News> {
+    news.iter().filter(|one| !is_value(one)).cloned()
+}
+
+fn size(news: &News) -> usize {
+    match news {
+        News::Value(accepted) => accepted.value.len() + accepted.property.len() + OVERHEAD,
+        News::Removed(_) | News::Devices(_) => 0,
+    }
+}
+
+fn bytes_of(news: &[News]) -> usize {
+    news.iter().map(size).sum()
 }
 
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::device::DeviceId;
+
+    use super::*;
+    use crate::devicetwin::Accepted;
+    use crate::history::Bounds;
+
+    fn value(number: usize, size: usize) -> News {
+        News::Value(Arc::new(Accepted {
+            device: DeviceId::new("default", "t1"),
+            property: number.to_string(),
+            value: "x".repeat(size),
+            kind: "string".to_owned(),
+            time: 0,
+        }))
+    }
+
+    #[test]
+    fn what_finds_no_room_are_values_and_the_queue_is_bounded_by_their_bytes() {
+        // Nobody takes a call.
+        let (sender, calls) = sync_channel(3);
+        let handle = Calls {
+            sender,
+            queued: Arc::default(),
+            metrics: Metrics::default(),
+        };
+        let gone = || News::Removed(DeviceId::new("default", "t1"));
+        let mut owed = Vec::new();
+        handle.tell(&mut owed, [value(0, MOST_QUEUED), gone()].into());
+        handle.tell(&mut owed, [value(1, 1)].into());
+        handle.tell(&mut owed, [value(2, 1), gone()].into());
+        handle.tell(&mut owed, [gone()].into());
+        assert!(owed.is_empty());
+        handle.tell(&mut owed, [gone(), value(3, 1)].into());
+        assert_eq!(owed.len(), 1, "the queue is full");
+        let told = |call: Call| match call {
+            Call::Tell(news) => (news.len(), bytes_of(&news)),
+            Call::Ask { .. } | Call::Stop(_) => panic!("nobody asks"),
+        };
+        assert_eq!(calls.try_recv().map(told), Ok((2, MOST_QUEUED + 1 + OVERHEAD)));
+        handle.tell(&mut owed, Arc::default());
+        assert!(owed.is_empty());
+        let rest: Vec<_> = calls.try_iter().map(told).collect();
+        assert_eq!(rest, [(1, 0), (1, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn while_the_disk_refuses_the_oldest_values_go_and_no_removal_of_a_device() {
+        let mut owner = Owner {
+            settings: Settings {
+                database: "/nowhere/history.db".into(),
+                bounds: Bounds {
+                    values: 1,
+                    bytes: 1,
+                    age: None,
+                },
+            },
+            queued: Arc::default(),
+            metrics: Metrics::default(),
+            store: None,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            due: None,
+            next_try: Some(Instant::now() + Duration::from_secs(3600)),
+            said: None,
+        };
+        owner.take(News::Removed(DeviceId::new("default", "t1")));
+        for number in 0..1000 {
+            owner.take(value(number, 16 * 1024));
+        }
+        assert!(owner.bytes <= MOST_WAITING && owner.bytes > MOST_WAITING / 2);
+        assert!(matches!(owner.waiting.front(), Some(News::Removed(_))));
+        let newest = owner.waiting.back();
+        assert!(matches!(newest, Some(News::Value(newest)) if newest.property == "999"));
+        assert_eq!(owner.bytes, owner.waiting.iter().map(size).sum::<usize>());
+    }
 }

@@ -53,16 +53,16 @@ impl MetaManager {
         Ok(row.and_then(|text| readable(path, text)))
     }
 
-    /// All stored objects of a kind, without asking the cloud. Rows that are not an object of their key's name are left out: a Go
-    /// edgecore leaves some behind (`<namespace>/device/updated`, spec 03 §7).
-    pub async fn local_all(&self, kind: Kind) -> Result<Vec<(ObjectPath, Object)>, RequestError> {
+    /// All stored objects of a kind, without asking the cloud. `None` for a row that is no object of its key's name: it is damaged and
+    /// says nothing of what it was, or a Go edgecore left it behind (`<namespace>/device/updated`, spec 03 §7) and nobody knows it.
+    pub async fn local_all(&self, kind: Kind) -> Result<Vec<(ObjectPath, Option<Object>)>, RequestError> {
         let rows = self.shared.store.rows(kind.as_str().to_owned()).await;
         let rows = rows.map_err(|error| RequestError::Store(error.to_string()))?;
         let objects = rows.into_iter().filter_map(|(key, text)| {
             let Route::Object(path) = Route::parse(&Group::Resource, &key) else {
                 return None;
             };
-            let object = readable(&path, text)?;
+            let object = readable(&path, text);
             Some((path, object))
         });
         Ok(objects.collect())

@@ -1,6 +1,6 @@
 //! What a change does to the rows of `meta` and `meta_v2`.
 
-use proto::{Namespace, Object, ObjectName, ObjectPath, Uid};
+use proto::{Kind, Namespace, Object, ObjectName, ObjectPath, Uid};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::database;
@@ -74,17 +74,22 @@ fn remove(
     object: Option<&Object>,
 ) -> Result<Applied, rusqlite::Error> {
     let key = path.to_string();
-    let Some(stored) = stored(connection, &key)? else {
-        return Ok(Applied::Unchanged);
+    let stored = stored(connection, &key)?;
+    // The row of a successor with the same name stays, and a damaged one of a pod, which may be one.
+    let stays = match &stored {
+        Some(stored) => !uid.is_empty() && !stored.meta().uid.is_empty() && stored.uid() != *uid,
+        None => path.kind == Kind::Pod,
     };
-    // The row of a successor with the same name stays.
-    if !uid.is_empty() && !stored.meta().uid.is_empty() && stored.uid() != *uid {
+    if stays {
         return Ok(Applied::Unchanged);
     }
-    connection
+    let rows = connection
         .prepare_cached("DELETE FROM meta WHERE key=?1")?
         .execute([&key])?;
-    for object in [Some(&stored), object].into_iter().flatten() {
+    if rows == 0 {
+        return Ok(Applied::Unchanged);
+    }
+    for object in [stored.as_ref(), object].into_iter().flatten() {
         if let Some(api) = ApiKey::new(path, object) {
             connection
                 .prepare_cached("DELETE FROM meta_v2 WHERE key=?1")?

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::preflight::CloudAddress;
 use super::runtime::Runtime;
 use crate::cli::Join;
+use crate::steps::Steps;
 
 /// The defaults with what the command line and the host say. The token is not in it: it goes into a file of its own.
 pub(super) fn build(
@@ -65,7 +66,7 @@ pub(super) fn build(
     Ok(all)
 }
 
-/// `path.to.key=value` over the configuration; a key that does not exist is refused.
+/// `path.to.key=value` over the configuration; a key that does not exist is refused, one that nothing reads is told of.
 fn set(config: EdgeCore, host: &HostFacts, assignment: &str) -> anyhow::Result<EdgeCore> {
     let Some((path, value)) = assignment.split_once('=').filter(|(path, _)| !path.is_empty()) else {
         bail!("Unsupported sets flag: {assignment}");
@@ -77,8 +78,11 @@ fn set(config: EdgeCore, host: &HostFacts, assignment: &str) -> anyhow::Result<E
     let loaded = config
         .overlay(&tree.to_string(), host, &LookOnly)
         .map_err(|problems| anyhow::anyhow!("--set {assignment}: {problems}"))?;
-    if let Some(warning) = loaded.warnings.first() {
-        bail!("--set {assignment}: {warning}");
+    for warning in &loaded.warnings {
+        if !warning.has_no_effect {
+            bail!("--set {assignment}: {warning}");
+        }
+        Steps::warn(&format!("--set {assignment}: {warning}"));
     }
     Ok(loaded.config)
 }
@@ -161,6 +165,9 @@ mod tests {
         assert_eq!(config.modules.edged.node_ip, "192.0.2.9");
         assert_eq!(config.modules.edge_hub.heartbeat, 20);
         assert_eq!(config.modules.event_bus.mqtt_mode, 2);
+        let idle = build_from("--set modules.edged.tailoredKubeletConfig.containerLogMaxWorkers=7")?;
+        let kubelet = &idle.modules.edged.tailored_kubelet_config;
+        assert_eq!(kubelet.container_log_max_workers, Some(7));
         for bad in [
             "--set modules.edged.nosuch=1",
             "--set x",

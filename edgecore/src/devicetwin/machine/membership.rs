@@ -130,9 +130,10 @@ impl Machine {
         self.objects.clear();
     }
 
-    /// These objects are stored, and no others.
-    pub(super) fn objects(&mut self, objects: Vec<Known>, now: Now) {
+    /// These objects are stored, and no others; whose is damaged stays what it is until the cloud sends it again.
+    pub(super) fn objects(&mut self, objects: Vec<Known>, damaged: Vec<DeviceId>, now: Now) {
         let mut before = std::mem::take(&mut self.objects);
+        self.objects.extend(damaged.into_iter().filter(|id| before.remove(id)));
         for known in objects {
             before.remove(&known.id);
             self.stored(known, now);

@@ -56,8 +56,8 @@ pub(super) enum Input {
     Stored(Known),
     /// A `device` object is gone.
     Gone(DeviceId),
-    /// All `device` objects that are stored.
-    Objects(Vec<Known>),
+    /// All `device` objects that are stored, and whose are damaged.
+    Objects(Vec<Known>, Vec<DeviceId>),
 }
 
 /// The time, by both clocks.
@@ -138,7 +138,7 @@ impl Machine {
             Input::Cloud(message) => self.cloud(&message, now),
             Input::Stored(known) => self.stored(known, now),
             Input::Gone(device) => self.gone(&device, now),
-            Input::Objects(objects) => self.objects(objects, now),
+            Input::Objects(objects, damaged) => self.objects(objects, damaged, now),
         }
     }
 

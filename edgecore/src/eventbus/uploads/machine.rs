@@ -262,8 +262,10 @@ impl Machine {
         }
         for record in records {
             self.read = record.sequence;
-            let is_known = self.flight.held.iter().any(|held| held.record.id == record.id)
-                || self.forget.contains(&record.sequence);
+            // By the row: a damaged id is another one each time.
+            let mut under_way = self.flight.held.iter();
+            let is_known =
+                under_way.any(|held| held.record.sequence == record.sequence) || self.forget.contains(&record.sequence);
             if is_known {
                 continue;
             }

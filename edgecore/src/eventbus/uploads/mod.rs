@@ -2,7 +2,7 @@
 //!
 //! Owns what waits and its rows. Between our own programs each upload is acknowledged, and until then it is kept and sent again under
 //! the same id. A Go cloud acknowledges none: what is handed to the connection is forgotten, what comes while the link is down is kept
-//! and sent in order afterwards. Too much of it drops the oldest, counted. A stop loses none: the brokers have acknowledged them.
+//! and sent in order afterwards. Too much of it drops the oldest, counted. A stop loses none that came here.
 
 mod machine;
 mod store;
@@ -10,9 +10,9 @@ mod store;
 mod tests;
 
 use common::Tasks;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use proto::bus::Upload;
 use proto::message::now_millis;
 use proto::{MAX_MESSAGE, MsgId, Operation};
@@ -39,14 +39,17 @@ impl Uploads {
     /// Starts the task; at most `budget` bytes wait, about. After a stop it ends when all handles are gone.
     pub(super) fn start(budget: u64, tables: Tables, uplink: Uplink, metrics: metrics::Uploads, tasks: &Tasks) -> Self {
         let (inbox, uploads) = mpsc::channel(INBOX);
-        let task = Task {
-            machine: Machine::new(budget),
-            tables,
-            uplink,
-            metrics,
-            sending: FuturesUnordered::new(),
-        };
-        tasks.spawn_draining("eventbus uploads", |stop| task.run(uploads, stop));
+        tasks.spawn_draining("eventbus uploads", |stop| {
+            let task = Task {
+                machine: Machine::new(budget),
+                tables,
+                uplink,
+                metrics,
+                sending: FuturesUnordered::new(),
+                stop,
+            };
+            task.run(uploads)
+        });
         Self(inbox)
     }
 
@@ -68,10 +71,11 @@ struct Task {
     uplink: Uplink,
     metrics: metrics::Uploads,
     sending: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    stop: CancellationToken,
 }
 
 impl Task {
-    async fn run(mut self, mut uploads: mpsc::Receiver<Upload>, stop: CancellationToken) {
+    async fn run(mut self, mut uploads: mpsc::Receiver<Upload>) {
         let mut link = self.uplink.link();
         self.machine.link(link.borrow_and_update().is_up());
         loop {
@@ -85,7 +89,7 @@ impl Task {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = self.stop.cancelled() => break,
                 changed = link.changed() => {
                     if changed.is_err() {
                         break;
@@ -108,6 +112,11 @@ impl Task {
 
     /// Writes what is in memory, and what still comes: until nobody can push any more.
     async fn finish(mut self, mut uploads: mpsc::Receiver<Upload>) {
+        while let Some(Some((id, outcome))) = self.sending.next().now_or_never() {
+            if outcome.is_ok() {
+                self.sent(&id, outcome);
+            }
+        }
         // What nobody has answered goes again after the start, under the same id.
         self.sending.clear();
         loop {
@@ -174,6 +183,12 @@ impl Task {
     fn send(&mut self, record: Record) {
         let features = self.uplink.features();
         let Record { id, time, upload, .. } = record;
+        if upload.topic.is_empty() {
+            warn!("an upload is lost: its row is damaged");
+            self.metrics.dropped.inc();
+            self.machine.taken(&id);
+            return;
+        }
         let mut message = upload.message(features.has_uploads());
         message.id = id.clone();
         message.timestamp = time;
@@ -187,9 +202,13 @@ impl Task {
             self.machine.taken(&id);
             return;
         }
-        let uplink = self.uplink.clone();
+        let (uplink, stop) = (self.uplink.clone(), self.stop.clone());
         self.metrics.sent.inc();
         self.sending.push(Box::pin(async move {
+            // Nothing sets out any more.
+            if stop.is_cancelled() {
+                return (id, Err(AskError::Stopped));
+            }
             let outcome = if features.has_uploads() {
                 uplink.ask(message, TIMEOUT).await.map(|answer| {
                     if answer.operation == Operation::Error {

@@ -1,11 +1,13 @@
 //! Rows of uploads that wait, in a table that the Go edge does not have and does not mind.
 
 use bytes::Bytes;
+use proto::MsgId;
 use proto::bus::Upload;
-use rusqlite::{Connection, Error, params};
+use rusqlite::{Connection, Error, Row, params};
 
 use super::machine::{Amount, FLIGHT_BYTES, Record, Trim};
 use crate::metamanager::{RequestError, Tables};
+use crate::sqlite;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS bus_upload (sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, time INTEGER NOT NULL, \
                      topic TEXT NOT NULL, payload BLOB NOT NULL, size INTEGER NOT NULL)";
@@ -55,7 +57,7 @@ pub(super) async fn append(tables: &Tables, records: Vec<Record>, trim: Option<T
         .await
 }
 
-/// The next rows after one.
+/// The next rows after one. A damaged one costs no other: an id that is lost is replaced, and an upload that is has no topic.
 pub(super) async fn load(tables: &Tables, after: u64) -> Result<Vec<Record>, RequestError> {
     tables
         .read(move |connection| {
@@ -73,12 +75,9 @@ pub(super) async fn load(tables: &Tables, after: u64) -> Result<Vec<Record>, Req
             {
                 let record = Record {
                     sequence: unsigned(row.get(0)?),
-                    id: row.get::<_, String>(1)?.into(),
-                    time: row.get(2)?,
-                    upload: Upload {
-                        topic: row.get(3)?,
-                        payload: Bytes::from(row.get::<_, Vec<u8>>(4)?),
-                    },
+                    id: sqlite::text(row, 1)?.map_or_else(MsgId::random, MsgId::from),
+                    time: row.get_ref(2)?.as_i64().unwrap_or_default(),
+                    upload: upload(row)?,
                 };
                 bytes += record.size();
                 records.push(record);
@@ -102,6 +101,12 @@ pub(super) async fn forget(tables: &Tables, sequences: Vec<u64>) -> Result<(), R
             Ok(())
         })
         .await
+}
+
+fn upload(row: &Row<'_>) -> Result<Upload, Error> {
+    let payload = row.get_ref(4)?.as_bytes().ok().map(Bytes::copy_from_slice);
+    let (topic, payload) = sqlite::text(row, 3)?.zip(payload).unwrap_or_default();
+    Ok(Upload { topic, payload })
 }
 
 fn drop_oldest(connection: &Connection, trim: Trim) -> Result<Amount, Error> {

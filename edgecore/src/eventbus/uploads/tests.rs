@@ -408,6 +408,49 @@ async fn what_came_just_before_a_stop_arrives_after_the_start_and_what_was_ackno
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_with_the_stop_counts() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.connect();
+    edge.uploads.push(upload(0, 3)).await;
+    assert_eq!(edge.acknowledge().await, upload(0, 3));
+    // Nothing waits between the two: the task sees both at once.
+    edge.stop().await;
+    let edge = Edge::start(&database).await;
+    assert_eq!(edge.stored().await.count, 0);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_row_costs_its_own_upload_and_no_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let edge = Edge::start(&database).await;
+    for number in 0..4 {
+        edge.uploads.push(upload(number, 3)).await;
+    }
+    edge.until_rows(4).await;
+    let spoil = |connection: &rusqlite::Connection| {
+        connection.execute_batch(
+            "UPDATE bus_upload SET id = CAST(x'84' AS TEXT) WHERE topic = 'default/user/0';
+             UPDATE bus_upload SET payload = 7 WHERE topic = 'default/user/1';
+             UPDATE bus_upload SET topic = CAST(x'84' AS TEXT) WHERE topic = 'default/user/2';",
+        )
+    };
+    edge.meta.tables().transact(spoil).await.expect("spoiled");
+    edge.stop().await;
+    let mut edge = Edge::start(&database).await;
+    edge.connect();
+    for number in [0, 3] {
+        assert_eq!(edge.acknowledge().await, upload(number, 3));
+    }
+    edge.until_rows(0).await;
+    assert_eq!(edge.metrics.dropped.get(), 2);
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn a_time_without_a_link_costs_the_oldest_beyond_the_budget_and_the_newest_arrive() {
     const COUNT: usize = 300;
     const SIZE: usize = 10_000;

@@ -66,9 +66,18 @@ fn devices_follow_the_objects_that_are_stored() {
         id: DeviceId::parse(id).expect("id"),
         description: String::new(),
     };
-    edge.feed(vec![Input::Objects(vec![known("default/t2"), known("default/t3")])]);
+    let both = vec![known("default/t2"), known("default/t3")];
+    edge.feed(vec![Input::Objects(both, Vec::new())]);
     // A device without an object is one of a cloud that sends none.
     assert_eq!(members(&mut edge), ["default/old", "default/t2", "default/t3"]);
+    // A damaged object takes no device away, and makes none.
+    let damaged = ["default/t3", "default/updated"].map(|id| known(id).id);
+    for _ in 0..2 {
+        edge.feed(vec![Input::Objects(vec![known("default/t2")], damaged.to_vec())]);
+        assert_eq!(members(&mut edge), ["default/old", "default/t2", "default/t3"]);
+    }
+    edge.feed(vec![Input::Objects(vec![known("default/t2")], Vec::new())]);
+    assert_eq!(members(&mut edge), ["default/old", "default/t2"]);
 }
 
 #[test]
