@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use cloudcore::addresses::Addresses;
 use cloudcore::cloudhub::{CloudHub, Identity, Settings};
-use cloudcore::cloudstream::certificates::{self, CertificateFiles, CertificateParts, StreamCertificates};
+use cloudcore::cloudstream::certificates::{CertificateFiles, CertificateParts, StreamCertificates, TunnelCertificate};
 use cloudcore::cloudstream::{CloudStream, Parts, egress, wayin};
 use cloudcore::informers::Informers;
 use cloudcore::kubernetes::{Access, Kube};
@@ -64,7 +64,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
         settings: section.into(),
         hub: hub.clone(),
         certificates: StreamCertificates::start(certificates, tasks),
-        tunnel_certificate: certificates::tunnel_certificate(tunnel_files, identity, tasks),
+        tunnel_certificate: TunnelCertificate::start(tunnel_files, identity, tasks),
         identity: identity.clone(),
         kube: kube.clone(),
         informers: informers.clone(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::chain;
 use common::tls::client::{Identity, client_config_any_name};
 use http::StatusCode;
-use proto::join::{Authority, CertificateName};
+use proto::join::{Authority, CertificateName, ServerNames};
 use proto::{Namespace, NodeName};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
@@ -48,13 +48,17 @@ enum DialError {
     #[error("no connection within {DIAL:?}")]
     Late,
     #[error("no connection")]
-    Io(#[source] std::io::Error),
+    Io(#[from] std::io::Error),
     #[error("no certificate to show")]
     Issue(#[source] proto::join::AuthorityError),
     #[error("no TLS")]
     Tls(#[from] common::tls::client::ClientTlsError),
     #[error("the key of the certificate cannot be used: {0}")]
     Key(&'static str),
+    #[error(
+        "its certificate is neither for this address nor for the names of the one that this cloudcore shows there, or it is an edge's"
+    )]
+    Stranger,
 }
 
 /// Whether a certificate, which TLS has verified, is another cloudcore's. CloudHub's CA alone signs these: whom an operator's besides
@@ -63,6 +67,26 @@ pub(super) fn is_cloudcore(certificate: &CertificateDer<'_>, authority: &Authori
     let named = CertificateName::of_certificate(certificate)
         .is_some_and(|name| name.organization == KUBEEDGE && name.common_name == CLOUDCORE);
     named && authority.signed(certificate)
+}
+
+/// Whether a server's certificate, which TLS has verified but for the name, is a cloudcore's. CloudHub's CA signs servers for
+/// cloudcores, and for edges that ask. An operator's may sign anybody's: `named` for the address that was dialled, or for the names
+/// of `own`, which replicas share.
+fn is_server(
+    certificate: &CertificateDer<'_>,
+    named: bool,
+    authority: &Authority,
+    own: Option<&CertificateDer<'_>>,
+) -> bool {
+    if authority.signed(certificate) {
+        return CertificateName::of_certificate(certificate).is_some_and(|name| name.peer().is_none());
+    }
+    let is_own = |own: &CertificateDer<'_>| {
+        let wanted = ServerNames::of_certificate(own).unwrap_or_default();
+        let names = ServerNames::of_certificate(certificate).unwrap_or_default();
+        own == certificate || (wanted != ServerNames::default() && names.contain(&wanted))
+    };
+    named || own.is_some_and(is_own)
 }
 
 /// Passes the head of a request on to the cloudcore that has the node's tunnel; what comes back is the answer.
@@ -169,13 +193,19 @@ async fn connect(
         key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
     };
     // All cloudcores share one certificate, whose names are those that edges dial. An operator's may be of another CA.
-    let (config, _) = client_config_any_name(&shared.authorities, Some(identity))?;
+    let (config, mismatch) = client_config_any_name(&shared.authorities, Some(identity))?;
     let connector = TlsConnector::from(Arc::new(config));
     let dialled = timeout(DIAL, async {
         let stream = TcpStream::connect(holder).await?;
         // Keystrokes are sent one by one. A socket without the option works as well.
         let _ = stream.set_nodelay(true);
         let mut tls = connector.connect(ServerName::from(holder.ip()), stream).await?;
+        let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let own = shared.tunnel_certificate.present();
+        let known = certificate.is_some_and(|shown| is_server(shown, !mismatch.is_set(), authority, own.as_ref()));
+        if !known {
+            return Err(DialError::Stranger);
+        }
         let mut text = format!("{} {} HTTP/1.1\r\n", head.method, head.target);
         let address = shared.address();
         let own = [(NODE_HEADER, node.as_str()), (FORWARDED_BY, address.as_str())];
@@ -186,9 +216,9 @@ async fn connect(
         text.push_str("\r\n");
         tls.write_all(text.as_bytes()).await?;
         tls.flush().await?;
-        Ok(tls)
+        Ok::<_, DialError>(tls)
     });
-    dialled.await.map_err(|_| DialError::Late)?.map_err(DialError::Io)
+    dialled.await.map_err(|_| DialError::Late)?
 }
 
 /// A request of another cloudcore: served by a tunnel that is here, or not at all.
@@ -215,6 +245,7 @@ pub(super) async fn serve(shared: &Shared, mut tls: impl AsyncRead + AsyncWrite 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloudhub::tests::edge::NodeIdentity;
 
     #[test]
     fn a_cloudcore_is_one_by_name_and_by_cloudhubs_ca() {
@@ -231,6 +262,41 @@ mod tests {
             let issued = signer.issue_client(name, now).expect("issued");
             let certificate = CertificateDer::from(issued.certificate);
             assert_eq!(is_cloudcore(&certificate, &own), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_an_operators_ca_is_a_cloudcore_by_its_names_alone() {
+        let now = unix_now();
+        let (hub, operator) = (
+            Authority::generate(now).expect("a CA"),
+            Authority::generate(now).expect("a CA"),
+        );
+        let server = |signer: &Authority, dns: &[&str]| {
+            let names = ServerNames {
+                dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+                addresses: Vec::new(),
+            };
+            CertificateDer::from(signer.issue_server(&names, now).expect("issued").certificate)
+        };
+        let edge = NodeIdentity::issue(&hub, &CertificateName::of_node(&"a".into()), "a", now, "[1,2]");
+        let (own, nameless) = (server(&operator, &["cloud.example"]), server(&operator, &[]));
+        for (certificate, named, own, expected) in [
+            (&server(&hub, &["other.example"]), false, &own, true),
+            (&edge.certificate, true, &own, false),
+            (&own, false, &own, true),
+            (&server(&operator, &["a.example", "cloud.example"]), false, &own, true),
+            (&server(&operator, &["mail.example"]), false, &own, false),
+            (&server(&operator, &["mail.example"]), true, &own, true),
+            (&server(&operator, &["mail.example"]), false, &nameless, false),
+            (&nameless, false, &nameless, true),
+        ] {
+            let names = ServerNames::of_certificate(certificate);
+            assert_eq!(
+                is_server(certificate, named, &hub, Some(own)),
+                expected,
+                "{names:?} {named}"
+            );
         }
     }
 

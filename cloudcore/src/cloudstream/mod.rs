@@ -31,7 +31,6 @@ use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use proto::NodeName;
 use rustls::ServerConfig;
-use rustls::server::ResolvesServerCert;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,7 +45,7 @@ use crate::cloudhub::{CloudHub, Identity};
 use crate::informers::{Host, Informers};
 use crate::kubernetes::Kube;
 use access::Access;
-use certificates::StreamCertificates;
+use certificates::{StreamCertificates, TunnelCertificate};
 use nodeport::NodePorts;
 use sessions::Sessions;
 use wayin::{Trials, Way};
@@ -70,7 +69,7 @@ pub struct Parts {
     /// The certificates of the stream server.
     pub certificates: StreamCertificates,
     /// The certificate of the tunnel server.
-    pub tunnel_certificate: Arc<dyn ResolvesServerCert>,
+    pub tunnel_certificate: TunnelCertificate,
     /// The port that stands for this cloudcore in the status of nodes.
     pub port: watch::Receiver<u16>,
     /// This host's addresses, of which Nodes have the first in their annotations.
@@ -119,6 +118,7 @@ struct Shared {
     /// TLS of the stream server, but for the certificate.
     tls: ServerConfig,
     certificates: StreamCertificates,
+    tunnel_certificate: TunnelCertificate,
     own: watch::Receiver<Addresses>,
     metrics: TunnelMetrics,
     trials: Arc<Trials>,
@@ -172,6 +172,7 @@ impl CloudStream {
             tls: streamserver::tls(&certificates)?,
             authorities: tunnelserver::authorities(&settings.tunnel_ca_file, &identity),
             certificates,
+            tunnel_certificate,
             settings,
             hub,
             identity,
@@ -185,7 +186,7 @@ impl CloudStream {
             tasks,
         });
         ports.start(&shared.tasks);
-        tunnelserver::start(&shared, tunnel_certificate)?;
+        tunnelserver::start(&shared)?;
         streamserver::start(&shared)?;
         Ok(Self { shared })
     }

@@ -101,8 +101,8 @@ pub fn client_config(
     build(verifier(roots)?, identity)
 }
 
-/// The same without the server's name: for servers of a CA of our own, which signs no other servers. Whether the name was right can be
-/// asked for after the handshake.
+/// The same without the server's name. Whether that was right can be asked for after the handshake: of a CA that signs others than
+/// those that are meant, it has to be, or the certificate looked at.
 pub fn client_config_any_name(
     roots: &[CertificateDer<'static>],
     identity: Option<Identity>,

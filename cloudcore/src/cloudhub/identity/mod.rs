@@ -165,6 +165,11 @@ impl Identity {
         self.shared.server.clone()
     }
 
+    /// The present one.
+    pub(crate) fn present_server(&self) -> Option<CertificateDer<'static>> {
+        self.shared.server.present()
+    }
+
     /// Two loops in one task: the token by its period, the certificate more often. A failed write is tried again.
     async fn keep(self, advertised: watch::Receiver<Addresses>) {
         let period = self.shared.settings.token_refresh;

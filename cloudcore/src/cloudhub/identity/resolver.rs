@@ -7,7 +7,7 @@ use common::tls::server::certified_key;
 use parking_lot::RwLock;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::files::Pair;
 
@@ -22,13 +22,14 @@ impl Certificate {
         })
     }
 
+    pub(super) fn present(&self) -> Option<CertificateDer<'static>> {
+        self.present.read().cert.first().cloned()
+    }
+
     /// Takes another certificate; says whether it was another.
     pub(super) fn replace(&self, pair: &Pair) -> Result<bool, rustls::Error> {
         if self
-            .present
-            .read()
-            .cert
-            .first()
+            .present()
             .is_some_and(|present| present.as_ref() == pair.certificate)
         {
             return Ok(false);

@@ -24,7 +24,7 @@ use crate::cloudhub::identity::unix_now;
 
 /// A certificate of a node with its key, as TLS takes them.
 pub(crate) struct NodeIdentity {
-    certificate: CertificateDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 

@@ -26,6 +26,7 @@ use config::cloudcore::StreamCertSigner;
 use proto::join::ServerNames;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
@@ -140,11 +141,36 @@ impl fmt::Debug for StreamCertificates {
 }
 
 /// The certificate of the tunnel server: the operator's files (`tlsTunnelCertFile`, `tlsTunnelPrivateKeyFile`) while they are good,
-/// else CloudHub's, which is issued again when advertised addresses change.
-pub fn tunnel_certificate(files: CertificateFiles, identity: &Identity, tasks: &Tasks) -> Arc<dyn ResolvesServerCert> {
-    let shown = Arc::new(Shown::with_fallback(identity.server_certificate()));
-    files::keep(Files::new("tunnel", files), shown.clone(), unix_now, tasks);
-    Arc::new(Chosen::new(shown, None))
+/// else CloudHub's, which is issued again when advertised addresses change. Cheap to clone.
+#[derive(Clone)]
+pub struct TunnelCertificate {
+    shown: Arc<Shown>,
+    identity: Identity,
+}
+
+impl TunnelCertificate {
+    /// Looks at the files from now on.
+    pub fn start(files: CertificateFiles, identity: &Identity, tasks: &Tasks) -> Self {
+        let shown = Arc::new(Shown::with_fallback(identity.server_certificate()));
+        files::keep(Files::new("tunnel", files), shown.clone(), unix_now, tasks);
+        Self {
+            shown,
+            identity: identity.clone(),
+        }
+    }
+
+    /// For TLS, always the present one.
+    pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(Chosen::new(self.shown.clone(), None))
+    }
+
+    /// The one that is shown now.
+    pub fn present(&self) -> Option<CertificateDer<'static>> {
+        match self.shown.get(None) {
+            Some(files) => files.cert.first().cloned(),
+            None => self.identity.present_server(),
+        }
+    }
 }
 
 /// A certificate of CloudHub's CA for this cloudcore alone, renewed in time and when this host has or advertises other addresses.

@@ -18,7 +18,6 @@ use proto::NodeName;
 use proto::tunnel::Role;
 use proto::tunnel::upgrade::{Refused, Request};
 use rustls::AlertDescription;
-use rustls::server::ResolvesServerCert;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,8 +37,9 @@ const HANDSHAKES: usize = 128;
 /// How long TLS and upgrade may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-pub(super) fn start(shared: &Arc<Shared>, certificate: Arc<dyn ResolvesServerCert>) -> Result<(), StartError> {
+pub(super) fn start(shared: &Arc<Shared>) -> Result<(), StartError> {
     let verifier = client_verifier_of(&shared.authorities)?;
+    let certificate = shared.tunnel_certificate.resolver();
     let config = server_config(certificate, ClientCertificates::Required(verifier))?;
     let port = shared.settings.tunnel_port;
     let listener = listen("tunnels of edges (modules.cloudStream.tunnelPort)", port)?;
