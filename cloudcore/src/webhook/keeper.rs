@@ -1,7 +1,7 @@
 //! Keeps the objects to the point: looks at them now and then and patches what differs.
 //!
 //! Replicas share the CA. In the cluster they all want the same; outside each has its own URL, and the one that is there stays as long
-//! as it answers: the one of before, too, when this host has another address.
+//! as it answers: the one of before, too, when this host has another address. A loopback URL cannot be asked: it gives way once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,10 +81,11 @@ impl Keeper {
         };
         let object: Value = object.view().unwrap_or_default();
         let Some(patch) = self.registration.patch(place, &object) else {
+            self.registration.told(place);
             return Ok(());
         };
         if let Some(other) = self.registration.other(place, &object)
-            && self.answers(&other).await
+            && (self.registration.is_out_of_reach(&other) || self.answers(&other).await)
         {
             debug!(object = place.name(), other, "another cloudcore answers the API server");
             return Ok(());
@@ -94,10 +95,13 @@ impl Keeper {
             .kube
             .patch(&resource, &cluster, place.name(), "", PatchKind::Merge, &patch);
         match patched.await {
-            Ok(_) => info!(
-                object = place.name(),
-                "the API server was told where devices are converted and checked"
-            ),
+            Ok(_) => {
+                self.registration.told(place);
+                info!(
+                    object = place.name(),
+                    "the API server was told where devices are converted and checked"
+                );
+            }
             // Somebody else was faster; the next look tells whether it is well.
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error),

@@ -25,6 +25,8 @@ pub(super) const CONFIGURATION: &str = "kubeedge-cloudcore";
 pub(super) struct Registration {
     target: Target,
     ca: String,
+    /// Which were seen to point to a URL of this cloudcore that is no loopback one.
+    told: Vec<Place>,
 }
 
 /// An object that says where the webhook is.
@@ -76,12 +78,20 @@ impl Registration {
         Self {
             target,
             ca: STANDARD.encode(ca),
+            told: Vec::new(),
         }
     }
 
     /// From now on API servers are told this.
     pub(super) fn point_to(&mut self, target: Target) {
         self.target = target;
+    }
+
+    /// The object points here.
+    pub(super) fn told(&mut self, place: Place) {
+        if !self.is_loopback() && !self.told.contains(&place) {
+            self.told.push(place);
+        }
     }
 
     /// The merge patch that makes `object` point here; `None` when it does.
@@ -105,8 +115,9 @@ impl Registration {
         object
     }
 
-    /// The URL, without its path, of another cloudcore with the same CA to which `object` points. A loopback URL, told by a host
-    /// without another address, is nobody's: whoever asks there asks themselves.
+    /// The URL, without its path, of another cloudcore with the same CA to which `object` points. A loopback URL that was there before
+    /// this cloudcore told its own is nobody's: a host without another address told it once. One that comes later is a
+    /// neighbour's of the API server, which could not reach this one.
     pub(super) fn other(&self, place: Place, object: &Value) -> Option<String> {
         let text = |client: &Value, name| client.get(name).and_then(Value::as_str).map(str::to_owned);
         let mut others = place.clients(object).into_iter().map(|client| {
@@ -114,13 +125,18 @@ impl Registration {
             let url = text(client, "url").filter(|_| same_ca)?;
             let end = url.strip_prefix("https://")?.find('/')? + "https://".len();
             let base = url.get(..end)?.to_owned();
-            if is_loopback(&base) && !self.is_loopback() {
+            if self.is_out_of_reach(&base) && !self.told.contains(&place) {
                 return None;
             }
             (self.target != Target::Url(base.clone())).then_some(base)
         });
         let first = others.next()??;
         others.all(|other| other.as_ref() == Some(&first)).then_some(first)
+    }
+
+    /// Whether it is a loopback URL of another host: whoever asks there asks themselves.
+    pub(super) fn is_out_of_reach(&self, url: &str) -> bool {
+        is_loopback(url) && !self.is_loopback()
     }
 
     fn is_loopback(&self) -> bool {

@@ -170,6 +170,27 @@ fn a_loopback_url_is_nobodys() {
 }
 
 #[tokio::test]
+async fn a_loopback_url_gives_way_once() {
+    let (api, folder) = (api(), TempDir::new().expect("a folder"));
+    let (outside, inside) = ("https://192.0.2.1:1", "https://127.0.0.1:1");
+    let mut keeper = keeper(&api, &folder, url(outside)).await;
+    let beside = Registration::new(url(inside), "the CA");
+    for expected in [outside, inside] {
+        for path in [DEVICES, MODELS] {
+            let patch = beside.patch(Place::Crd(""), &json!({})).expect("a patch");
+            api.put(path, patch);
+        }
+        api.put(HOOKS, beside.configuration());
+        for _ in 0..5 {
+            keeper.look().await;
+        }
+        for (path, question) in [(DEVICES, "convert"), (MODELS, "convert"), (HOOKS, "devices")] {
+            assert_eq!(client(&api, path)["url"], format!("{expected}/{question}"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_crds_or_rights_it_goes_on() {
     let (api, folder) = (FakeApi::default(), TempDir::new().expect("a folder"));
     api.refuse(
