@@ -1,5 +1,6 @@
 //! What an API server needs: its configuration, the CA, its certificate and key. In a secret, which all replicas share, and in a
-//! folder, where an API server on this host finds them. The certificate lasts: an API server reads it once, at its start.
+//! folder, where an API server on this host finds them; each folder names its own cloudcore, the secret one of them. The certificate
+//! lasts: an API server reads it once, at its start.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -54,10 +55,10 @@ pub(super) async fn keep(
     secrets: Arc<dyn SecretStore>,
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(2), LOOK);
-    let (mut told, mut named) = (None, None);
+    let (mut told, mut named, mut configured) = (None, None, None);
     loop {
         let address = advertised.borrow_and_update().first;
-        let delay = match share(&settings, address, &identity, &*secrets).await {
+        let delay = match share(&settings, address, &identity, &*secrets, &mut configured).await {
             Ok(files) => {
                 tell(&settings, write(&settings, &files), &mut told);
                 if settings.address.is_some()
@@ -139,18 +140,28 @@ pub(super) fn files(
     Ok(files)
 }
 
+/// This cloudcore's files. The secret gets them too, but for the configuration when another one has put its own in place of the one
+/// that was `configured` here: each address is as good, and the one that starts last tells its.
 async fn share(
     settings: &Settings,
     advertised: IpAddr,
     identity: &Identity,
     secrets: &dyn SecretStore,
+    configured: &mut Option<Vec<u8>>,
 ) -> Result<Files, MaterialError> {
     let stored = secrets.read(SECRET_NAME).await?;
     let present = stored.as_ref().map(|stored| stored.data());
     let files = files(settings, advertised, identity, present)?;
-    if present != Some(&files) {
-        secrets.write(SECRET_NAME, stored.as_ref(), &files).await?;
+    let mut shared = files.clone();
+    if let Some(other) = present.and_then(|present| present.get(CONFIGURATION))
+        && configured.as_ref().is_some_and(|configured| configured != other)
+    {
+        shared.insert(CONFIGURATION.to_owned(), other.clone());
     }
+    if present != Some(&shared) {
+        secrets.write(SECRET_NAME, stored.as_ref(), &shared).await?;
+    }
+    *configured = files.get(CONFIGURATION).cloned();
     Ok(files)
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 use proto::join::{Authority, CertificateRequest, ExtendedKeyUsages};
 use rustls_pki_types::{PrivateKeyDer, PrivateSec1KeyDer, ServerName};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -266,6 +267,46 @@ async fn files_and_secret_follow_the_advertised_address() {
     }
     certificates.dedup();
     assert_eq!(certificates.len(), 1, "an API server has read it already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_leave_each_others_address_in_the_secret() {
+    let (folders, secrets) = (
+        [(); 2].map(|()| tempfile::tempdir().expect("a folder")),
+        Arc::new(Memory::default()),
+    );
+    let identity = identity(folders[0].path(), &secrets).await;
+    let tasks = Tasks::new();
+    let shared = async || {
+        let secret = secrets.read("cloudcoreegress").await.expect("read").expect("there");
+        secret.data()["egress-selector.yaml"].clone()
+    };
+    let own = |folder: &TempDir| std::fs::read(folder.path().join("egress-selector.yaml")).expect("handed out");
+    let hosts = [1_u8, 2].map(|last| watch::channel(Addresses::from(IpAddr::from([192, 0, 2, last]))));
+    for (folder, (_, advertised)) in folders.iter().zip(&hosts) {
+        let mut settings = settings(folder.path());
+        settings.address = Some(([0, 0, 0, 0], 10005).into());
+        let (advertised, identity, secrets) = (advertised.clone(), identity.clone(), secrets.clone());
+        tasks.spawn("files", material::keep(settings, advertised, identity, secrets));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            shared().await,
+            own(folder),
+            "the one that starts last tells its address"
+        );
+    }
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(250)).await;
+        assert_eq!(shared().await, own(&folders[1]));
+    }
+    assert_ne!(own(&folders[0]), own(&folders[1]));
+    hosts[0].0.send_replace(IpAddr::from([192, 0, 2, 3]).into());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(String::from_utf8_lossy(&own(&folders[0])).contains("https://192.0.2.3:10005"));
+    assert_eq!(shared().await, own(&folders[1]), "it was not told by this one");
+    hosts[1].0.send_replace(IpAddr::from([192, 0, 2, 4]).into());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(String::from_utf8_lossy(&shared().await).contains("https://192.0.2.4:10005"));
 }
 
 #[tokio::test]
