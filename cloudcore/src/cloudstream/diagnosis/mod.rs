@@ -157,12 +157,14 @@ fn of_itself(mut report: Report, node: &Object) -> Report {
         .unwrap_or_default();
     let ready = conditions.into_iter().find(|condition| condition.kind == "Ready");
     let Some(Condition { status, message, .. }) = ready else {
-        return report.bad(Hop::Runtime, "the node has not said yet that it is Ready");
+        let text = "the node has not said yet that it is Ready, or edged is off there (modules.edged.enable)";
+        return report.bad(Hop::Runtime, text);
     };
     if status == "Unknown" {
         let text = format!(
             "{message}: nothing of the node's state comes, though its tunnel is there; does a firewall keep the edge from CloudHub's \
-             ports (10000, by QUIC 10001)? edgecore's log tells why its edgehub has no connection"
+             ports (10000, by QUIC 10001)? edgecore's log tells why its edgehub has no connection; or edged is off there \
+             (modules.edged.enable)"
         );
         return report.bad(Hop::Hub, text);
     }

@@ -1,15 +1,22 @@
 //! What the answer to a request that goes all the way says about the way: by status and words, which are the API server's or a stream
 //! server's.
 
+use bytes::Bytes;
 use common::chain;
 
 use super::Hop;
 use crate::kubernetes::ApiError;
 
-/// The broken hop with the words that say so; none when the edge answered.
-pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) {
-    let Err(error) = answer else {
-        return (None, String::new());
+/// The broken hop with the words that say so; none when the edge says that it is well.
+pub(super) fn verdict(answer: &Result<Bytes, ApiError>) -> (Option<Hop>, String) {
+    let error = match answer {
+        Ok(body) if body.starts_with(b"ok") => return (None, String::new()),
+        // With `streamCompat` whatever the edge says has the status 200.
+        Ok(body) => {
+            let text = String::from_utf8_lossy(body);
+            return (Some(of_edge(&text)), format!("not ok, but {:?}", text.trim()));
+        }
+        Err(error) => error,
     };
     let Some(status) = error.status() else {
         // The stream server says no after a third of the time.
@@ -36,16 +43,24 @@ pub(super) fn verdict<T>(answer: &Result<T, ApiError>) -> (Option<Hop>, String) 
         } else {
             Hop::Tunnel
         }
-    } else if has(&LOOP) {
-        Hop::Runtime
     } else {
-        Hop::Edge
+        of_edge(text)
     };
     (Some(hop), text.to_owned())
 }
 
+/// The hop that an edge names.
+fn of_edge(text: &str) -> Hop {
+    if LOOP.iter().any(|word| text.contains(word)) {
+        Hop::Runtime
+    } else {
+        Hop::Edge
+    }
+}
+
 const RULES: &str = "are there redirect rules on the API server's host (modules.iptablesManager, or the DaemonSet cloud-iptables-manager)?";
-const BETWEEN: &str = "do cloudcores reach each other's port of the tunnels (modules.cloudStream.tunnelPort)?";
+const BETWEEN: &str = "do cloudcores reach each other's port of the tunnels (modules.cloudStream.tunnelPort)? Or that cloudcore is gone \
+                       and the edge is off";
 /// What our edge and a kubelet say when the loop that looks after containers is stuck.
 const LOOP: [&str; 2] = ["has not listed its containers", "sync Loop took longer than expected"];
 /// In our stream server's answer, when the tunnel is another's, ...
@@ -119,13 +134,24 @@ mod tests {
             (504, "edge node b did not answer within 10s", Hop::Edge),
             (502, "edge node b ended the request without an answer", Hop::Edge),
         ] {
-            let error: Result<(), _> = Err(ApiError::Refused {
+            let error = Err(ApiError::Refused {
                 verb: "GET",
                 path: "/".into(),
                 status: Status::failure(code, "x", message).into(),
             });
             assert_eq!(verdict(&error).0, Some(hop), "{message}");
         }
-        assert_eq!(verdict(&Ok::<_, ApiError>(())).0, None);
+        for (body, hop) in [
+            ("ok", None),
+            (
+                "internal server error: sync Loop took longer than expected\n",
+                Some(Hop::Runtime),
+            ),
+            ("edged is off (modules.edged.enable): no pod runs here", Some(Hop::Edge)),
+            ("dial tcp 127.0.0.1:10350: connect: connection refused", Some(Hop::Edge)),
+            ("", Some(Hop::Edge)),
+        ] {
+            assert_eq!(verdict(&Ok(Bytes::from(body))).0, hop, "{body}");
+        }
     }
 }
