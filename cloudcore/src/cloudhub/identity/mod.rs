@@ -171,13 +171,17 @@ impl Identity {
     }
 
     /// Two loops in one task: the token by its period, the certificate more often. A failed write is tried again.
-    async fn keep(self, advertised: watch::Receiver<Addresses>) {
+    async fn keep(self, mut advertised: watch::Receiver<Addresses>) {
         let period = self.shared.settings.token_refresh;
         let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
         let mut token_due = Instant::now() + period;
-        let mut reload_due = Instant::now() + RELOAD;
+        // What was loaded names what is configured alone.
+        let mut reload_due = Instant::now();
         loop {
-            sleep_until(token_due.min(reload_due)).await;
+            tokio::select! {
+                () = sleep_until(token_due.min(reload_due)) => {}
+                Ok(()) = advertised.changed() => reload_due = Instant::now(),
+            }
             let now = Instant::now();
             if now >= token_due {
                 token_due = match self.write_token().await {
@@ -196,7 +200,7 @@ impl Identity {
             }
             if now >= reload_due {
                 reload_due = now + RELOAD;
-                let own = Some(advertised.borrow().first).filter(|ip| !ip.is_loopback());
+                let own = Some(advertised.borrow_and_update().first).filter(|ip| !ip.is_loopback());
                 if let Err(error) = self.reload(own.as_slice()).await {
                     warn!(
                         error = common::chain(&error),
