@@ -77,12 +77,38 @@ pub fn follow(
 }
 
 /// By which others are told to come: the operator's first address, else this host's of now. A list of `detected` alone, what the
-/// start found, is the default or looks like it.
-pub fn advertised(given: &[IpAddr], detected: IpAddr, own: &watch::Receiver<Addresses>) -> watch::Receiver<Addresses> {
-    match given.first() {
-        Some(first) if given != [detected] => Addresses::from(*first).fixed(),
+/// start found, is the default; where the file has it (`written`), it looks like a printed default, and the family stays.
+pub fn advertised(
+    given: &[IpAddr],
+    written: bool,
+    detected: IpAddr,
+    own: &watch::Receiver<Addresses>,
+    tasks: &Tasks,
+) -> watch::Receiver<Addresses> {
+    match given {
+        [first] if *first == detected && written && !first.is_loopback() => of_family(*first, own.clone(), tasks),
+        [first, ..] if given != [detected] => Addresses::from(*first).fixed(),
         _ => own.clone(),
     }
+}
+
+/// `known`, then what takes its place in its family.
+fn of_family(known: IpAddr, mut own: watch::Receiver<Addresses>, tasks: &Tasks) -> watch::Receiver<Addresses> {
+    let (now, told) = watch::channel(Addresses::from(known));
+    tasks.spawn("advertised address", async move {
+        loop {
+            let of_now = *own.borrow_and_update();
+            let same = of_now.all().find(|ip| ip.is_ipv4() == known.is_ipv4());
+            let before = now.borrow().first;
+            if let Some(ip) = same.filter(|ip| *ip != before) {
+                now.send_replace(ip.into());
+            }
+            if own.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    told
 }
 
 /// Between two looks.
@@ -169,11 +195,31 @@ mod tests {
     async fn what_the_operator_says_does_not_follow() {
         let tasks = Tasks::new();
         let host = Host::new("10.0.0.5", &["10.0.0.5"], &tasks);
-        let first = |given: &[&str]| advertised(&parsed(given), ip("10.0.0.5"), &host.told);
-        let by_default = [first(&[]), first(&["10.0.0.5"])];
-        let given = [first(&["10.0.0.1"]), first(&["10.0.0.5", "10.0.0.1"])];
+        let first = |given: &[&str], written| advertised(&parsed(given), written, ip("10.0.0.5"), &host.told, &tasks);
+        let by_default = [first(&["10.0.0.5"], false), first(&["10.0.0.5"], true)];
+        let given = [first(&["10.0.0.1"], true), first(&["10.0.0.5", "10.0.0.1"], true)];
         host.having(&["10.0.0.7"]).await;
         assert_eq!(by_default.map(|own| own.borrow().first), [ip("10.0.0.7"); 2]);
         assert_eq!(given.map(|own| own.borrow().first), [ip("10.0.0.1"), ip("10.0.0.5")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_written_default_follows_within_its_family() {
+        let tasks = Tasks::new();
+        let host = Host::new("fd00::5", &["fd00::5"], &tasks);
+        let first = |written| advertised(&[ip("fd00::5")], written, ip("fd00::5"), &host.told, &tasks);
+        let (written, by_default) = (first(true), first(false));
+        for (found, expected) in [
+            (["10.0.0.5", "fd00::5"], ["fd00::5", "10.0.0.5"]),
+            (["10.0.0.5", "fd00::6"], ["fd00::6", "10.0.0.5"]),
+        ] {
+            host.having(&found).await;
+            let known = [&written, &by_default].map(|own| own.borrow().first.to_string());
+            assert_eq!(known, expected, "{found:?}");
+        }
+        let early = Host::new("127.0.0.1", &[], &tasks);
+        let written = advertised(&[ip("127.0.0.1")], true, ip("127.0.0.1"), &early.told, &tasks);
+        early.having(&["fd00::5"]).await;
+        assert_eq!(written.borrow().first, ip("fd00::5"), "there was no other address");
     }
 }

@@ -88,7 +88,8 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     let tasks = Tasks::new();
     let first = host.local_ip.parse().context("this host's address is no IP address")?;
     let own = addresses::follow(first, HostFacts::addresses_by_route, &tasks);
-    let advertised = addresses::advertised(&settings.advertise_addresses, first, &own);
+    let written = loaded.is_set("modules.cloudHub.advertiseAddress");
+    let advertised = addresses::advertised(&settings.advertise_addresses, written, first, &own, &tasks);
     identity.start(advertised.clone(), &tasks);
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);
     let (informers, changes) = Informers::start(kube.clone(), &tasks);
