@@ -12,7 +12,7 @@ use super::devices::kit::{Plant, Sides, owned, rows, set_external, update};
 use super::reach::{start_pod, until_reached};
 use super::stream_access::until_status;
 use super::volumes::check_token;
-use super::{Entry, bare};
+use super::{Entry, bare, needs_our_cloud};
 use crate::api::{self, elements, text};
 use crate::edge::{EdgeHost, Uplink, Wire};
 use crate::mqtt::{Client, INTERNAL};
@@ -76,6 +76,7 @@ fn lines(list: &str) -> impl Iterator<Item = (&str, &str)> {
 /// work, also one that moves from one edge to another; nothing was forbidden on the way. Server certificate and token are made by the
 /// account too.
 fn account(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "running from these manifests")?;
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let sides = Sides::of(&settings)?;
@@ -144,6 +145,7 @@ fn account(context: &mut Context) -> Result<()> {
 /// The committed Deployment on an ordinary node serves an edge. Changed is what the machine needs: its ports are the run's,
 /// the folder is the run's, and without kube-proxy the API server has another address.
 fn deployment(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "running from these manifests")?;
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
     let system = context.system()?;

@@ -209,6 +209,11 @@ impl Machine {
         }
     }
 
+    /// Nothing is sent until then, unless the link is lost and comes back.
+    pub(super) fn hold(&mut self, until: Instant) {
+        self.paused = Some(until);
+    }
+
     /// The cloud has it, or as much as can be known of that. Whether it was waited for.
     pub(super) fn taken(&mut self, id: &MsgId) -> bool {
         let Some(held) = self.flight.remove(id) else {

@@ -1,8 +1,9 @@
 //! Messages of MQTT clients on their way to the cloud: *records* (ARCHITECTURE.md, "The classes of messages").
 //!
 //! Owns what waits and its rows. Between our own programs each upload is acknowledged, and until then it is kept and sent again under
-//! the same id. A Go cloud acknowledges none: what is handed to the connection is forgotten, what comes while the link is down is kept
-//! and sent in order afterwards. Too much of it drops the oldest, counted. A stop loses none that came here.
+//! the same id. A Go cloud acknowledges none: what is handed to a connection that has lasted a second is forgotten, what comes before, or
+//! while the link is down, is kept and sent in order afterwards. Too much of it drops the oldest, counted. A stop loses none that came
+//! here.
 
 mod machine;
 mod store;
@@ -30,6 +31,9 @@ use machine::{Action, Machine, Record};
 const INBOX: usize = 256;
 /// How long the cloud may take to acknowledge.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a Go cloud gets nothing on a new connection: it closes some at once, when it clears away sessions of the node from before, and
+/// what it was handed is gone.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,7 +81,7 @@ struct Task {
 impl Task {
     async fn run(mut self, mut uploads: mpsc::Receiver<Upload>) {
         let mut link = self.uplink.link();
-        self.machine.link(link.borrow_and_update().is_up());
+        self.follow(*link.borrow_and_update());
         loop {
             let wake = self.work().await;
             self.tell();
@@ -97,7 +101,7 @@ impl Task {
                     let now: Link = *link.borrow_and_update();
                     // Answers to what was sent before never come.
                     self.sending.clear();
-                    self.machine.link(now.is_up());
+                    self.follow(now);
                 }
                 Some((id, outcome)) = self.sending.next() => self.sent(&id, outcome),
                 upload = uploads.recv() => match upload {
@@ -108,6 +112,13 @@ impl Task {
             }
         }
         self.finish(uploads).await;
+    }
+
+    fn follow(&mut self, link: Link) {
+        self.machine.link(link.is_up());
+        if link.is_up() && !self.uplink.features().has_uploads() {
+            self.machine.hold(Instant::now() + TRIAL);
+        }
     }
 
     /// Writes what is in memory, and what still comes: until nobody can push any more.
