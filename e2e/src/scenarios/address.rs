@@ -30,7 +30,7 @@ fn own_address(context: &mut Context) -> Result<()> {
         .context("an edge is number 2")?;
     // Of two addresses with the same prefix the second would go with the first.
     let (own, other) = (format!("{own}/24"), format!("{other}/25"));
-    let namespace = start_pod(system, "address", system.edge.name())?;
+    let namespace = start_pod(system, "own-address", system.edge.name())?;
     system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
         api::is_ready(pod).then_some(())
     })?;
