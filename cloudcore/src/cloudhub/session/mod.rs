@@ -64,10 +64,11 @@ impl Session {
         issued: Option<Duration>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let state = Mutex::new(State {
-            outbox: Outbox::new(metrics),
-            end: None,
-        });
+        let mut outbox = Outbox::new(metrics);
+        if features == Features::default() {
+            outbox = outbox.of_go();
+        }
+        let state = Mutex::new(State { outbox, end: None });
         Self {
             node,
             features,
