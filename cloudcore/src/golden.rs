@@ -381,7 +381,6 @@ impl Play {
     async fn reports(&mut self, edge: &mut Edge, report: Option<(Message, Option<Value>)>) {
         let (report, golden) = report.expect("captured");
         edge.send(&report).await;
-        let before = self.early.len();
         let answer = loop {
             let next = timeout(SOON, edge.receive()).await;
             let next = next.unwrap_or_else(|_| panic!("{} is not confirmed", report.route));
@@ -398,8 +397,7 @@ impl Play {
             "{} is confirmed by {ours}",
             report.route
         );
-        // They may come before the confirmation.
-        if report.route == Route::MembershipDetail && self.early.len() == before {
+        if report.route == Route::MembershipDetail {
             let detail = timeout(SOON, edge.receive()).await.expect("the devices");
             self.early.push(detail.expect("the session lasts"));
         }

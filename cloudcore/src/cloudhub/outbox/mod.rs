@@ -8,7 +8,6 @@
 //! have a lane of their own and are given up after one such cycle. What needs no acknowledgement is sent once.
 
 mod class;
-mod held;
 #[cfg(test)]
 mod simulator;
 #[cfg(test)]
@@ -25,7 +24,6 @@ pub(super) use class::{Class, Lane, Rank, State, lane};
 
 use super::metrics::Metrics;
 use super::records::ObjectRef;
-use held::Held;
 
 /// Objects that may be unacknowledged at once.
 const WINDOW: usize = 32;
@@ -51,8 +49,6 @@ const MAX_REST: Duration = Duration::from_secs(320);
 /// See the module.
 pub(super) struct Outbox {
     metrics: Arc<Metrics>,
-    /// Of a Go edge.
-    held: Option<Held>,
     /// Notices that overtake everything else.
     urgent: VecDeque<(Instant, Message)>,
     notices: VecDeque<(Instant, Message)>,
@@ -119,7 +115,6 @@ impl Outbox {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
-            held: None,
             urgent: VecDeque::new(),
             notices: VecDeque::new(),
             answers: HashMap::new(),
@@ -134,26 +129,8 @@ impl Outbox {
         }
     }
 
-    /// The node has a Go edge: it is not to get answers as fast as they are there.
-    pub(super) fn of_go(mut self) -> Self {
-        self.held = Some(Held::default());
-        self
-    }
-
     /// Takes a message. `recorded` is the version of the object that the node is known to have.
     pub(super) fn offer(&mut self, now: Instant, message: Message, lane: Lane, recorded: Option<&str>) {
-        let is_answer = message.parent.is_some() && !matches!(lane, Lane::State(..));
-        match &mut self.held {
-            Some(held) if is_answer => {
-                if let Some((message, lane)) = held.push(now, message, lane) {
-                    self.take(now, message, lane, None);
-                }
-            }
-            _ => self.take(now, message, lane, recorded),
-        }
-    }
-
-    fn take(&mut self, now: Instant, message: Message, lane: Lane, recorded: Option<&str>) {
         match lane {
             Lane::Notice => {
                 let queue = match message.lane() {
@@ -314,16 +291,11 @@ impl Outbox {
 
     /// When [`Outbox::on_time`] has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let timer = self.timers.first().map(|(due, _)| *due);
-        let held = self.held.as_ref().and_then(Held::next_due);
-        timer.into_iter().chain(held).min()
+        self.timers.first().map(|(due, _)| *due)
     }
 
-    /// Time has passed: answers that were held back may go; what was not acknowledged is sent again, replaced by what is newer, or rests.
+    /// Time has passed: what was not acknowledged is sent again, replaced by what is newer, or rests.
     pub(super) fn on_time(&mut self, now: Instant) {
-        while let Some((message, lane)) = self.held.as_mut().and_then(|held| held.pop(now)) {
-            self.take(now, message, lane, None);
-        }
         while let Some((due, _)) = self.timers.first()
             && *due <= now
         {

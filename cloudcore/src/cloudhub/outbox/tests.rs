@@ -506,23 +506,3 @@ fn a_repeated_message_settles_before_what_is_newer() {
         "the other copy was lost"
     );
 }
-
-#[test]
-fn a_go_edge_gets_an_answer_no_sooner_than_it_can_wait_for_it() {
-    let mut outbox = outbox().of_go();
-    let start = Instant::now();
-    let question = message(Operation::Query, "a", "");
-    let answer = Message::answer_to(&question, Source::EdgeController, object("ConfigMap", "a", "1", ""));
-    offer(&mut outbox, start, answer);
-    offer(&mut outbox, start, message(Operation::Insert, "b", "1"));
-    let names = |sent: Vec<Message>| -> Vec<String> { sent.iter().map(|message| message.route.to_string()).collect() };
-    assert_eq!(
-        names(drain(&mut outbox, start)),
-        ["default/configmap/b"],
-        "objects go at once"
-    );
-    let due = outbox.next_due().expect("a time");
-    assert!(due > start && due <= start + Duration::from_millis(10));
-    outbox.on_time(due);
-    assert_eq!(names(drain(&mut outbox, due)), ["default/configmap/a"]);
-}

@@ -64,11 +64,10 @@ impl Session {
         issued: Option<Duration>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let mut outbox = Outbox::new(metrics);
-        if features == Features::default() {
-            outbox = outbox.of_go();
-        }
-        let state = Mutex::new(State { outbox, end: None });
+        let state = Mutex::new(State {
+            outbox: Outbox::new(metrics),
+            end: None,
+        });
         Self {
             node,
             features,
