@@ -40,8 +40,11 @@ const GOOD: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 /// A node that is not registered by then is another's business.
 const REGISTRATION: Duration = Duration::from_secs(10);
-/// How long a Go cloud is left alone after EdgeHub has reached it. It begins a tunnel by writing the Node's status; where a report of this
-/// node comes between its read and its write, it tries again only after 20 s, and until then nobody reaches the node.
+/// How long the tunnel waits for EdgeHub before it is dialled without it.
+const EDGEHUB: Duration = Duration::from_secs(5);
+/// How long a Go cloud is left alone after EdgeHub has reached it, or the address changed. It begins a tunnel by writing the Node's status.
+/// Where a report of this node comes between its read and its write, it tries again only after 20 s: until then nobody reaches the node,
+/// and if the tunnel has ended meanwhile, it takes the place of the one that is there.
 const REPORTS: Duration = Duration::from_secs(1);
 
 /// What this module needs to know.
@@ -92,11 +95,9 @@ impl EdgeStream {
         let _ = tokio::time::timeout(REGISTRATION, self.registered()).await;
         let mut fresh = true;
         loop {
+            self.settle(fresh).await;
             // What comes up from now on is a reason to try at once.
-            let is_up = self.link.borrow_and_update().is_up();
-            if fresh && is_up && self.meta.features() == Features::default() {
-                tokio::time::sleep(REPORTS).await;
-            }
+            self.link.mark_unchanged();
             let address = *self.settings.address.borrow_and_update();
             match dial::dial(&self.settings, address, identity).await {
                 Ok(connection) => {
@@ -117,7 +118,10 @@ impl EdgeStream {
                     fresh = true;
                     backoff.reset();
                 }
-                () = address::changed(&mut self.settings.address) => backoff.reset(),
+                () = address::changed(&mut self.settings.address) => {
+                    fresh = true;
+                    backoff.reset();
+                }
             }
             identity = self.identity().await;
         }
@@ -127,6 +131,16 @@ impl EdgeStream {
     async fn registered(&self) {
         while !matches!(self.meta.node().await, Ok(Some(_))) {
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits a while for EdgeHub, and lets a Go cloud take the reports that follow.
+    async fn settle(&mut self, mut fresh: bool) {
+        if !self.link.borrow().is_up() {
+            fresh = tokio::time::timeout(EDGEHUB, came_up(&mut self.link)).await.is_ok();
+        }
+        if fresh && self.link.borrow().is_up() && self.meta.features() == Features::default() {
+            tokio::time::sleep(REPORTS).await;
         }
     }
 
