@@ -24,8 +24,6 @@ const LINES: usize = 10_000;
 const LINE: usize = 960;
 const EXECS: usize = 10;
 const RUNS: usize = 5;
-/// Runs of one mark that may fail.
-const FAILURES: usize = 100;
 /// Where the container keeps a stream: in memory.
 const KEPT: &str = "/dev/shm/kept";
 
@@ -143,14 +141,13 @@ impl Bench {
     }
 }
 
-/// Times of that many good runs. A Go peer breaks connections off, on fast machines most of those of short commands: such a run is told
-/// of and made again.
+/// Times of that many good runs. A Go peer breaks some connections off: such a run is told of and made again, a few times.
 fn repeat(runs: usize, mut one: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
     let (mut times, mut failed) = (Vec::new(), 0);
     while times.len() < runs {
         match one() {
             Ok(took) => times.push(took),
-            Err(error) if failed < FAILURES => {
+            Err(error) if failed < runs => {
                 failed += 1;
                 println!("  a run failed: {error:#}");
             }
