@@ -16,6 +16,7 @@ pub mod golden;
 pub mod ids;
 pub mod inventory;
 pub mod join;
+pub mod json;
 pub mod lanes;
 pub mod message;
 pub mod mqtt;

@@ -174,7 +174,7 @@ impl Object {
 
     /// A typed view, for reading only.
     pub fn view<T: DeserializeOwned>(&self) -> Result<T, BadObject> {
-        serde_json::from_str(self.raw.get()).map_err(BadObject::Json)
+        crate::json::from_str(self.raw.get()).map_err(BadObject::Json)
     }
 
     /// `spec.nodeName` of a Pod.

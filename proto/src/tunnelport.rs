@@ -98,7 +98,7 @@ impl TunnelPortRecord {
         record.second = annotations
             .get(SECOND_ANNOTATION)
             .filter(|text| text.len() <= MAX_RECORD)
-            .and_then(|text| serde_json::from_str(text).ok())
+            .and_then(|text| crate::json::from_str(text).ok())
             .unwrap_or_default();
         Ok(record)
     }
@@ -109,7 +109,7 @@ impl TunnelPortRecord {
         if text.len() > MAX_RECORD {
             return Err(BadRecord::Long(text.len()));
         }
-        let mut rest: Map<String, Value> = serde_json::from_str(text).map_err(BadRecord::Json)?;
+        let mut rest: Map<String, Value> = crate::json::from_str(text).map_err(BadRecord::Json)?;
         let mut map = |key| match rest.remove(key) {
             Some(Value::Object(map)) => map,
             _ => Map::new(),

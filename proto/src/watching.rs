@@ -59,7 +59,7 @@ impl WatchLine {
             "MODIFIED" => Self::Modified(Object::from_raw(event.object)?),
             "DELETED" => Self::Deleted(Object::from_raw(event.object)?),
             "BOOKMARK" => Self::Bookmark(Object::from_raw(event.object)?.meta().resource_version.clone()),
-            "ERROR" => Self::Error(serde_json::from_str(event.object.get()).map_err(BadObject::Json)?),
+            "ERROR" => Self::Error(crate::json::from_str(event.object.get()).map_err(BadObject::Json)?),
             _ => return Ok(None),
         }))
     }

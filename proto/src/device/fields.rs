@@ -13,7 +13,7 @@ impl Fields {
         if payload.len() > MAX_PAYLOAD {
             return Err(BadPayload::TooLarge(payload.len()));
         }
-        serde_json::from_slice(payload).map(Self).map_err(BadPayload::Json)
+        crate::json::from_slice(payload).map(Self).map_err(BadPayload::Json)
     }
 
     /// An object inside of another.

@@ -6,6 +6,7 @@ use thiserror::Error;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
+use super::authority::ServerNames;
 use super::name::{CertificateName, PeerName};
 use crate::ids::NodeName;
 
@@ -127,6 +128,18 @@ impl CertificateRequest {
             public_key: request.public_key,
             subject_alt_names: request.params.subject_alt_names,
         })
+    }
+
+    /// Drops what the certificate may not serve under: all but the node's name and addresses that are not among `of_others`. At a
+    /// loopback address everybody is only at home.
+    pub fn keep_own_names(&mut self, node: &NodeName, of_others: &ServerNames) {
+        self.subject_alt_names.retain(|name| match name {
+            SanType::DnsName(name) => {
+                name.as_str() == node.as_str() && !of_others.dns.iter().any(|of| of == name.as_str())
+            }
+            SanType::IpAddress(address) => address.is_loopback() || !of_others.addresses.contains(address),
+            _ => false,
+        });
     }
 
     /// Whose certificate it will be.

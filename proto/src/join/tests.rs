@@ -124,6 +124,42 @@ fn an_edge_certificate_has_the_fields_of_the_recorded_one() {
 }
 
 #[test]
+fn a_certificate_serves_under_no_name_of_others() {
+    let authority = Authority::generate(NOW).unwrap();
+    let node = NodeName::from("sim-1");
+    let usages = ExtendedKeyUsages::parse("[1,2]").unwrap();
+    let names = |node: &NodeName, dns: &[&str], address: [u8; 4]| {
+        let der = recorded_request("issue with token, ExtKeyUsages [1,2], SANs in the CSR");
+        let mut request = CertificateRequest::check(&der, &NodeName::from("sim-1")).unwrap();
+        let of_others = ServerNames {
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            addresses: vec![address.into()],
+        };
+        request.keep_own_names(node, &of_others);
+        let der = authority.issue_edge(&request, usages, NOW, Duration::from_secs(86_400));
+        let names = ServerNames::of_certificate(&der.unwrap()).unwrap_or_default();
+        (names.dns, names.addresses.len())
+    };
+    let own = vec!["sim-1".to_owned()];
+    assert_eq!(names(&node, &["cloud"], [192, 0, 2, 1]), (own.clone(), 1));
+    assert_eq!(
+        names(&node, &["cloud"], [10, 250, 0, 2]),
+        (own, 0),
+        "the cloud's address"
+    );
+    assert_eq!(
+        names(&node, &["sim-1"], [10, 250, 0, 2]),
+        (Vec::new(), 0),
+        "its name too"
+    );
+    assert_eq!(
+        names(&"sim-2".into(), &[], [192, 0, 2, 1]),
+        (Vec::new(), 1),
+        "another node's name"
+    );
+}
+
+#[test]
 fn host_names_get_in_with_server_authentication_only() {
     let authority = Authority::generate(NOW).unwrap();
     let der = recorded_request("issue with token, ExtKeyUsages [1,2], SANs in the CSR");

@@ -77,7 +77,7 @@ pub fn convert(body: &[u8]) -> Result<Vec<u8>, BadReview> {
 }
 
 fn one(object: &RawValue, version: Version) -> Result<Box<RawValue>, String> {
-    let object: Value = serde_json::from_str(object.get()).map_err(|error| error.to_string())?;
+    let object: Value = crate::json::from_str(object.get()).map_err(|error| error.to_string())?;
     let name = |member: &str| {
         let name = object.get("metadata").and_then(|metadata| metadata.get(member));
         name.and_then(Value::as_str).unwrap_or_default().to_owned()

@@ -141,7 +141,7 @@ fn take_notes(frame: &mut Object, version: Version) -> Notes {
     {
         metadata.remove("annotations");
     }
-    let by_version: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
+    let by_version: Map<String, Value> = crate::json::from_str(&text).unwrap_or_default();
     let notes = by_version.into_iter().find(|(name, _)| name == version.name());
     notes.map(|(_, notes)| Notes::from_value(notes)).unwrap_or_default()
 }
