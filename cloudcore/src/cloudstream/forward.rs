@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::chain;
-use common::tls::client::{Identity, client_config_any_name};
+use common::tls::client::{Identity, cloud_config_any_name};
 use http::StatusCode;
 use proto::join::{Authority, CertificateName, ServerNames};
 use proto::{Namespace, NodeName};
@@ -193,7 +193,7 @@ async fn connect(
         key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
     };
     // All cloudcores share one certificate, whose names are those that edges dial. An operator's may be of another CA.
-    let (config, mismatch) = client_config_any_name(&shared.authorities, Some(identity))?;
+    let (config, mismatch) = cloud_config_any_name(&shared.authorities, Some(identity))?;
     let connector = TlsConnector::from(Arc::new(config));
     let dialled = timeout(DIAL, async {
         let stream = TcpStream::connect(holder).await?;

@@ -130,7 +130,7 @@ impl Keeper {
     }
 }
 
-/// Whoever has a certificate of our CA for this name is one of us.
+/// Whoever has a certificate of our CA for this name, and not a node's, is one of us.
 async fn handshake(tls: Arc<ClientConfig>, url: &str) -> Option<()> {
     let (host, port) = host_of(url)?;
     let stream = TcpStream::connect((host.as_str(), port)).await.ok()?;

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::tls::client::{ClientTlsError, client_config};
+use common::tls::client::{ClientTlsError, cloud_config};
 use common::tls::server::{ClientCertificates, ServerTlsError, server_config};
 use common::{Backoff, Tasks};
 use prometheus_client::registry::Registry;
@@ -120,7 +120,7 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> Result<(),
     let keeper = Keeper::new(
         kube,
         Registration::new(target(), &pem(&[ca.to_vec()])),
-        client_config(&[ca], None)?,
+        cloud_config(&[ca], None)?,
     );
     tasks.spawn("webhook", async move {
         let listener = listen(address).await;

@@ -50,7 +50,7 @@ fn api() -> FakeApi {
 
 async fn keeper(api: &FakeApi, folder: &TempDir, target: Target) -> Keeper {
     let ca = identity(folder).await.ca().clone();
-    let tls = client_config(&[ca], None).expect("a client");
+    let tls = cloud_config(&[ca], None).expect("a client");
     Keeper::new(api.kube(), Registration::new(target, "the CA"), tls)
 }
 
@@ -117,7 +117,7 @@ async fn a_cloudcore_that_answers_keeps_its_place_and_a_silent_one_loses_it() {
         api.put(path, patch);
     }
     api.put(HOOKS, first.configuration());
-    let tls = client_config(&[identity.ca().clone()], None).expect("a client");
+    let tls = cloud_config(&[identity.ca().clone()], None).expect("a client");
     let mut keeper = Keeper::new(api.kube(), Registration::new(url("https://127.0.0.1:1"), "the CA"), tls);
     for _ in 0..3 {
         keeper.look().await;
@@ -212,7 +212,7 @@ async fn ask(address: SocketAddr, identity: &Identity, head: &str, body: &str) -
 }
 
 async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str, body: &str) -> (u16, String) {
-    let tls = client_config(&[identity.ca().clone()], None).expect("a client");
+    let tls = cloud_config(&[identity.ca().clone()], None).expect("a client");
     let stream = TcpStream::connect(address).await.expect("connected");
     let name = "cloudcore.kubeedge.svc".try_into().expect("a name");
     let connecting = TlsConnector::from(Arc::new(tls)).connect(name, stream);

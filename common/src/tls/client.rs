@@ -13,9 +13,9 @@ use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
-use super::any_name::AnyName;
-pub use super::any_name::NameMismatch;
 use super::anybody::Anybody;
+use super::cloud::Cloud;
+pub use super::cloud::NameMismatch;
 use super::server::provider;
 
 /// Why no client configuration could be made.
@@ -101,16 +101,27 @@ pub fn client_config(
     build(verifier(roots)?, identity)
 }
 
-/// The same without the server's name. Whether that was right can be asked for after the handshake: of a CA that signs others than
-/// those that are meant, it has to be, or the certificate looked at.
-pub fn client_config_any_name(
+/// The same for a cloudcore: with an edge's certificate nobody is one, although their CA is one and the same.
+pub fn cloud_config(
+    roots: &[CertificateDer<'static>],
+    identity: Option<Identity>,
+) -> Result<ClientConfig, ClientTlsError> {
+    let verifier = Cloud {
+        inner: verifier(roots)?,
+        any_name: None,
+    };
+    build(Arc::new(verifier), identity)
+}
+
+/// The same without the cloudcore's name. Whether that was right can be asked for after the handshake.
+pub fn cloud_config_any_name(
     roots: &[CertificateDer<'static>],
     identity: Option<Identity>,
 ) -> Result<(ClientConfig, NameMismatch), ClientTlsError> {
     let mismatch = NameMismatch::default();
-    let verifier = AnyName {
+    let verifier = Cloud {
         inner: verifier(roots)?,
-        mismatch: mismatch.clone(),
+        any_name: Some(mismatch.clone()),
     };
     Ok((build(Arc::new(verifier), identity)?, mismatch))
 }

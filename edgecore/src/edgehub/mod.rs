@@ -18,7 +18,7 @@ mod successor;
 
 use std::time::Duration;
 
-use common::tls::client::client_config;
+use common::tls::client::cloud_config;
 use common::{Backoff, Tasks};
 use proto::NodeName;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Hub {
                 joined();
             }
             let target = self.target();
-            let credentials = client_config(&usable.roots, Some(usable.identity)).map(|tls| Credentials {
+            let credentials = cloud_config(&usable.roots, Some(usable.identity)).map(|tls| Credentials {
                 tls,
                 validity: usable.validity,
             });

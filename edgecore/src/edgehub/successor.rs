@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::Backoff;
 use common::line::quic::{Path, end_of_route};
-use common::tls::client::client_config;
+use common::tls::client::cloud_config;
 use rustls::ClientConfig;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -94,7 +94,7 @@ async fn renew(
         let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         while let Ok(usable) = certificates.usable() {
             validity = usable.validity;
-            let dialled = match client_config(&usable.roots, Some(usable.identity)) {
+            let dialled = match cloud_config(&usable.roots, Some(usable.identity)) {
                 Ok(tls) => dialling
                     .during(connect::dial(target, &tls, connect::HEAD_START))
                     .await

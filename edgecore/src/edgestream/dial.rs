@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::tls::client::{ClientTlsError, client_config_any_name, without_time};
+use common::tls::client::{ClientTlsError, cloud_config_any_name, without_time};
 use proto::Features;
 use proto::tunnel::upgrade::{Answer, MAX_HEAD, Refused, Upgrade};
 use rustls_pki_types::ServerName;
@@ -60,7 +60,7 @@ pub(super) async fn dial(settings: &Settings, address: IpAddr, identity: Usable)
     let host = host.trim_matches(['[', ']']);
     let port: u16 = port.parse().map_err(|_| wrong())?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
-    let (config, mismatch) = client_config_any_name(&identity.roots, Some(identity.identity))?;
+    let (config, mismatch) = cloud_config_any_name(&identity.roots, Some(identity.identity))?;
 
     let limit = CONNECT.min(settings.handshake_timeout);
     let stream = timeout(limit, TcpStream::connect((host, port))).await.map_err(late)?;

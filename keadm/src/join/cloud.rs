@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use common::tls::client::{client_config, unverified_config};
+use common::tls::client::{cloud_config, unverified_config};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -138,7 +138,7 @@ impl Https<'_> {
 
     fn tls(&self) -> anyhow::Result<ClientConfig> {
         Ok(match &self.trust {
-            Some(authority) => client_config(std::slice::from_ref(authority), None)?,
+            Some(authority) => cloud_config(std::slice::from_ref(authority), None)?,
             // The CA is checked by the token's hash once it is here; nothing secret is sent before.
             None => unverified_config()?,
         })

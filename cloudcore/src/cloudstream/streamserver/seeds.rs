@@ -6,15 +6,13 @@ use super::lastword::{Form, LastWord};
 #[allow(unreachable_pub)]
 #[path = "../../../../fuzz/src/kubelet.rs"]
 mod readers;
-#[path = "../../../../fuzz/src/replay.rs"]
-mod replay;
 
 #[test]
 fn stream_head() {
-    replay::replay("stream_head", readers::head);
+    crate::replay::replay("stream_head", readers::head);
 }
 
 #[test]
 fn stream_last_word() {
-    replay::replay("stream_last_word", readers::last_word);
+    crate::replay::replay("stream_last_word", readers::last_word);
 }

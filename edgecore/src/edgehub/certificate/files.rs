@@ -106,7 +106,7 @@ impl Paths {
             });
         }
         let identity = Identity { chain, key };
-        let fits = client::client_config(
+        let fits = client::cloud_config(
             &roots,
             Some(Identity {
                 chain: identity.chain.clone(),

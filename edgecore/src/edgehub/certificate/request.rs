@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::tls::client::{ClientTlsError, Identity, client_config, unverified_config, without_time};
+use common::tls::client::{ClientTlsError, Identity, cloud_config, unverified_config, without_time};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -161,7 +161,7 @@ impl Server {
         node: &str,
         csr: Vec<u8>,
     ) -> Result<Vec<u8>, JoinError> {
-        let config = client_config(&[CertificateDer::from(ca.to_vec())], None)?;
+        let config = cloud_config(&[CertificateDer::from(ca.to_vec())], None)?;
         let request = self
             .request("/edge.crt")
             .header("NodeName", node)
@@ -190,7 +190,7 @@ impl Server {
         node: &str,
         csr: Vec<u8>,
     ) -> Result<Vec<u8>, JoinError> {
-        let config = client_config(roots, Some(identity))?;
+        let config = cloud_config(roots, Some(identity))?;
         let request = self
             .request("/edge.crt")
             .header("NodeName", node)

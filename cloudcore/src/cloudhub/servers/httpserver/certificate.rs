@@ -5,7 +5,7 @@ use std::error::Error as _;
 use http::HeaderValue;
 use proto::NodeName;
 use proto::join::{
-    BadRequest, CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, issued_at, verify_jwt,
+    BadRequest, CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, ServerNames, issued_at, verify_jwt,
 };
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error as TlsError};
@@ -30,11 +30,17 @@ impl Proof<'_> {
         identity: &Identity,
         verifier: &dyn ClientCertVerifier,
         node: &NodeName,
+        legacy_certificates: bool,
     ) -> Result<(), Denied> {
         match self.shown {
-            Some(shown) => verify(shown, verifier, node),
+            Some(shown) => verify(shown, verifier, node, legacy_certificates),
             None => self.check_token(identity),
         }
+    }
+
+    /// Whether it is for this node alone.
+    fn is_of_node(&self) -> bool {
+        matches!(self.shown.and_then(peer), Some(PeerName::Node(_)))
     }
 
     pub(super) fn is_revoked(&self, revoked: &Revoked, node: &NodeName) -> bool {
@@ -64,11 +70,12 @@ impl Proof<'_> {
 }
 
 /// Whether the certificate is the node's: of our CA, valid now, for client authentication, in the node's name or in the one that
-/// edges up to v1.15 share.
+/// edges up to v1.15 share while that is accepted.
 pub(super) fn verify(
     shown: &CertificateDer<'static>,
     verifier: &dyn ClientCertVerifier,
     node: &NodeName,
+    legacy_certificates: bool,
 ) -> Result<(), Denied> {
     let denied = |reason: &str| {
         Denied(format!(
@@ -81,11 +88,16 @@ pub(super) fn verify(
             reason(&error)
         )));
     }
-    match CertificateName::of_certificate(shown).and_then(|name| name.peer()) {
+    match peer(shown) {
         Some(PeerName::Node(name)) if name == *node => Ok(()),
-        Some(PeerName::Legacy) => Ok(()),
+        Some(PeerName::Legacy) if legacy_certificates => Ok(()),
+        Some(PeerName::Legacy) => Err(denied("certificates without a node's name are not accepted any more")),
         _ => Err(denied("request node name is not match with the certificate")),
     }
+}
+
+fn peer(shown: &CertificateDer<'static>) -> Option<PeerName> {
+    CertificateName::of_certificate(shown).and_then(|name| name.peer())
 }
 
 /// Go's words where operators may search for them.
@@ -110,23 +122,36 @@ fn reason(error: &TlsError) -> String {
     }
 }
 
-/// Signs the request; the error is the answer's text.
+/// Signs the request; the error is the answer's text. Nobody gets more than was proven: who is a node gets no certificate that is
+/// taken for any node, and none may serve under a name of the cloud.
 pub(super) fn issue(
     shared: &Shared,
     node: &NodeName,
+    proof: &Proof<'_>,
     usages: Option<&HeaderValue>,
     request: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let usages = match usages.map(HeaderValue::to_str) {
+    let mut usages = match usages.map(HeaderValue::to_str) {
         None => ExtendedKeyUsages::DEFAULT,
         Some(Ok(header)) => ExtendedKeyUsages::parse(header).map_err(|error| linked(&error))?,
         Some(Err(error)) => return Err(format!("unmarshal http header ExtKeyUsages fail, err: {error}")),
     };
-    let request = CertificateRequest::check(request, node)
+    let mut request = CertificateRequest::check(request, node)
         .map_err(|error| format!("fail to signCerts, err: {}", linked(&error)))?;
-    if request.name().peer() == Some(PeerName::Legacy) && !shared.settings.legacy_certificates {
-        return Err("fail to signCerts, err: certificates without a node's name are not given any more".into());
+    if request.name().peer() == Some(PeerName::Legacy) {
+        if proof.is_of_node() {
+            return Err(format!(
+                "fail to signCerts, err: the certificate of node {node} is renewed in its own name only"
+            ));
+        }
+        if !shared.settings.legacy_certificates {
+            return Err("fail to signCerts, err: certificates without a node's name are not given any more".into());
+        }
+        usages = ExtendedKeyUsages::DEFAULT;
     }
+    let present = shared.identity.present_server();
+    let of_the_cloud = present.and_then(|own| ServerNames::of_certificate(&own));
+    request.keep_own_names(node, &of_the_cloud.unwrap_or_default());
     let authority = shared.identity.authority();
     authority
         .issue_edge(&request, usages, unix_now(), shared.settings.edge_certificate)

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
-use proto::join::{CertificateName, MAX_REQUEST, PeerName};
+use proto::join::MAX_REQUEST;
 use proto::{Content, NodeName};
 use rustls::server::danger::ClientCertVerifier;
 use tracing::{info, warn};
@@ -65,7 +65,12 @@ async fn edge(
         shown: shown.as_ref(),
         authorization: headers.get("Authorization"),
     };
-    if let Err(Denied(reason)) = proof.check(&server.shared.identity, &*server.verifier, &node) {
+    if let Err(Denied(reason)) = proof.check(
+        &server.shared.identity,
+        &*server.verifier,
+        &node,
+        server.shared.settings.legacy_certificates,
+    ) {
         return refuse(StatusCode::UNAUTHORIZED, reason);
     }
     if proof.is_revoked(&server.shared.revoked.read(), &node) {
@@ -76,7 +81,7 @@ async fn edge(
     let Ok(body) = axum::body::to_bytes(request.into_body(), MAX_REQUEST).await else {
         return failed("fail to read file when signing the cert, err: http: request body too large".into());
     };
-    match certificate::issue(&server.shared, &node, headers.get("ExtKeyUsages"), &body) {
+    match certificate::issue(&server.shared, &node, &proof, headers.get("ExtKeyUsages"), &body) {
         Ok(der) => {
             info!(%node, "certificate issued");
             binary(der)
@@ -165,15 +170,9 @@ fn accept_report(
             "the client certificate of the node is required",
         );
     };
-    if let Err(Denied(reason)) = certificate::verify(shown, &*server.verifier, &node) {
+    let legacy = server.shared.settings.legacy_certificates;
+    if let Err(Denied(reason)) = certificate::verify(shown, &*server.verifier, &node, legacy) {
         return text(StatusCode::UNAUTHORIZED, &reason);
-    }
-    let legacy = CertificateName::of_certificate(shown).and_then(|name| name.peer()) == Some(PeerName::Legacy);
-    if legacy && !server.shared.settings.legacy_certificates {
-        return text(
-            StatusCode::UNAUTHORIZED,
-            "certificates without a node's name are not accepted any more",
-        );
     }
     server.shared.cluster.task_report(TaskReport {
         node,

@@ -118,22 +118,55 @@ async fn reports_on_tasks_need_the_nodes_certificate() {
     );
 }
 
-#[tokio::test]
-async fn strict_mode_gives_no_certificates_without_a_nodes_name() {
-    let world = World::start(|settings| settings.legacy_certificates = false).await;
+/// Asks for a certificate in this name for edge-1, to serve with too, showing a certificate or a token.
+async fn renewal(world: &World, shown: Option<&NodeIdentity>, organization: &str, common_name: &str) -> Vec<u8> {
     let authority = world.identity.authority();
-    let name = CertificateName {
-        organization: "kubeEdge".into(),
-        common_name: "kubeedge.io".into(),
-    };
-    let (csr, _) = csr(&name);
+    let (csr, _) = csr(&CertificateName {
+        organization: organization.into(),
+        common_name: common_name.into(),
+    });
     let soon = unix_now().as_secs() + 3600;
     let token = sign_token(authority.certificate(), authority.key(), soon).expect("signed");
     let head = format!(
-        "GET /edge.crt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nNodeName: edge-1\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        "GET /edge.crt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nNodeName: edge-1\r\nExtKeyUsages: [1,2]\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
         Token::parse(&token).expect("a token").jwt(),
         csr.len()
     );
     let request = [head.as_bytes(), &csr].concat();
-    assert_eq!(told(&exchange(&world, None, &request).await).0, 500);
+    exchange(world, shown, &request).await
+}
+
+/// The usage `serverAuth` as a certificate has it: 1.3.6.1.5.5.7.3.1.
+const SERVER_AUTH: [u8; 10] = [0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+
+#[tokio::test]
+async fn nobody_gets_more_than_was_proven() {
+    let (node, legacy) = ("system:node:edge-1", "kubeedge.io");
+    for (legacy_certificates, shown, organization, name, status) in [
+        (true, Some(node), "system:nodes", node, 200),
+        // It would let in as any node.
+        (true, Some(node), "KubeEdge", legacy, 500),
+        (true, Some(legacy), "kubeEdge", legacy, 200),
+        (true, Some(legacy), "system:nodes", node, 200),
+        (true, None, "kubeEdge", legacy, 200),
+        (false, Some(node), "system:nodes", node, 200),
+        (false, Some(legacy), "system:nodes", node, 401),
+        (false, Some(legacy), "kubeEdge", legacy, 401),
+        (false, None, "kubeEdge", legacy, 500),
+    ] {
+        let world = World::start(|settings| settings.legacy_certificates = legacy_certificates).await;
+        let authority = world.identity.authority();
+        let identity = shown.map(|shown| match shown {
+            "kubeedge.io" => NodeIdentity::legacy(authority, "kubeEdge"),
+            _ => NodeIdentity::of_node(authority, "edge-1"),
+        });
+        let answer = renewal(&world, identity.as_ref(), organization, name).await;
+        let what = format!(
+            "{legacy_certificates} {shown:?} {name}: {}",
+            String::from_utf8_lossy(&answer)
+        );
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{what}");
+        let serves = answer.windows(SERVER_AUTH.len()).any(|bytes| bytes == SERVER_AUTH);
+        assert_eq!(serves, status == 200 && name == node, "{what}");
+    }
 }
