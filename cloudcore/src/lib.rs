@@ -14,6 +14,9 @@ pub mod kubernetes;
 mod labels;
 pub mod monitor;
 pub mod objectsync;
+#[cfg(test)]
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
 pub mod revocation;
 pub mod synccontroller;
 mod waiting;

@@ -12,7 +12,7 @@ pub struct Known {
     pub uid: Uid,
     /// `metadata.resourceVersion`; 0 for what is no number.
     pub version: u64,
-    /// The version of the last change that edges are told of: for Pods, the last that was not one of status alone.
+    /// The version of the last change that edges are told of: for Pods, the last that was not one of the edge's own status alone.
     pub told: u64,
 }
 
@@ -49,7 +49,7 @@ pub fn shell(path: &ObjectPath, uid: &Uid) -> Object {
 }
 
 /// A hash of what makes a difference to an edge: not the version, not who manages which field and, for Pods, not the status, which
-/// the edge itself reports.
+/// the edge itself reports, but for what another said there.
 pub(super) fn fingerprint(object: &Object, without_status: bool) -> u64 {
     let mut hasher = DefaultHasher::new();
     if let Ok(mut map) = object.view::<serde_json::Map<String, serde_json::Value>>() {
@@ -57,11 +57,26 @@ pub(super) fn fingerprint(object: &Object, without_status: bool) -> u64 {
             metadata.retain(|key, _| !matches!(key.as_str(), "resourceVersion" | "generation" | "managedFields"));
         }
         if without_status {
-            map.remove("status");
+            let status = map.remove("status");
+            status.as_ref().is_some_and(is_called_unready).hash(&mut hasher);
         }
         map.remove("kind");
         map.remove("apiVersion");
         serde_json::Value::Object(map).to_string().hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// Whether a Pod's status says that it is not ready although its containers are. So it is while a readiness gate is closed, and after the
+/// node was away: Kubernetes' node lifecycle controller changes that one condition, and a kubelet (Go's edges have one) puts it right
+/// only when it hears of it.
+fn is_called_unready(status: &serde_json::Value) -> bool {
+    let conditions = status.get("conditions").and_then(serde_json::Value::as_array);
+    let says = |kind: &str, value: &str| {
+        conditions.is_some_and(|conditions| {
+            let mut conditions = conditions.iter();
+            conditions.any(|condition| condition["type"] == kind && condition["status"] == value)
+        })
+    };
+    says("Ready", "False") && says("ContainersReady", "True")
 }

@@ -19,19 +19,19 @@ fn node(name: &str, version: u64, label: &str) -> Object {
 
 fn pod(name: &str, node: &str, uid: &str, version: u64, extra: Value) -> Object {
     let mut spec = json!({"nodeName": node});
-    let mut phase = "Pending";
+    let mut status = json!({"phase": "Pending"});
     if let Value::Object(extra) = &extra {
         for (key, value) in extra {
-            if key == "phase" {
-                phase = "Running";
-            } else {
-                spec[key] = value.clone();
+            match key.as_str() {
+                "phase" => status["phase"] = "Running".into(),
+                "conditions" => status["conditions"] = value.clone(),
+                _ => spec[key] = value.clone(),
             }
         }
     }
     object(
         json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "namespace": "ns", "uid": uid,
-        "resourceVersion": version.to_string(), "managedFields": [{"x": version}]}, "spec": spec, "status": {"phase": phase}}),
+        "resourceVersion": version.to_string(), "managedFields": [{"x": version}]}, "spec": spec, "status": status}),
     )
 }
 
@@ -97,6 +97,19 @@ fn pods_of_edges_only_and_status_is_no_change() {
     );
     let known = index.known(&ObjectPath::new("ns", Kind::Pod, "a")).expect("known");
     assert_eq!((known.version, known.told), (6, 5));
+    let unready = |ready: &str| json!({"conditions": [{"type": "Ready", "status": ready}, {"type": "ContainersReady", "status": ready}]});
+    for ready in ["True", "False", "True"] {
+        let told = index.apply(Watch::Pods, Seen::Modified(pod("a", "e", "u", 6, unready(ready))));
+        assert_eq!(ops(&told), [""; 0], "as the edge says");
+    }
+    let called =
+        json!({"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]});
+    let told = index.apply(Watch::Pods, Seen::Modified(pod("a", "e", "u", 6, called)));
+    assert_eq!(
+        ops(&told),
+        ["update pod a u on e"],
+        "as the node lifecycle controller says"
+    );
     let changed = index.apply(Watch::Pods, Seen::Modified(pod("a", "e", "u", 7, json!({"x": 1}))));
     assert_eq!(ops(&changed), ["update pod a u on e"]);
     let deleted = index.apply(Watch::Pods, Seen::Deleted(pod("a", "e", "u", 8, json!({}))));

@@ -228,7 +228,7 @@ impl Kube {
             .map_err(|error| unreachable(verb, path, error))?
             .to_bytes();
         // Go's clients strip the two type fields, and edges get what they pass on.
-        let status = match serde_json::from_slice::<Status>(&body) {
+        let status = match proto::json::from_slice::<Status>(&body) {
             Ok(status) if status.code != 0 => Status {
                 kind: None,
                 api_version: None,

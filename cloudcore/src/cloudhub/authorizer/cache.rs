@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use proto::NodeName;
 use tokio::time::Instant;
 
-use super::review::ReviewRequest;
+use super::request::ReviewRequest;
 
 /// How long a node keeps a right that it had: the time in which a pod's Secrets may still be read after it left.
 const ALLOWED: Duration = Duration::from_secs(60);

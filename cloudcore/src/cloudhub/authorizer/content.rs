@@ -4,10 +4,9 @@
 //! kubelets is asked here.
 
 use proto::join::{CertificateName, PeerName};
-use proto::{Kind, Message, NodeName, Object, ObjectPath, Operation};
+use proto::{Kind, Message, NodeName, Object, ObjectPath, Operation, json};
 use serde_json::{Map, Value};
 
-use super::keys;
 use super::rule::Rule;
 use crate::labels::is_label_of_nodes;
 
@@ -52,7 +51,7 @@ const PATCHED_METADATA: [&str; 6] = [
 const FORBIDDEN_LABELS: Reason =
     "a node may not give itself labels of Kubernetes but those of kubelets and of edge nodes";
 
-pub(super) const TWICE: Reason = "a request may not name a key twice";
+pub(super) const AMBIGUOUS: Reason = "a request may not name a key twice, nor one that its readers keep for themselves";
 
 pub(super) fn checked(verdict: Result<(), Reason>) -> Rule {
     match verdict {
@@ -63,7 +62,13 @@ pub(super) fn checked(verdict: Result<(), Reason>) -> Rule {
 
 /// A Node that is to be made.
 pub(super) fn registration(message: &Message) -> Result<(), Reason> {
-    let node: Value = message.content.parse().unwrap_or_default();
+    let node: Value = match message.content.parse() {
+        Ok(node) => node,
+        // Others may read what ours cannot, such as a number beyond all bounds.
+        Err(_) if message.content.document().trim_start().starts_with('{') => return Err("the content is no Node"),
+        // The answer tells what is wrong with it.
+        Err(_) => Value::Null,
+    };
     let labels = node["metadata"]["labels"].as_object();
     if labels.into_iter().flatten().all(|(key, _)| is_label_of_nodes(key)) {
         Ok(())
@@ -103,7 +108,7 @@ fn only_plain(metadata: &Map<String, Value>) -> Result<(), Reason> {
 /// The metadata in a patch of a status. A directive there or beside it could put away what nodes have no say in; those within the
 /// status are kubelets' own, such as the order of conditions.
 fn status_patch(message: &Message) -> Result<Map<String, Value>, Reason> {
-    let Ok(Value::Object(mut patch)) = serde_json::from_str(&message.content.loose_document()) else {
+    let Ok(Value::Object(mut patch)) = json::from_str(&message.content.loose_document()) else {
         return Err("the content is no patch");
     };
     if patch
@@ -175,10 +180,10 @@ pub(super) fn event(node: &NodeName, message: &Message) -> Rule {
 }
 
 fn event_patch(patch: &str) -> Result<(), Reason> {
-    if keys::has_twice(patch) {
-        return Err(TWICE);
+    if json::is_ambiguous(patch) {
+        return Err(AMBIGUOUS);
     }
-    let Ok(patch @ Value::Object(_)) = serde_json::from_str(patch) else {
+    let Ok(patch @ Value::Object(_)) = json::from_str(patch) else {
         return Err("the content is no patch");
     };
     let has_subject = ["metadata", "involvedObject"]

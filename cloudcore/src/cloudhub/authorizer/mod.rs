@@ -6,10 +6,12 @@
 
 mod cache;
 mod content;
-mod keys;
 mod refusal;
+mod request;
 mod review;
 mod rule;
+#[cfg(test)]
+mod seeds;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,8 @@ use cache::Cache;
 use rule::Rule;
 
 pub(super) use refusal::refusal;
-pub use review::{AccessReview, ReviewRequest};
+pub use request::ReviewRequest;
+pub use review::AccessReview;
 
 /// A request is refused.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,28 +1,12 @@
-//! The question to Kubernetes.
+//! Who answers the question to Kubernetes.
 
 use std::fmt;
 
 use futures::future::BoxFuture;
 use proto::{NodeName, Status};
 
+use super::request::ReviewRequest;
 use crate::kubernetes::{ApiError, Attributes, Kube, Subject};
-
-/// What a node wants to do.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ReviewRequest {
-    /// `get`, `create`, …
-    pub verb: &'static str,
-    /// API group; empty for the core.
-    pub group: &'static str,
-    /// `secrets`, `pods`, …
-    pub resource: &'static str,
-    /// `status`, `token`, or empty.
-    pub subresource: &'static str,
-    /// Empty for cluster-scoped objects.
-    pub namespace: Box<str>,
-    /// The object.
-    pub name: Box<str>,
-}
 
 /// Who knows what nodes may do: the API server.
 pub trait AccessReview: Send + Sync {

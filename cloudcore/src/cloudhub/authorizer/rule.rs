@@ -3,8 +3,8 @@
 use proto::device::{DeviceId, DeviceTopic};
 use proto::{Kind, Message, NodeName, ObjectPath, Operation, Route, Source};
 
-use super::review::ReviewRequest;
-use super::{content, keys};
+use super::content;
+use super::request::ReviewRequest;
 
 /// Where the leases of nodes are.
 const LEASES: &str = "kube-node-lease";
@@ -46,7 +46,9 @@ pub(super) fn rule(node: &NodeName, message: &Message) -> Rule {
     match &message.route {
         Route::ClusterCa | Route::InventorySync | Route::Node | Route::WatchSync => Rule::Allow,
         Route::Membership | Route::MembershipDetail => Rule::Allow,
-        Route::Object(_) if keys::has_twice(&message.content.loose_document()) => Rule::Refuse(content::TWICE),
+        Route::Object(_) if proto::json::is_ambiguous(&message.content.loose_document()) => {
+            Rule::Refuse(content::AMBIGUOUS)
+        }
         Route::Object(path) => object_rule(node, message, path),
         Route::Other(_) => Rule::Refuse("no node asks for such a resource"),
     }

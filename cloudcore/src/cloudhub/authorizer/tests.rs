@@ -32,6 +32,9 @@ const CONDITIONS: &str = r#"{"status":{"$setElementOrder/conditions":[{"type":"M
 /// A kubelet's, when an address is gone.
 const ADDRESSES: &str = r#"{"metadata":{"annotations":{"a":null}},"status":{"$setElementOrder/addresses":[{"type":"Hostname"}],"addresses":[{"address":"h","type":"Hostname"},{"$patch":"replace"}]}}"#;
 
+/// The API server sees no pod in it, and makes a token that outlives every pod.
+const HIDDEN: &str = r#"{"spec":{"$serde_json::private::RawValue":"{\"boundObjectRef\":{\"kind\":\"Pod\",\"name\":\"mine\",\"uid\":\"u\"}}"}}"#;
+
 fn labels(key: &str) -> String {
     format!(r#"{{"metadata":{{"labels":{{"{key}":""}}}}}}"#)
 }
@@ -265,6 +268,7 @@ async fn a_node_writes_what_is_its_own() {
             &token("other"),
             false,
         ),
+        (Operation::Query, "default/serviceaccounttoken/sa", HIDDEN, false),
         (Operation::Insert, "default/pod/m-edge-1", MIRROR, true),
         (Operation::Insert, "default/pod/another", MIRROR, false),
         (Operation::Insert, "default/pod/m-edge-1", &with_secret, false),

@@ -244,7 +244,7 @@ fn has_ended(pod: &Object) -> bool {
 /// What an edge asks for, by its age: an object; the object in base64; the bare uid.
 fn delete_options(content: &Content) -> Value {
     let document = content.loose_document();
-    if let Ok(options @ Value::Object(_)) = serde_json::from_str(&document) {
+    if let Ok(options @ Value::Object(_)) = proto::json::from_str(&document) {
         return options;
     }
     match content.as_text() {

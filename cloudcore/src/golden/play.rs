@@ -1,10 +1,4 @@
-//! The captured sessions of hand-made edges, played again: the cluster changes as it did then, the whole of cloudcore answers over
-//! real sockets, and what it sends is held against what Go sent, message by message, as are the ObjectSyncs it leaves.
-//!
-//! Compared is the order of the messages about one object. Their order among each other is not: Go lets a message that nobody
-//! acknowledges hold up the others, ours does not (spec 01 §5). How often and how long a message is repeated is tested with virtual
-//! time in `cloudhub::outbox`. Of devices, also
-//! what the edge reports is played, and the DeviceStatus after it compared.
+//! A cloudcore that plays a captured session: what happened in the cluster then, and what it is to send.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -15,8 +9,8 @@ use common::Tasks;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use proto::golden::{Capture, Differences, Direction, Entry, Replay, object_syncs};
-use proto::{Content, Group, Kind, Message, NodeName, ObjectPath, Operation, Route, Source, Status};
-use serde_json::{Map, Value, json};
+use proto::{Message, NodeName, ObjectPath, Route, Source, Status};
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -33,202 +27,27 @@ use crate::kubernetes::fake::FakeApi;
 use crate::objectsync::ObjectSyncs;
 use crate::synccontroller::SyncController;
 
-#[tokio::test]
-async fn acknowledgements_deletions_and_connections_are_as_captured() {
-    let mut play = Play::start(Capture::HubAck, "sim-2").await;
-    let (pods, cm, node) = ("sim-ns2/pod/", "sim-ns2/configmap/cm-1", "null/node/sim-2");
-    let pod = |name: &str| format!("{pods}{name}");
-    play.happens(node);
-    let mut edge = play.connect().await;
-    play.hears_of(&mut edge, &[node]).await;
-    play.change(&mut edge, node).await;
-    // The ConfigMap is older than its first message.
-    let mut first = play.next(cm).clone();
-    first["content"]["metadata"]["resourceVersion"] = "4404".into();
-    first["content"]["data"] = Value::Null;
-    play.apply(&first);
-    play.knows(&ObjectPath::new("sim-ns2", Kind::ConfigMap, "cm-1")).await;
-
-    play.change(&mut edge, &pod("p-1")).await;
-    play.records("pod p-1 sent and acked").await;
-    play.change(&mut edge, cm).await;
-    play.records("configmap cm-1 sent and acked").await;
-
-    // p-2 is not acknowledged while others wait.
-    for resource in [&pod("p-2"), cm, &pod("p-3")] {
-        play.happens(resource);
-    }
-    let late = play.receives(&mut edge, &pod("p-2")).await;
-    let waiting = [
-        play.receives(&mut edge, cm).await,
-        play.receives(&mut edge, &pod("p-3")).await,
-    ];
-    play.records("pod p-2 sent, never acked; configmap changed, p-3 created")
-        .await;
-    for message in &waiting {
-        edge.send(&Message::ack_of(message)).await;
-    }
-    play.records("after p-2 was given up for the first time").await;
-    edge.send(&Message::ack_of(&late)).await;
-    play.records("p-2 acked").await;
-
-    for name in ["p-1", "p-2", "p-3"] {
-        play.change(&mut edge, &pod(name)).await;
-    }
-    // The edge confirms the end of p-1.
-    let route = Route::parse(&Group::Meta, &pod("p-1"));
-    let options = Content::json(
-        &serde_json::json!({"gracePeriodSeconds": 0, "preconditions": {"uid": play.next(&pod("p-1"))["content"]["metadata"]["uid"]}}),
-    );
-    let request = Message::new(Source::Edged, Group::Resource, Operation::Delete, route, options);
-    edge.send(&request).await;
-    play.hears_of(&mut edge, &[&pod("p-1")]).await;
-    play.records("p-1 gone, delete acked").await;
-
-    // The edge is away: pods are deleted by force, the ConfigMap changes.
-    drop(edge);
-    for resource in [&pod("p-2"), &pod("p-3"), cm] {
-        play.happens(resource);
-    }
-    play.records("edge away: p-2, p-3 force-deleted, cm-1 changed").await;
-    let mut edge = play.connect().await;
-    play.hears_of(&mut edge, &[&pod("p-2"), &pod("p-3"), cm]).await;
-    for _ in 0..3 {
-        play.change(&mut edge, node).await;
-    }
-    play.records("edge back for 8 s").await;
-
-    let mut third = play.connect().await;
-    assert!(
-        timeout(SOON, edge.receive())
-            .await
-            .expect("connection 2 ends")
-            .is_none()
-    );
-    // No Pod names it any more: the record makes it known, within 5 s.
-    play.change(&mut third, cm).await;
-    play.api.remove("/api/v1/nodes/sim-2", None);
-    assert!(
-        timeout(SOON, third.receive())
-            .await
-            .expect("connection 7 ends")
-            .is_none()
-    );
-    play.end().await;
-}
-
-#[tokio::test]
-async fn devices_their_models_and_reports_are_as_captured() {
-    let mut play = Play::start(Capture::HubDevice, "sim-4").await;
-    let (node, membership) = ("null/node/sim-4", "membership");
-    let (device, model) = (
-        |name| format!("sim-ns4/device/{name}"),
-        |name| format!("sim-ns4/devicemodel/{name}"),
-    );
-    let (d1, d2, d3, d4, m1, m2) = (
-        device("d1"),
-        device("d2"),
-        device("d3"),
-        device("d4"),
-        model("m1"),
-        model("m2"),
-    );
-    play.happens(node);
-    let mut edge = play.connect().await;
-    play.hears_of(&mut edge, &[node]).await;
-    play.change(&mut edge, node).await;
-
-    play.happens(&m1);
-    play.knows(&ObjectPath::new("sim-ns4", Kind::DeviceModel, "m1")).await;
-    play.happens(&d1);
-    play.hears_of(&mut edge, &[membership, &m1, &d1]).await;
-    let mut reports = reports().into_iter();
-    // Go stores the first value of a property as an empty text (spec 03 §2.5).
-    play.reports(&mut edge, reports.next()).await;
-    let first = json!([{"propertyName": "temp", "observedDesired": {"value": ""},
-        "reported": {"value": "21", "metadata": {"timestamp": "1795217791350", "type": "string"}}}]);
-    assert_eq!(play.device_status("d1")["status"], json!({ "twins": first }));
-    let mut statuses = device_statuses().into_iter();
-    let (owners, _) = statuses.next().expect("captured");
-    assert_eq!(
-        Some(play.device_status("d1")["metadata"]["ownerReferences"].clone()),
-        owners
-    );
-    for (_, status) in statuses {
-        play.reports(&mut edge, reports.next()).await;
-        assert_eq!(play.device_status("d1")["status"], status);
-    }
-    let before = play.device_status("d1");
-    // Of a property that the Device has not; of no Device, which Go leaves unanswered, as it does the question for all.
-    for _ in 0..3 {
-        play.reports(&mut edge, reports.next()).await;
-    }
-    assert!(reports.next().is_none() && play.device_status("d1") == before);
-    let detail = play
-        .early
-        .iter()
-        .find(|message| message.route == Route::MembershipDetail);
-    let detail = detail.expect("the answer to the question for all devices");
-    let devices: Value = detail.content.parse().expect("JSON");
-    assert_eq!(
-        devices["devices"],
-        json!([{"id": "sim-ns4/d1", "name": "d1", "twin": {}}])
-    );
-    assert!(!detail.is_answer());
-
-    // The desired value, a label, a second Device, the model alone.
-    play.change(&mut edge, &d1).await;
-    play.change(&mut edge, &d1).await;
-    play.happens(&d2);
-    play.hears_of(&mut edge, &[membership, &d2]).await;
-    play.change(&mut edge, &m1).await;
-    play.happens(&d2);
-    play.hears_of(&mut edge, &[&d2, membership]).await;
-    play.happens(&d1);
-    play.hears_of(&mut edge, &[&m1, membership, &d1]).await;
-    play.api.remove(&api_path(&m1), None);
-
-    play.happens(&m2);
-    play.knows(&ObjectPath::new("sim-ns4", Kind::DeviceModel, "m2")).await;
-    play.happens(&d3);
-    play.hears_of(&mut edge, &[membership, &m2, &d3]).await;
-    play.happens(&m2);
-    play.hears_of(&mut edge, &[&m2]).await;
-    play.happens(&d3);
-    play.hears_of(&mut edge, &[membership, &d3]).await;
-
-    // Its model does not exist.
-    play.happens(&d4);
-    play.hears_of(&mut edge, &[membership]).await;
-    play.api.remove(&api_path(&d4), None);
-    play.hears_of(&mut edge, &[membership]).await;
-    for _ in 0..3 {
-        play.change(&mut edge, node).await;
-    }
-    play.end().await;
-}
-
 /// A cloudcore with a cluster in memory, and what is still to be sent of a capture.
-struct Play {
+pub(super) struct Play {
     capture: Capture,
     /// The messages about objects, each once, in the order of the wire.
     captured: VecDeque<Value>,
     /// Those among them that ours does not send.
     unsent: VecDeque<Value>,
     /// Messages that came before they were looked for.
-    early: Vec<Message>,
+    pub(super) early: Vec<Message>,
     allowed: Differences,
     node: NodeName,
-    api: FakeApi,
+    pub(super) api: FakeApi,
     informers: Informers,
     hub: CloudHub,
     identity: Identity,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     _folder: TempDir,
 }
 
 impl Play {
-    async fn start(capture: Capture, node: &str) -> Self {
+    pub(super) async fn start(capture: Capture, node: &str) -> Self {
         let (api, tasks, folder) = (FakeApi::default(), Tasks::new(), tempfile::tempdir().expect("folder"));
         let (kube, settings) = (api.kube(), settings(folder.path()));
         let identity = Identity::load(&settings, Arc::new(Memory::default()))
@@ -298,7 +117,7 @@ impl Play {
     }
 
     /// Waits until an informer has seen an object: watches are not in step.
-    async fn knows(&self, path: &ObjectPath) {
+    pub(super) async fn knows(&self, path: &ObjectPath) {
         let seen = async {
             while self.informers.known(path).is_none() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -307,7 +126,7 @@ impl Play {
         timeout(SOON, seen).await.expect("seen by its informer");
     }
 
-    async fn connect(&mut self) -> Edge {
+    pub(super) async fn connect(&mut self) -> Edge {
         self.early.clear();
         let identity = NodeIdentity::of_node(self.identity.authority(), self.node.as_str());
         let headers = [
@@ -326,18 +145,18 @@ impl Play {
     }
 
     /// The next captured message about an object.
-    fn next(&self, resource: &str) -> &Value {
+    pub(super) fn next(&self, resource: &str) -> &Value {
         let mut all = self.captured.iter().chain(&self.unsent);
         let found = all.find(|message| resource_of(message) == resource);
         found.unwrap_or_else(|| panic!("nothing more was captured about {resource}"))
     }
 
     /// What the next captured message about an object tells happens in the cluster.
-    fn happens(&self, resource: &str) {
+    pub(super) fn happens(&self, resource: &str) {
         self.apply(self.next(resource));
     }
 
-    fn apply(&self, message: &Value) {
+    pub(super) fn apply(&self, message: &Value) {
         let (path, content) = (api_path(resource_of(message)), message["content"].clone());
         if message["route"]["operation"] == "delete" {
             self.api.remove(&path, content.get("kind").is_some().then_some(content));
@@ -347,7 +166,7 @@ impl Play {
     }
 
     /// The next message about an object comes, as captured.
-    async fn receives(&mut self, edge: &mut Edge, resource: &str) -> Message {
+    pub(super) async fn receives(&mut self, edge: &mut Edge, resource: &str) -> Message {
         let message = loop {
             let known = self.early.iter().position(|message| message.route.render() == resource);
             if let Some(at) = known {
@@ -377,20 +196,24 @@ impl Play {
         message
     }
 
-    /// The edge reports and is told that it was heard, as captured where Go does so.
-    async fn reports(&mut self, edge: &mut Edge, report: Option<(Message, Option<Value>)>) {
-        let (report, golden) = report.expect("captured");
-        edge.send(&report).await;
-        let answer = loop {
+    /// The answer to a question or a report, as JSON.
+    pub(super) async fn answer_to(&mut self, edge: &mut Edge, question: &Message) -> Value {
+        loop {
             let next = timeout(SOON, edge.receive()).await;
-            let next = next.unwrap_or_else(|_| panic!("{} is not confirmed", report.route));
+            let next = next.unwrap_or_else(|_| panic!("{} is not answered", question.route));
             let next = next.expect("the session lasts");
-            if next.parent.as_ref() == Some(&report.id) {
-                break next;
+            if next.parent.as_ref() == Some(&question.id) {
+                return serde_json::from_str(&next.encode()).expect("a message is JSON");
             }
             self.early.push(next);
-        };
-        let ours: Value = serde_json::from_str(&answer.encode()).expect("a message is JSON");
+        }
+    }
+
+    /// The edge reports and is told that it was heard, as captured where Go does so.
+    pub(super) async fn reports(&mut self, edge: &mut Edge, report: Option<(Message, Option<Value>)>) {
+        let (report, golden) = report.expect("captured");
+        edge.send(&report).await;
+        let ours = self.answer_to(edge, &report).await;
         let found = golden.map(|golden| self.allowed.compare(self.capture, &golden, &ours));
         assert!(
             found.is_none_or(|found| found.is_empty()),
@@ -403,13 +226,13 @@ impl Play {
         }
     }
 
-    fn device_status(&self, name: &str) -> Value {
+    pub(super) fn device_status(&self, name: &str) -> Value {
         let path = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/sim-ns4/devicestatuses/{name}");
         self.api.get(&path).expect("a DeviceStatus")
     }
 
     /// The next messages about some objects come, and are acknowledged.
-    async fn hears_of(&mut self, edge: &mut Edge, resources: &[&str]) {
+    pub(super) async fn hears_of(&mut self, edge: &mut Edge, resources: &[&str]) {
         for resource in resources {
             let message = self.receives(edge, resource).await;
             edge.send(&Message::ack_of(&message)).await;
@@ -417,13 +240,13 @@ impl Play {
     }
 
     /// Something happens and the edge hears of it.
-    async fn change(&mut self, edge: &mut Edge, resource: &str) {
+    pub(super) async fn change(&mut self, edge: &mut Edge, resource: &str) {
         self.happens(resource);
         self.hears_of(edge, &[resource]).await;
     }
 
     /// The ObjectSyncs come to be as they were captured at this moment, by names, contents and versions.
-    async fn records(&self, moment: &str) {
+    pub(super) async fn records(&self, moment: &str) {
         let (_, yaml) = object_syncs()
             .into_iter()
             .find(|(name, _)| name == moment)
@@ -448,7 +271,7 @@ impl Play {
         panic!("{moment}: captured\n{}\nours\n{}", golden.join("\n"), ours.join("\n"));
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         let rest: Vec<&str> = self.captured.iter().map(resource_of).collect();
         assert!(rest.is_empty(), "not played: {rest:?}");
         assert_eq!(self.allowed.unused(), [""; 0]);
@@ -466,7 +289,7 @@ impl AccessReview for Everything {
 }
 
 /// What the edge said of devices, with Go's answer.
-fn reports() -> Vec<(Message, Option<Value>)> {
+pub(super) fn reports() -> Vec<(Message, Option<Value>)> {
     let sent = Capture::HubDevice.messages(Direction::Up);
     let reports = sent.filter(|(_, message)| message.source == Source::Twin);
     let answers = Capture::HubDevice.exchanges();
@@ -480,7 +303,7 @@ fn reports() -> Vec<(Message, Option<Value>)> {
 }
 
 /// The DeviceStatus of d1 as it was captured after each report, the first with its owners.
-fn device_statuses() -> Vec<(Option<Value>, Value)> {
+pub(super) fn device_statuses() -> Vec<(Option<Value>, Value)> {
     let notes = Capture::HubDevice
         .entries()
         .into_iter()
@@ -514,7 +337,7 @@ fn resource_of(message: &Value) -> &str {
 }
 
 /// Where the API server has what a message is about.
-fn api_path(resource: &str) -> String {
+pub(super) fn api_path(resource: &str) -> String {
     let parts: Vec<&str> = resource.split('/').collect();
     match parts[..] {
         [namespace, kind @ ("device" | "devicemodel"), name] => {
@@ -549,4 +372,4 @@ fn is_volatile(line: &str) -> bool {
 }
 
 /// What comes within this time comes.
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
