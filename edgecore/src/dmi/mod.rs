@@ -6,10 +6,12 @@
 //!
 //! `server` and `reports` take calls, `owner` keeps the `catalog` of devices and registers mappers, `mapper` is the one task that calls
 //! one mapper, and `knowledge` says what to call next: desired state against what was told, newest wins. A mapper that does not answer
-//! delays nobody else. There is no limit of calls a second: DeviceTwin's queue is bounded, and who reports too much waits for it.
+//! delays nobody else. `limits` bounds what a mapper may say of itself and how many there are. There is no limit of calls a second:
+//! DeviceTwin's queue is bounded, and who reports too much waits for it.
 
 mod catalog;
 mod knowledge;
+mod limits;
 mod mapper;
 mod owner;
 mod reports;

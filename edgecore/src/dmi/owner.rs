@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::catalog::{Catalog, Device, Model};
 use super::knowledge::{Knowledge, Thing, Wanted};
+use super::limits::MAPPERS;
 use super::mapper::Mapper;
 use super::rows::{self, Stored};
 use crate::metamanager::{MetaManager, RequestError};
@@ -127,6 +128,8 @@ impl Owner {
             Ok(mut stored) => {
                 self.resumed = true;
                 stored.retain(|mapper| !self.runs(&mapper.info));
+                let room = MAPPERS.saturating_sub(self.mappers.len());
+                stored.drain(..stored.len().saturating_sub(room));
                 stored.into_iter().for_each(|mapper| self.run_mapper(mapper));
             }
             Err(error) => {
@@ -273,6 +276,12 @@ impl Owner {
 
     /// The mapper is not dialled before it has its answer: its server starts later (spec 03 §5.2).
     async fn register(&mut self, info: pb::MapperInfo, with_data: bool) -> Result<pb::MapperRegisterResponse, Status> {
+        if self.mappers.len() >= MAPPERS && !self.runs(&info) {
+            warn!(mapper = %info.name, protocol = %info.protocol, "the mapper is refused: too many are known");
+            return Err(Status::resource_exhausted(format!(
+                "edgecore knows {MAPPERS} mappers already, and takes no further one: a mapper has to use the name or the protocol of one of them"
+            )));
+        }
         let mut response = pb::MapperRegisterResponse::default();
         let mut told = BTreeMap::new();
         if with_data {
@@ -293,10 +302,18 @@ impl Owner {
         );
         let stored = Stored { info, told };
         let row = stored.clone();
+        // The rows of the one whose protocol it takes would stay for ever.
+        let replaced = self.mappers.get(&stored.info.protocol);
+        let replaced = replaced.map(|running| running.name.clone());
         let written = self
             .meta
             .tables()
-            .transact(move |connection| rows::store(connection, &row))
+            .transact(move |connection| {
+                if let Some(replaced) = &replaced {
+                    rows::forget(connection, replaced)?;
+                }
+                rows::store(connection, &row)
+            })
             .await;
         if let Err(error) = written {
             let error = common::chain(&error);

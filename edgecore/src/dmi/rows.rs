@@ -8,8 +8,10 @@ use proto::device::DeviceId;
 use proto::dmi::{Digest, pb};
 use rusqlite::{Connection, Error, params};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::knowledge::{Note, Thing};
+use super::limits::{self, MAPPERS};
 use crate::sqlite;
 
 /// Prefix of a mapper's key; the words are literal.
@@ -39,11 +41,13 @@ struct Row {
     state: String,
 }
 
-/// All mappers, the one that registered last at the end. Rows that cannot be read are left out.
+/// The mappers, the one that registered last at the end. Of each protocol it is the last one, as it is when they register. Rows that
+/// cannot be read or are over the limits are left out.
 pub(super) fn load(connection: &Connection) -> Result<Vec<Stored>, Error> {
-    let mut statement = connection.prepare("SELECT value FROM meta WHERE type=?1 ORDER BY rowid")?;
+    let mut statement = connection.prepare("SELECT value FROM meta WHERE type=?1 ORDER BY rowid DESC")?;
     let rows = statement.query_map([MAPPER_TYPE], |row| sqlite::text(row, 0))?;
-    let mut all = Vec::new();
+    let mut all: Vec<Stored> = Vec::new();
+    let mut left_out = 0;
     for row in rows {
         let Ok(row) = serde_json::from_str::<Row>(&row?.unwrap_or_default()) else {
             continue;
@@ -51,10 +55,6 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<Stored>, Error> {
         let Ok(address) = STANDARD.decode(&row.address) else {
             continue;
         };
-        if row.name.is_empty() || row.protocol.is_empty() || address.is_empty() {
-            continue;
-        }
-        let told = load_told(connection, &row.name)?;
         let info = pb::MapperInfo {
             name: row.name,
             version: row.version,
@@ -63,8 +63,23 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<Stored>, Error> {
             address,
             state: row.state,
         };
+        if all.iter().any(|later| later.info.protocol == info.protocol) {
+            continue;
+        }
+        if all.len() >= MAPPERS || limits::check(&info).is_err() {
+            left_out += 1;
+            continue;
+        }
+        let told = load_told(connection, &info.name)?;
         all.push(Stored { info, told });
     }
+    if left_out > 0 {
+        warn!(
+            left_out,
+            "mappers of the last run are left out: they are too many, or what they say of themselves is not taken"
+        );
+    }
+    all.reverse();
     Ok(all)
 }
 
@@ -85,16 +100,28 @@ pub(super) fn store(connection: &Connection, mapper: &Stored) -> Result<(), Erro
         "INSERT OR REPLACE INTO meta (key, type, value) VALUES (?1, ?2, ?3)",
         params![format!("{MAPPER}{}", info.name), MAPPER_TYPE, value],
     )?;
-    let prefix = told_prefix(&info.name);
-    connection.execute(
-        "DELETE FROM meta WHERE type=?1 AND substr(key, 1, length(?2))=?2",
-        [TOLD_TYPE, prefix.as_str()],
-    )?;
+    forget_told(connection, &info.name)?;
     let told = mapper.told.iter().map(|(thing, digest)| Note {
         thing: thing.clone(),
         digest: Some(*digest),
     });
     remember(connection, &info.name, &told.collect::<Vec<_>>())
+}
+
+/// Removes a mapper, with what it was told.
+pub(super) fn forget(connection: &Connection, mapper: &str) -> Result<(), Error> {
+    connection.execute("DELETE FROM meta WHERE key=?1", [format!("{MAPPER}{mapper}")])?;
+    forget_told(connection, mapper)
+}
+
+fn forget_told(connection: &Connection, mapper: &str) -> Result<(), Error> {
+    let prefix = told_prefix(mapper);
+    connection
+        .execute(
+            "DELETE FROM meta WHERE type=?1 AND substr(key, 1, length(?2))=?2",
+            [TOLD_TYPE, prefix.as_str()],
+        )
+        .map(drop)
 }
 
 /// Notes what a mapper was told.
@@ -147,7 +174,7 @@ fn told_value(digest: Digest) -> String {
 }
 
 fn read_told(value: &str) -> Option<Digest> {
-    let value: serde_json::Value = serde_json::from_str(value).ok()?;
+    let value: serde_json::Value = proto::json::from_str(value).ok()?;
     Digest::parse(value.get("digest")?.as_str()?)
 }
 

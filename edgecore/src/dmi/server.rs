@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use tracing::{debug, info, warn};
 
+use super::limits::{self, MAX_NAME};
 use super::owner::{Names, Registration};
 use super::reports;
 use crate::devicetwin::{DeviceTwin, Stopped};
@@ -32,10 +33,6 @@ const STREAMS: u32 = 64;
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// The largest headers of a call.
 const MAX_HEADERS: u32 = 16 * 1024;
-/// The longest name that Kubernetes knows.
-const MAX_NAME: usize = 253;
-/// The longest path of a Unix socket.
-const MAX_PATH: usize = 107;
 
 /// Where reports go.
 pub(super) trait Reports: Clone + Send + Sync + 'static {
@@ -108,16 +105,7 @@ impl<R: Reports> DeviceManagerService for Service<R> {
     ) -> Result<Response<pb::MapperRegisterResponse>, Status> {
         let pb::MapperRegisterRequest { with_data, mapper } = request.into_inner();
         let mapper = mapper.ok_or_else(|| Status::invalid_argument("mapper is absent"))?;
-        if mapper.protocol.is_empty() || mapper.name.is_empty() {
-            return Err(Status::invalid_argument(
-                "mapper.name and mapper.protocol must not be empty",
-            ));
-        }
-        if mapper.address.is_empty() || mapper.address.len() > MAX_PATH || mapper.address.contains(&0) {
-            return Err(Status::invalid_argument(format!(
-                "mapper.address has to be the path of a Unix socket, of 1 to {MAX_PATH} bytes"
-            )));
-        }
+        limits::check(&mapper).map_err(Status::invalid_argument)?;
         let (answer, wait) = oneshot::channel();
         let registration = Registration {
             mapper,

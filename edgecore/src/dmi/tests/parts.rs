@@ -7,7 +7,7 @@ use proto::dmi::{Digest, pb};
 use rusqlite::Connection;
 
 use super::super::knowledge::{Note, Thing};
-use super::super::{reports, rows};
+use super::super::{limits, reports, rows};
 
 fn property(value: &str, kind: &str) -> pb::TwinProperty {
     let metadata = [("type", kind), ("timestamp", "1")].map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -126,7 +126,10 @@ fn what_a_mapper_was_told_is_kept_until_it_registers_again() {
     };
     rows::store(&connection, &stored).expect("stored");
     let other = rows::Stored {
-        info: mapper("a%"),
+        info: pb::MapperInfo {
+            protocol: "opcua".into(),
+            ..mapper("a%")
+        },
         told: BTreeMap::new(),
     };
     rows::store(&connection, &other).expect("stored");
@@ -141,6 +144,54 @@ fn what_a_mapper_was_told_is_kept_until_it_registers_again() {
     stored.told.clear();
     rows::store(&connection, &stored).expect("stored");
     assert_eq!(rows::load(&connection).expect("loads"), [other, stored]);
+}
+
+fn is_taken(change: impl FnOnce(&mut pb::MapperInfo)) -> bool {
+    let mut info = mapper("m");
+    change(&mut info);
+    limits::check(&info).is_ok()
+}
+
+#[test]
+fn a_mapper_says_little_of_itself() {
+    assert_eq!(limits::check(&mapper(&"x".repeat(253))), Ok(()));
+    let (name, text) = ("x".repeat(254), "x".repeat(1025));
+    assert!(!is_taken(|info| info.name.clone_from(&name)));
+    assert!(!is_taken(|info| info.protocol.clone_from(&name)));
+    assert!(!is_taken(|info| info.version.clone_from(&text)));
+    assert!(!is_taken(|info| info.api_version.clone_from(&text)));
+    assert!(!is_taken(|info| info.state.clone_from(&text)));
+}
+
+#[test]
+fn the_newest_of_too_many_mappers_are_loaded() {
+    let connection = database();
+    let stored = |name: &str, protocol: &str| rows::Stored {
+        info: pb::MapperInfo {
+            protocol: protocol.into(),
+            ..mapper(name)
+        },
+        told: BTreeMap::new(),
+    };
+    for number in 0..limits::MAPPERS + 2 {
+        let number = number.to_string();
+        rows::store(&connection, &stored(&number, &number)).expect("stored");
+    }
+    rows::store(&connection, &stored("long", &"x".repeat(254))).expect("stored");
+    rows::store(&connection, &stored("new", "7")).expect("stored");
+    let names = || {
+        let loaded = rows::load(&connection).expect("loads");
+        loaded.into_iter().map(|mapper| mapper.info.name).collect::<Vec<_>>()
+    };
+    let loaded = names();
+    assert_eq!(loaded.len(), limits::MAPPERS);
+    assert_eq!(loaded.last().map(String::as_str), Some("new"));
+    assert!(
+        loaded.iter().all(|name| !["0", "7", "long"].contains(&name.as_str())),
+        "{loaded:?}"
+    );
+    rows::forget(&connection, "new").expect("forgotten");
+    assert!(!names().contains(&"new".to_owned()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Code, Status};
 
-use super::super::rows;
+use super::super::{limits, rows};
 use super::kit::{Edge, LIMIT, Mapper, Reported, device, meta_manager, model, next};
 
 #[tokio::test]
@@ -305,6 +305,35 @@ async fn bad_calls_get_a_clear_error_and_harm_nothing() {
         .await
         .expect("an end");
     edge.register(&edge.mapper_socket("m.sock")).await;
+}
+
+#[tokio::test]
+async fn one_mapper_too_many_is_refused() {
+    let edge = Edge::start().await;
+    let mut client = edge.client().await;
+    let request = |name: String, protocol: String| pb::MapperRegisterRequest {
+        with_data: false,
+        mapper: Some(pb::MapperInfo {
+            name,
+            protocol,
+            address: b"/nowhere.sock".to_vec(),
+            ..Default::default()
+        }),
+    };
+    for number in 0..limits::MAPPERS {
+        let answer = client.mapper_register(request(format!("m{number}"), format!("p{number}")));
+        answer.await.expect("registered");
+    }
+    let refused = client.mapper_register(request("m".into(), "p".into())).await;
+    assert_eq!(refused.expect_err("refused").code(), Code::ResourceExhausted);
+    // Who is known may come again, and another may take its protocol: its rows go.
+    for (name, protocol) in [("m1", "p1"), ("m1", "p"), ("m", "p2")] {
+        let answer = client.mapper_register(request(name.into(), protocol.into()));
+        answer.await.expect("registered");
+    }
+    let stored = edge.meta.tables().read(rows::load).await.expect("loads");
+    assert_eq!(stored.len(), limits::MAPPERS);
+    assert!(stored.iter().all(|mapper| mapper.info.name != "m2"));
 }
 
 /// Both ages of grpc-go, byte for byte but for what does not matter: a call that a stock server resets.
