@@ -11,6 +11,10 @@ use super::retained::Kept;
 use super::session::{Ended, Entry};
 use super::{CloseReason, ConnectionId, Core, Op, Output, SessionKey, StoredMessage};
 
+/// Filters that one SUBSCRIBE may have, unless a client may have more: each costs a look at all that is retained. What is beyond a
+/// client's own limit is answered as refused.
+const FILTERS: usize = 1000;
+
 impl Core {
     /// PUBLISH.
     pub(super) fn published(&mut self, now: Instant, id: ConnectionId, key: SessionKey, publish: Publish) {
@@ -231,6 +235,10 @@ impl Core {
         packet: PacketId,
         filters: Vec<(Arc<str>, Qos)>,
     ) {
+        if filters.len() > FILTERS.max(self.limits.subscriptions) {
+            self.end(now, id, CloseReason::Filters);
+            return;
+        }
         let granted: Vec<_> = filters
             .iter()
             .map(|(filter, qos)| self.subscribed(key, filter, *qos).then_some(*qos))
@@ -243,11 +251,19 @@ impl Core {
             },
             true,
         );
-        for ((filter, _), qos) in filters.iter().zip(granted) {
-            let Some(qos) = qos else { continue };
+        // A filter that is repeated counts once, with its last QoS, and filters that overlap do not multiply what is retained without end.
+        let mut last = order::map(filters.iter().map(|(filter, _)| filter.clone()).zip(granted));
+        let mut room = self.limits.retained;
+        for (filter, _) in &filters {
+            let Some(Some(qos)) = last.remove(filter) else { continue };
             self.send_counters(now, id, filter);
             let kept: Vec<_> = self.retained.matching(filter).cloned().collect();
             for publish in kept {
+                if room == 0 {
+                    self.counters.dropped_queue += 1;
+                    continue;
+                }
+                room -= 1;
                 let qos = qos.min(publish.qos);
                 self.deliver(key, Publish { qos, ..publish });
             }
@@ -259,7 +275,9 @@ impl Core {
             return false;
         };
         let new = !session.subscriptions.contains_key(filter);
-        if !self.limits.takes(filter) || (new && session.subscriptions.len() >= self.limits.subscriptions) {
+        let full = session.subscriptions.len() >= self.limits.subscriptions
+            || self.subscriptions.bytes() >= self.limits.subscription_bytes;
+        if !self.limits.takes(filter) || (new && full) {
             return false;
         }
         let before = session.subscriptions.insert(filter.clone(), qos);

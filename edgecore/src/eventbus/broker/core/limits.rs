@@ -15,6 +15,8 @@ pub(crate) struct Limits {
     pub(crate) store_bytes: usize,
     /// Subscriptions of a client.
     pub(crate) subscriptions: usize,
+    /// Bytes of the subscriptions of all clients, those that are away too.
+    pub(crate) subscription_bytes: usize,
     /// Levels of a topic or filter.
     pub(crate) topic_levels: usize,
     /// Bytes of one.
@@ -36,6 +38,7 @@ impl Default for Limits {
             queue_bytes: 4 << 20,
             store_bytes: 32 << 20,
             subscriptions: 1000,
+            subscription_bytes: 32 << 20,
             topic_levels: 64,
             topic_bytes: 1024,
             client_bytes: 256,

@@ -83,6 +83,9 @@ pub(crate) enum CloseReason {
     /// A topic is too long or too deep.
     #[error("a topic is longer or deeper than allowed (modules.eventBus.broker.limits)")]
     Topic,
+    /// A SUBSCRIBE has more filters than any client may have.
+    #[error("a SUBSCRIBE has more filters than any client may have (modules.eventBus.broker.limits)")]
+    Filters,
     /// Too many packet ids of QoS 2 wait for their release.
     #[error("too many messages of QoS 2 were not released")]
     Unreleased,

@@ -112,8 +112,12 @@ impl Core {
             }
         }
         for (client, stored) in stored.sessions {
-            let key = self.new_session(client, stored.user, false);
+            let key = self.new_session(client.clone(), stored.user, false);
             for (filter, qos) in stored.subscriptions {
+                if self.subscriptions.bytes() >= self.limits.subscription_bytes {
+                    self.store(Op::Unsubscribed(client.clone(), filter));
+                    continue;
+                }
                 self.subscriptions.insert(&filter, key, qos);
                 if let Some(session) = self.sessions.get_mut(&key) {
                     session.subscriptions.insert(filter, qos);

@@ -10,6 +10,7 @@ use proto::mqtt::Qos;
 pub(crate) struct Tree<K> {
     root: Node<K>,
     count: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -23,6 +24,7 @@ impl<K> Default for Tree<K> {
         Self {
             root: Node::default(),
             count: 0,
+            bytes: 0,
         }
     }
 }
@@ -54,6 +56,7 @@ impl<K: PartialEq> Tree<K> {
             None => {
                 node.here.push((key, qos));
                 self.count += 1;
+                self.bytes += bytes(filter);
             }
         }
     }
@@ -61,7 +64,10 @@ impl<K: PartialEq> Tree<K> {
     /// Removes a subscription, and branches that lead nowhere then. Says whether it was there.
     pub(crate) fn remove(&mut self, filter: &str, key: &K) -> bool {
         let removed = self.root.remove(filter.split('/'), key);
-        self.count -= usize::from(removed);
+        if removed {
+            self.count -= 1;
+            self.bytes -= bytes(filter);
+        }
         removed
     }
 
@@ -86,7 +92,19 @@ impl<K: PartialEq> Tree<K> {
     pub(crate) const fn len(&self) -> usize {
         self.count
     }
+
+    /// About what they take.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
+
+/// About what a filter takes that shares no level with another.
+fn bytes(filter: &str) -> usize {
+    filter.len() + proto::mqtt::topic::depth(filter) * LEVEL
+}
+
+const LEVEL: usize = 256;
 
 impl<K: PartialEq> Node<K> {
     fn remove<'a>(&mut self, mut levels: impl Iterator<Item = &'a str> + Clone, key: &K) -> bool {
@@ -139,11 +157,12 @@ mod tests {
         tree.insert("a/b/#", 1, Qos::AtMostOnce);
         tree.insert("a/b/#", 1, Qos::AtLeastOnce);
         tree.insert("a", 2, Qos::AtMostOnce);
-        assert_eq!(tree.len(), 2);
+        assert_eq!((tree.len(), tree.bytes()), (2, 5 + 1 + 4 * LEVEL));
         assert!(tree.remove("a/b/#", &1) && !tree.remove("a/b/#", &1));
         assert!(tree.any("a") && !tree.any("a/b"));
         assert!(tree.remove("a", &2));
         assert!(tree.root.children.is_empty());
+        assert_eq!(tree.bytes(), 0);
     }
 
     proptest! {

@@ -23,7 +23,7 @@ pub(crate) struct Counters {
     pub(crate) queued: usize,
     /// And their bytes.
     pub(crate) queued_bytes: usize,
-    /// Dropped for a full queue of a session.
+    /// Dropped for a full queue of a session, or as one copy too many of what is retained.
     pub(crate) dropped_queue: u64,
     /// Not kept for a full store of retained messages.
     pub(crate) dropped_retained: u64,

@@ -430,6 +430,46 @@ fn limits_of_topics_and_subscriptions() {
 }
 
 #[test]
+fn one_subscribe_does_not_multiply_what_is_retained() {
+    let limits = Limits {
+        subscriptions: 4,
+        retained: 3,
+        ..Limits::default()
+    };
+    let mut bench = Bench::new(limits);
+    let client = bench.client("c");
+    for topic in ["a/1", "a/2"] {
+        let kept = message(topic, "kept", Qos::AtLeastOnce);
+        bench.packet(client, Packet::Publish(Publish { retain: true, ..kept }));
+    }
+    let mut subscribe = |filters: &[(&str, Qos)]| {
+        let filters = filters.iter().map(|(filter, qos)| ((*filter).into(), *qos)).collect();
+        bench.packet(client, Packet::Subscribe { id: number(9), filters })
+    };
+    let outputs = subscribe(&[
+        ("a/#", Qos::AtLeastOnce),
+        ("a/#", Qos::AtMostOnce),
+        ("a/#", Qos::AtMostOnce),
+    ]);
+    let (first, other) = (Some(Qos::AtLeastOnce), Some(Qos::AtMostOnce));
+    let ack = |granted| Packet::SubAck { id: number(9), granted };
+    assert!(to(&outputs, client).contains(&ack(vec![first, other, other])));
+    let got = messages(&outputs, client);
+    assert_eq!(got.len(), 2, "each once: {got:?}");
+    assert!(got.iter().all(|(_, _, qos, _)| *qos == 0), "the last QoS: {got:?}");
+    // Not more than could be retained.
+    let outputs = subscribe(&[("a/#", Qos::AtMostOnce), ("a/+", Qos::AtMostOnce)]);
+    assert_eq!(messages(&outputs, client).len(), 3);
+    let outputs = subscribe(&[("a", Qos::AtMostOnce), ("b", Qos::AtMostOnce), ("c", Qos::AtMostOnce)]);
+    assert!(
+        to(&outputs, client).contains(&ack(vec![other, other, None])),
+        "the limit of a client"
+    );
+    let outputs = subscribe(&[("a", Qos::AtMostOnce); 1001]);
+    assert_eq!(closed(&outputs, client), Some(CloseReason::Filters));
+}
+
+#[test]
 fn counters_for_who_asks() {
     let mut bench = Bench::new(Limits::default());
     let client = bench.client("c");

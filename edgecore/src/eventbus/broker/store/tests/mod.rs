@@ -490,3 +490,27 @@ fn retained_messages_over_the_bound_are_not_kept_and_counted() {
     let broker = broker.killed(limits(2, 20));
     assert_eq!(broker.core.present().retained, 1, "it came back with the room for it");
 }
+
+#[test]
+fn subscriptions_over_the_bound_of_all_are_refused_and_not_read_back() {
+    let limits = |subscription_bytes| Limits {
+        subscription_bytes,
+        ..Limits::default()
+    };
+    let mut broker = Broker::start(limits(300));
+    let (first, _) = broker.connect("1");
+    let (second, _) = broker.connect("2");
+    broker.subscribe(first, "a");
+    broker.subscribe(first, "b");
+    // Of whichever client.
+    let granted = |packets: &[Packet]| matches!(packets, [Packet::SubAck { granted, .. }] if granted[0].is_some());
+    assert!(!granted(&broker.subscribe(second, "c")));
+    assert!(granted(&broker.subscribe(first, "a")), "it is there already");
+    let filters = |broker: &Broker| -> usize {
+        let sessions = broker.file().sessions;
+        sessions.values().map(|session| session.subscriptions.len()).sum()
+    };
+    assert_eq!(filters(&broker), 2);
+    let broker = broker.killed(limits(1));
+    assert_eq!((filters(&broker), broker.core.present().subscriptions), (1, 1));
+}
