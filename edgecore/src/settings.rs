@@ -360,6 +360,7 @@ fn own_broker(config: &EdgeCore) -> broker::Settings {
             client_bytes: count(limits.client_id_bytes),
             sessions: count(limits.sessions),
             retained: count(limits.retained),
+            ..broker::Limits::default()
         },
     }
 }

@@ -93,8 +93,14 @@ impl Parts for Surroundings {
         podspec::pull_credentials(ctx, image).boxed()
     }
 
-    fn termination_message(&self, container: &Container, status: &cri::ContainerStatus, limit: usize) -> String {
-        podspec::termination_message(container, status, limit)
+    fn termination_message(
+        &self,
+        ctx: &PodContext,
+        container: &Container,
+        status: &cri::ContainerStatus,
+        limit: usize,
+    ) -> String {
+        podspec::termination_message(ctx, container, status, limit)
     }
 
     fn create_cgroup<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<(), String>> {

@@ -41,7 +41,7 @@ impl Limits {
         let memory = amount(&limits, "memory").value();
         let guaranteed = ctx.qos() == QosClass::Guaranteed;
         let burstable = ctx.qos() == QosClass::Burstable;
-        let limited = |resource: &str| Ok(guaranteed || (burstable && all_limited(ctx, resource)?));
+        let limited = |resource: &str| Ok::<bool, SpecError>(guaranteed || (burstable && all_limited(ctx, resource)?));
         let sizes = &ctx.node.cgroups.hugepage_sizes;
         Ok(Self {
             cpu_shares: Some(if guaranteed || burstable {

@@ -39,7 +39,13 @@ pub(crate) trait Parts: Send + Sync + fmt::Debug {
     fn container_hash(&self, container: &Container) -> String;
     fn qos_class(&self, ctx: &PodContext) -> String;
     fn credentials<'a>(&'a self, ctx: &'a PodContext, image: &'a str) -> BoxFuture<'a, Vec<cri::AuthConfig>>;
-    fn termination_message(&self, container: &Container, status: &cri::ContainerStatus, limit: usize) -> String;
+    fn termination_message(
+        &self,
+        ctx: &PodContext,
+        container: &Container,
+        status: &cri::ContainerStatus,
+        limit: usize,
+    ) -> String;
 
     fn create_cgroup<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<(), String>>;
     fn remove_cgroup<'a>(&'a self, uid: &'a Uid) -> BoxFuture<'a, Result<(), String>>;

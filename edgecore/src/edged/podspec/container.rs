@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer};
 use proto::cri;
 
 use super::env::environment;
-use super::expand::expand;
 use super::labels::{container_annotations, container_labels};
 use super::logs::{container_log_dir, container_log_path};
 use super::mounts::mounts;
@@ -36,19 +35,22 @@ pub async fn container_config(
     volumes: &MountedVolumes,
 ) -> Result<cri::ContainerConfig, SpecError> {
     let spec = container.container;
-    let env = environment(ctx, spec, pod_ips).await?;
+    let mut env = environment(ctx, spec, pod_ips).await?;
     let mounts = mounts(ctx, &container, pod_ips, volumes, &env)?;
     verify_non_root(ctx, spec, image)?;
     let log_dir = container_log_dir(ctx, &spec.name);
     std::fs::create_dir_all(&log_dir).map_err(|error| SpecError::file("create", &log_dir, &error))?;
-    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+    let mut expanded = |what: &str, words: &Option<Vec<String>>| -> Result<Vec<String>, SpecError> {
         words
             .iter()
             .flatten()
-            .map(|word| expand(word, |name| env.get(name)))
+            .map(|word| {
+                env.expand(word)
+                    .map_err(|error| SpecError::config(format!("{what}: {error}")))
+            })
             .collect()
     };
-    let (command, args) = (expanded(&spec.command), expanded(&spec.args));
+    let (command, args) = (expanded("command", &spec.command)?, expanded("args", &spec.args)?);
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
             name: spec.name.clone(),

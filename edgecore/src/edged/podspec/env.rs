@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource};
 use proto::{Kind, Object, ObjectPath, cri};
 
 use super::downward::{field_value, resource_value};
-use super::expand::expand;
+use super::expand::{Budget, TooLong, expand};
 use crate::edged::context::PodContext;
 use crate::edged::context::SpecError;
 use crate::metamanager::RequestError;
@@ -17,6 +17,7 @@ use crate::metamanager::RequestError;
 pub(super) struct Environment {
     pairs: Vec<(String, String)>,
     index: HashMap<String, usize>,
+    budget: Budget,
 }
 
 impl Environment {
@@ -25,6 +26,14 @@ impl Environment {
             .get(name)
             .and_then(|index| self.pairs.get(*index))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Text of this container with the values that are known by now.
+    pub(super) fn expand(&mut self, text: &str) -> Result<String, TooLong> {
+        let mut budget = self.budget;
+        let expanded = expand(text, &mut budget, |name| self.get(name));
+        self.budget = budget;
+        expanded
     }
 
     fn set(&mut self, name: String, value: String) {
@@ -75,7 +84,9 @@ pub(super) async fn environment(
     for variable in container.env.iter().flatten() {
         let written = variable.value.as_deref().filter(|text| !text.is_empty());
         let value = match (written, &variable.value_from) {
-            (Some(text), _) => expand(text, |name| env.get(name)),
+            (Some(text), _) => env
+                .expand(text)
+                .map_err(|error| SpecError::config(format!("environment variable {:?}: {error}", variable.name)))?,
             (None, Some(from)) => match sources.value(container, from, pod_ips).await? {
                 Some(value) => value,
                 None => continue,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use super::expand::TooLong;
 use crate::edged::context::{PodContext, SpecError};
 use crate::edged::quantity::BadQuantity;
 use crate::metamanager::RequestError;
@@ -28,6 +29,12 @@ impl SpecError {
     /// The API's own text names the object already; a failure to ask does not.
     pub(super) fn source(kind: &dyn fmt::Display, name: &str, error: &RequestError) -> Self {
         Self::config(source_text(kind, name, error))
+    }
+}
+
+impl From<TooLong> for SpecError {
+    fn from(error: TooLong) -> Self {
+        Self::config(error.to_string())
     }
 }
 

@@ -93,9 +93,14 @@ fn volume_mount(
     })
 }
 
+/// The folder of a container's termination messages, which no container sees as a whole.
+pub(super) fn message_dir(ctx: &PodContext, container: &str) -> PathBuf {
+    ctx.dir().join("containers").join(container)
+}
+
 /// A fresh file for the termination message of this run; its name differs from run to run, as the runtime remembers it per container.
 fn message_file(ctx: &PodContext, container: &str) -> Result<PathBuf, SpecError> {
-    let dir = ctx.dir().join("containers").join(container);
+    let dir = message_dir(ctx, container);
     let id = uuid::Uuid::new_v4().simple().to_string();
     let path = dir.join(id.get(..8).unwrap_or(&id));
     let create = || {

@@ -2,23 +2,33 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Container;
 use proto::cri;
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+
+use super::mounts::message_dir;
+use crate::edged::context::PodContext;
 
 /// What an exited container left as its message: from its file, or from the end of its log when it asks for that and failed.
 /// Reads files, so call it where blocking is allowed.
 /// `limit` bytes of it at most: a pod's messages share a budget.
-pub fn termination_message(container: &Container, status: &cri::ContainerStatus, limit: usize) -> String {
-    let mut message = whole_message(container, status);
+pub fn termination_message(
+    ctx: &PodContext,
+    container: &Container,
+    status: &cri::ContainerStatus,
+    limit: usize,
+) -> String {
+    let mut message = whole_message(ctx, container, status);
     while message.len() > limit {
         message.pop();
     }
     message
 }
 
-fn whole_message(container: &Container, status: &cri::ContainerStatus) -> String {
+fn whole_message(ctx: &PodContext, container: &Container, status: &cri::ContainerStatus) -> String {
     let path = container.termination_message_path.as_deref().unwrap_or_default();
     let mut from_log = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
         && status.exit_code != 0
@@ -28,13 +38,21 @@ fn whole_message(container: &Container, status: &cri::ContainerStatus) -> String
     } else {
         format!("/{path}")
     };
+    // A volume may be mounted at the same path; what lies there is the pod's choice, and may be no file. Ours came last.
+    let dir = message_dir(ctx, &container.name);
+    let real_dir = dir.canonicalize().ok();
+    let is_ours = |host_path: &str| {
+        let parent = Path::new(host_path).parent();
+        // Some runtimes tell the path without its links.
+        parent.is_some() && (parent == Some(dir.as_path()) || parent == real_dir.as_deref())
+    };
     let mount = status
         .mounts
         .iter()
-        .find(|mount| !path.is_empty() && mount.container_path == path);
+        .rfind(|mount| !path.is_empty() && mount.container_path == path && is_ours(&mount.host_path));
     let mut message = String::new();
     if let Some(mount) = mount {
-        match read_tail(Path::new(&mount.host_path), MAX_MESSAGE) {
+        match open_file(Path::new(&mount.host_path)).and_then(|file| read_tail(file, MAX_MESSAGE)) {
             Ok(bytes) => {
                 from_log &= bytes.is_empty();
                 message = String::from_utf8_lossy(&bytes).into_owned();
@@ -53,7 +71,7 @@ fn whole_message(container: &Container, status: &cri::ContainerStatus) -> String
 }
 
 fn last_lines(path: &Path) -> io::Result<String> {
-    let bytes = read_tail(path, LOG_WINDOW)?;
+    let bytes = read_tail(File::open(path)?, LOG_WINDOW)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     // A line that the window cuts has no time stamp and falls out below.
@@ -77,8 +95,21 @@ fn last_lines(path: &Path) -> io::Result<String> {
     Ok(all.split_off(start))
 }
 
-fn read_tail(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+/// Opens a file and nothing else: neither waits for the other end of a pipe nor wakes a device, whatever lies there.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    // Through the descriptor, which is a link to what was looked at: the name may lead elsewhere by now.
+    let pinned = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(pinned.as_str(), flags, Mode::empty())?;
+    Ok(File::from(file))
+}
+
+fn read_tail(mut file: File, max: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
     let mut bytes = Vec::new();
@@ -99,9 +130,12 @@ const LOG_WINDOW: u64 = 128 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edged::podspec::testing::context;
 
-    fn message(dir: &Path, policy: &str, exit_code: i32) -> String {
+    /// Of a container `app` with mounts of these files at the path of the message.
+    fn message(ctx: &PodContext, files: &[&Path], log: &Path, policy: &str, exit_code: i32) -> String {
         let container = Container {
+            name: "app".into(),
             termination_message_path: Some("/dev/termination-log".into()),
             termination_message_policy: Some(policy.into()),
             ..Default::default()
@@ -110,26 +144,57 @@ mod tests {
             exit_code,
             ..Default::default()
         };
-        status.mounts.push(cri::Mount {
+        status.mounts.extend(files.iter().map(|file| cri::Mount {
             container_path: "/dev/termination-log".into(),
-            host_path: dir.join("message").to_string_lossy().into_owned(),
+            host_path: file.to_string_lossy().into_owned(),
             ..Default::default()
-        });
-        status.log_path = dir.join("0.log").to_string_lossy().into_owned();
-        termination_message(&container, &status, MAX_POD)
+        }));
+        status.log_path = log.to_string_lossy().into_owned();
+        termination_message(ctx, &container, &status, MAX_POD)
     }
 
     #[test]
     fn message_from_the_file_or_from_the_log() {
         let dir = tempfile::tempdir().expect("tempdir");
+        let (ctx, _) = context(dir.path(), serde_json::json!({"containers": []}));
+        let folder = message_dir(&ctx, "app");
+        std::fs::create_dir_all(&folder).expect("mkdir");
+        let (file, log_file) = (folder.join("message"), dir.path().join("0.log"));
+        let message = |policy, exit_code| message(&ctx, &[&file], &log_file, policy, exit_code);
         let stamp = "2026-01-01T00:00:00.000000000Z";
         let log = format!("{stamp} stdout F one\n{stamp} stderr P tw\n{stamp} stderr F o\n");
-        std::fs::write(dir.path().join("0.log"), log).expect("log");
-        assert_eq!(message(dir.path(), "File", 1), "");
-        assert_eq!(message(dir.path(), "FallbackToLogsOnError", 1), "one\ntwo\n");
-        assert_eq!(message(dir.path(), "FallbackToLogsOnError", 0), "");
-        std::fs::write(dir.path().join("message"), "x".repeat(5000)).expect("message");
-        assert_eq!(message(dir.path(), "FallbackToLogsOnError", 1).len(), 4096);
+        std::fs::write(&log_file, log).expect("log");
+        assert_eq!(message("File", 1), "");
+        assert_eq!(message("FallbackToLogsOnError", 1), "one\ntwo\n");
+        assert_eq!(message("FallbackToLogsOnError", 0), "");
+        std::fs::write(&file, "x".repeat(5000)).expect("message");
+        assert_eq!(message("FallbackToLogsOnError", 1).len(), 4096);
+    }
+
+    #[test]
+    fn only_a_file_of_ours_is_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (ctx, _) = context(dir.path(), serde_json::json!({"containers": []}));
+        let folder = message_dir(&ctx, "app");
+        std::fs::create_dir_all(&folder).expect("mkdir");
+        let make = |path: &Path, text: &str| std::fs::write(path, text).expect("write");
+        let (volume, first, last) = (dir.path().join("volume"), folder.join("1"), folder.join("2"));
+        make(&volume, "volume");
+        make(&first, "first");
+        make(&last, "last");
+        let message = |files: &[&Path]| message(&ctx, files, Path::new("/nonexistent"), "File", 1);
+        assert_eq!(message(&[&volume]), "");
+        assert_eq!(message(&[&volume, &first, &last]), "last");
+        assert_eq!(message(&[&first, &volume]), "first");
+
+        let (pipe, link) = (folder.join("pipe"), folder.join("link"));
+        std::os::unix::fs::symlink(&volume, &link).expect("link");
+        let here = File::open(&folder).expect("folder");
+        rustix::fs::mknodat(&here, "pipe", FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("pipe");
+        for path in [&pipe, &link] {
+            assert!(!message(&[path]).contains("volume"), "{}", path.display());
+        }
+        assert!(message(&[&pipe]).ends_with("not a regular file"));
     }
 
     #[test]

@@ -85,13 +85,11 @@ impl Checker {
     async fn ask(&self, probe: &Probe) -> Answer {
         let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
         if let Some(exec) = &probe.exec {
-            let command = exec
-                .command
-                .iter()
-                .flatten()
-                .map(|word| expand_static(word, &self.container))
-                .collect();
-            return self.exec(command, limit).await;
+            let words = exec.command.as_deref().unwrap_or_default();
+            return match expand_static(words, &self.container) {
+                Ok(command) => self.exec(command, limit).await,
+                Err(error) => Answer::None(format!("command: {error}")),
+            };
         }
         let asked = if let Some(get) = &probe.http_get {
             let request = http_get(get, &self.container, self.pod_ip, "probe", wants_tls(get));

@@ -2,7 +2,7 @@
 //!
 //! Owns the folders below `pods/<uid>/volumes` and what is mounted there, laid out as a kubelet does, so that either finds what the
 //! other left. Reads pods and the objects that their volumes name. Emits the paths to mount into containers. Must not follow a mount
-//! or a link when it deletes.
+//! or a link when it deletes or gives a volume to a group.
 
 mod atomic;
 mod claims;

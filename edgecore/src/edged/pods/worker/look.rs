@@ -34,7 +34,7 @@ impl Worker {
                     let message = self
                         .shared
                         .parts
-                        .termination_message(&container, &record.status, MESSAGES);
+                        .termination_message(ctx, &container, &record.status, MESSAGES);
                     if !message.is_empty() {
                         record.message = message;
                     }
