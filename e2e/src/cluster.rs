@@ -133,8 +133,8 @@ impl Cluster {
     /// kubectl, as administrator, without arguments.
     #[must_use]
     pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(&self.settings.kubernetes);
-        command.arg("kubectl").arg("--kubeconfig").arg(&self.kubeconfig);
+        let mut command = Command::new(self.settings.kubectl());
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
         command
     }
 

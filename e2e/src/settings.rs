@@ -13,7 +13,7 @@ use crate::process;
 pub struct Settings {
     /// The repository.
     pub root: PathBuf,
-    /// Program with the whole of Kubernetes: `kubernetes-testcluster apiserver|kubelet|kubectl|…`.
+    /// Program with the whole of Kubernetes: `kubernetes-testcluster apiserver|kubelet|…`.
     pub kubernetes: PathBuf,
     /// Folder with busybox.tar and pause.tar.
     pub images: PathBuf,
@@ -77,12 +77,18 @@ impl Settings {
         self.root.join("e2e/testcluster").join(name)
     }
 
+    /// The test cluster's kubectl.
+    #[must_use]
+    pub fn kubectl(&self) -> PathBuf {
+        self.kubernetes.with_file_name("kubectl")
+    }
+
     /// The kubectl that users are told about: the machine's, else the test cluster's.
     #[must_use]
     pub fn kubectl_name(&self) -> String {
         match process::call("sh", &["-c", "command -v kubectl"]) {
             Ok(_) => "kubectl".to_owned(),
-            Err(_) => self.kubernetes.with_file_name("kubectl").display().to_string(),
+            Err(_) => self.kubectl().display().to_string(),
         }
     }
 }

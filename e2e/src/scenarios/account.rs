@@ -34,12 +34,12 @@ const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kubeedge/deployments/cloudcor
 /// What the API server lets the account do is what is committed, and nothing in it is too much.
 fn rights(context: &mut Context) -> Result<()> {
     let manifests = context.settings.root.join("config/manifests");
-    let kubernetes = context.settings.kubernetes.clone();
+    let kubectl = context.settings.kubectl();
     let system = context.system()?;
     prepare(system, &manifests)?;
     let committed = std::fs::read_to_string(manifests.join("rbac.can-i.txt"))?;
     let mut command = Command::new(manifests.join("rbac.sh"));
-    command.arg(kubernetes).args(["kubectl", "--kubeconfig"]);
+    command.arg(kubectl).arg("--kubeconfig");
     command.arg(system.cluster.kubeconfig());
     let real = process::run(&mut command)?;
     ensure!(
@@ -93,8 +93,8 @@ fn account(context: &mut Context) -> Result<()> {
         ["set-credentials", "account", "--token", token.trim()].as_slice(),
         &["set-context", "--current", "--user", "account"],
     ] {
-        let mut command = Command::new(&settings.kubernetes);
-        command.args(["kubectl", "--kubeconfig", &own_text, "config"]);
+        let mut command = Command::new(settings.kubectl());
+        command.args(["--kubeconfig", &own_text, "config"]);
         // The command line holds the token: a failure must not print it.
         ensure!(
             command.args(change).output()?.status.success(),

@@ -358,14 +358,7 @@ fn damaged(context: &mut Context, name: &str, damage: impl Fn(&mut Vec<u8>)) -> 
     std::fs::write(&file, bytes)?;
     system.edge.start_edgecore()?;
     system.node_ready(seconds(60))?;
-    scale(system, &namespace, 3)?;
-    system.converged("and a scale-up is applied", &namespace, 3, 150)?;
-    let after = system.edge.containers(&namespace)?;
-    ensure!(
-        before.iter().all(|(name, id)| after.get(name) == Some(id)),
-        "a container was replaced"
-    );
-    no_restarts(system, &namespace)?;
+    grows(system, &namespace, &before)?;
     let folder = file.parent().context("the database's folder")?;
     let aside = std::fs::read_dir(folder)?.flatten().any(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -376,6 +369,18 @@ fn damaged(context: &mut Context, name: &str, damage: impl Fn(&mut Vec<u8>)) -> 
     });
     ensure!(aside, "the damaged database was not kept aside in {}", folder.display());
     system.clean(&namespace)
+}
+
+/// A third pod comes, the containers from before stay, and none was restarted.
+fn grows(system: &System, namespace: &str, before: &BTreeMap<String, String>) -> Result<()> {
+    scale(system, namespace, 3)?;
+    system.converged("and a scale-up is applied", namespace, 3, 150)?;
+    let after = system.edge.containers(namespace)?;
+    ensure!(
+        before.iter().all(|(name, id)| after.get(name) == Some(id)),
+        "a container was replaced"
+    );
+    no_restarts(system, namespace)
 }
 
 /// One byte of a stored pod is another one, which SQLite does not see: the pod's container goes on.
@@ -406,13 +411,6 @@ fn database_row_damaged(context: &mut Context) -> Result<()> {
     wait::stays("the same containers", seconds(30), || {
         Ok(system.edge.containers(&namespace)? == before)
     })?;
-    scale(system, &namespace, 3)?;
-    system.converged("and a scale-up is applied", &namespace, 3, 150)?;
-    let after = system.edge.containers(&namespace)?;
-    ensure!(
-        before.iter().all(|(name, id)| after.get(name) == Some(id)),
-        "a container was replaced"
-    );
-    no_restarts(system, &namespace)?;
+    grows(system, &namespace, &before)?;
     system.clean(&namespace)
 }

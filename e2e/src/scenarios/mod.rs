@@ -21,6 +21,7 @@ mod identity;
 mod images;
 mod install;
 mod install_cloud;
+mod install_refused;
 mod kubectl;
 mod machine;
 mod manifests;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<Scenario> {
         device_versions::LIST,
         account::LIST,
         install::LIST,
+        install_refused::LIST,
         install_cloud::LIST,
         board::LIST,
         authorizer::LIST,

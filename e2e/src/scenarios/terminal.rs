@@ -73,22 +73,22 @@ fn attach(context: &mut Context) -> Result<()> {
 struct Terminal {
     /// Where its name is written.
     name: PathBuf,
-    kubernetes: String,
+    kubectl: String,
 }
 
 impl Terminal {
     fn new(context: &Context) -> Self {
         Self {
             name: context.folder().join("tty"),
-            kubernetes: context.settings.kubernetes.display().to_string(),
+            kubectl: context.settings.kubectl().display().to_string(),
         }
     }
 
     /// Runs kubectl on it, makes it 44 by 99 when `first` was said, and returns all that was said, with the exit code.
     fn run(&self, system: &System, transport: Transport, command: &str, first: &str) -> Result<(String, Option<i32>)> {
-        let (kubernetes, config) = (&self.kubernetes, system.cluster.kubeconfig().display());
+        let (kubectl, config) = (&self.kubectl, system.cluster.kubeconfig().display());
         let outside = format!(
-            "stty rows 33 cols 77; tty > {}; timeout --foreground 60 {kubernetes} kubectl --kubeconfig {config} {command}",
+            "stty rows 33 cols 77; tty > {}; timeout --foreground 60 {kubectl} --kubeconfig {config} {command}",
             self.name.display()
         );
         let start = Instant::now();
