@@ -2,6 +2,8 @@
 //!
 //! The tests of the crates include these files and replay the corpus through them, so a target and its test never differ.
 
+#[allow(dead_code)]
+pub mod authorizer;
 pub mod bus;
 #[allow(dead_code)]
 pub mod cloudstream;
@@ -23,6 +25,10 @@ pub mod order;
 #[path = "../../edgecore/src/eventbus/broker/core/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod state;
+
+/// The labels of nodes, where the authorizer looks for them.
+#[path = "../../cloudcore/src/labels.rs"]
+mod labels;
 
 /// The filter of the edge's sockets, without the rest of its crate.
 #[path = "../../common/src/authority/mod.rs"]
