@@ -48,6 +48,7 @@ use access::Access;
 use certificates::{StreamCertificates, TunnelCertificate};
 use nodeport::NodePorts;
 use sessions::Sessions;
+use streamserver::Rivals;
 use wayin::{Trials, Way};
 
 /// The annotation of a Node that says where other cloudcores reach its tunnel, `address:port`. Go's have only `cloudcore`, which is
@@ -115,6 +116,7 @@ struct Shared {
     /// `None` when everybody is let in.
     access: Option<Access>,
     sessions: Arc<Sessions>,
+    rivals: Rivals,
     /// TLS of the stream server, but for the certificate.
     tls: ServerConfig,
     certificates: StreamCertificates,
@@ -180,6 +182,7 @@ impl CloudStream {
             informers,
             access,
             sessions,
+            rivals: Rivals::default(),
             own,
             metrics,
             trials: Arc::default(),

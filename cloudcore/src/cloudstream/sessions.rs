@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// The tunnel of a node.
 pub(super) struct Session {
     pub(super) node: NodeName,
-    /// The InternalIP that it reports; `None` for what is no address.
+    /// The InternalIP that it claims, which nobody vouches for; `None` for what is no address.
     pub(super) address: Option<IpAddr>,
     /// What it was let in by.
     pub(super) certificate: Option<CertificateDer<'static>>,
@@ -29,14 +29,6 @@ pub(super) struct Ask {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) headers: Vec<(String, String)>,
-}
-
-/// Who answers to an address.
-pub(super) enum Found {
-    Nobody,
-    One(NodeName),
-    /// Two private networks with the same addresses: one of them would get the other's requests.
-    Several(Vec<NodeName>),
 }
 
 /// The tunnels of this cloudcore.
@@ -121,12 +113,9 @@ impl Sessions {
         self.known.read().nodes.len()
     }
 
-    pub(super) fn by_address(&self, address: IpAddr) -> Found {
-        match self.known.read().addresses.get(&address).map(Vec::as_slice) {
-            None | Some([]) => Found::Nobody,
-            Some([one]) => Found::One(one.clone()),
-            Some(several) => Found::Several(several.to_vec()),
-        }
+    /// The nodes whose tunnels claim an address.
+    pub(super) fn claimants(&self, address: IpAddr) -> Vec<NodeName> {
+        self.known.read().addresses.get(&address).cloned().unwrap_or_default()
     }
 
     /// Why the node's last tunnel ended, and how long ago; `None` while it has one, or when it is not known.
@@ -225,23 +214,22 @@ mod tests {
         let new = sessions.admit(session("a", "10.0.0.2"));
         sessions.leave(&old, "late".into());
         assert!(sessions.get(&"a".into()).is_some_and(|known| Arc::ptr_eq(&known, &new)));
-        assert!(matches!(sessions.by_address([10, 0, 0, 1].into()), Found::Nobody));
-        assert!(matches!(sessions.by_address([10, 0, 0, 2].into()), Found::One(node) if node.as_str() == "a"));
+        assert!(sessions.claimants([10, 0, 0, 1].into()).is_empty());
+        assert_eq!(sessions.claimants([10, 0, 0, 2].into()), [NodeName::from("a")]);
         assert!(sessions.ended(&"a".into()).is_none());
         sessions.leave(&new, "cut".into());
         assert_eq!(sessions.len(), 0);
-        assert!(matches!(sessions.by_address([10, 0, 0, 2].into()), Found::Nobody));
+        assert!(sessions.claimants([10, 0, 0, 2].into()).is_empty());
         assert!(sessions.ended(&"a".into()).is_some_and(|(why, _)| why == "cut"));
     }
 
     #[tokio::test]
-    async fn an_address_of_two_nodes_is_nobodys() {
+    async fn two_nodes_may_claim_an_address() {
         let sessions = Sessions::new();
         let first = sessions.admit(session("a", "10.0.0.1"));
         let _second = sessions.admit(session("b", "10.0.0.1"));
-        let found = sessions.by_address([10, 0, 0, 1].into());
-        assert!(matches!(found, Found::Several(nodes) if nodes.len() == 2));
+        assert_eq!(sessions.claimants([10, 0, 0, 1].into()), ["a", "b"].map(NodeName::from));
         sessions.leave(&first, String::new());
-        assert!(matches!(sessions.by_address([10, 0, 0, 1].into()), Found::One(node) if node.as_str() == "b"));
+        assert_eq!(sessions.claimants([10, 0, 0, 1].into()), [NodeName::from("b")]);
     }
 }

@@ -1,8 +1,10 @@
 //! What edges are called by whoever dials them: the name of the Node and what its status lists.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use proto::{NodeName, Object};
 use serde::Deserialize;
 
@@ -39,6 +41,53 @@ impl EdgeHosts {
     pub fn all(&self) -> impl Iterator<Item = Host> + '_ {
         std::iter::once(Host::parse(self.node.as_str())).chain(self.others.iter().cloned())
     }
+}
+
+/// An edge whose Node lists an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The Node's name.
+    pub node: NodeName,
+    /// Where its kubelet is said to be; 0 for nowhere.
+    pub port: u16,
+    /// When the Node was made; `None` where that cannot be read.
+    pub created: Option<Timestamp>,
+}
+
+/// Which edges list which address.
+#[derive(Default)]
+pub(super) struct Lists(HashMap<IpAddr, BTreeSet<NodeName>>);
+
+impl Lists {
+    pub(super) fn add(&mut self, edge: &EdgeHosts) {
+        for address in addresses_of(edge) {
+            self.0.entry(address).or_default().insert(edge.node.clone());
+        }
+    }
+
+    pub(super) fn remove(&mut self, edge: &EdgeHosts) {
+        for address in addresses_of(edge) {
+            let Some(nodes) = self.0.get_mut(&address) else {
+                continue;
+            };
+            nodes.remove(&edge.node);
+            if nodes.is_empty() {
+                self.0.remove(&address);
+            }
+        }
+    }
+
+    /// By name.
+    pub(super) fn at(&self, address: IpAddr) -> impl Iterator<Item = &NodeName> {
+        self.0.get(&address.to_canonical()).into_iter().flatten()
+    }
+}
+
+fn addresses_of(edge: &EdgeHosts) -> impl Iterator<Item = IpAddr> {
+    edge.all().filter_map(|host| match host {
+        Host::Address(address) => Some(address.to_canonical()),
+        Host::Name(_) => None,
+    })
 }
 
 /// What a Node's status lists, without the Node's own name.

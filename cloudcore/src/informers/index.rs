@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use proto::{Kind, Namespace, NodeName, Object, ObjectName, ObjectPath, Operation, Uid};
 
 use super::change::{Change, Need};
-use super::hosts::{EdgeHosts, Host, others_of};
+use super::hosts::{EdgeHosts, Host, Listed, Lists, others_of};
 use super::known::{Known, fingerprint, shell};
 use super::references::{Reference, references};
 use super::watches::Watch;
@@ -16,6 +17,7 @@ use crate::kubernetes::Seen;
 #[derive(Default)]
 pub(super) struct Index {
     nodes: HashMap<NodeName, NodeEntry>,
+    lists: Lists,
     pods: HashMap<PodKey, PodEntry>,
     /// ConfigMaps and Secrets.
     objects: HashMap<ObjectPath, Known>,
@@ -41,7 +43,17 @@ struct NodeEntry {
     others: Arc<[Host]>,
     /// Where its kubelet is said to be; 0 for nowhere.
     port: u16,
+    created: Option<Timestamp>,
     pods: HashSet<PodKey>,
+}
+
+impl NodeEntry {
+    fn hosts(&self, node: &NodeName) -> EdgeHosts {
+        EdgeHosts {
+            node: node.clone(),
+            others: self.others.clone(),
+        }
+    }
 }
 
 struct PodEntry {
@@ -116,18 +128,18 @@ impl Index {
 
     /// What all edges are called.
     pub(super) fn hosts(&self) -> Vec<EdgeHosts> {
-        let one = |(node, entry): (&NodeName, &NodeEntry)| EdgeHosts {
-            node: node.clone(),
-            others: entry.others.clone(),
-        };
-        self.nodes.iter().map(one).collect()
+        self.nodes.iter().map(|(node, entry)| entry.hosts(node)).collect()
     }
 
-    /// The edges whose status lists this address.
-    pub(super) fn nodes_at(&self, address: IpAddr) -> Vec<NodeName> {
-        let wanted = Host::Address(address);
-        let has = |(_, entry): &(&NodeName, &NodeEntry)| entry.others.contains(&wanted);
-        self.nodes.iter().filter(has).map(|(node, _)| node.clone()).collect()
+    /// The edges whose Nodes list this address, by name.
+    pub(super) fn nodes_at(&self, address: IpAddr) -> Vec<Listed> {
+        let entries = self.lists.at(address).filter_map(|node| self.nodes.get_key_value(node));
+        let one = |(node, entry): (&NodeName, &NodeEntry)| Listed {
+            node: node.clone(),
+            port: entry.port,
+            created: entry.created,
+        };
+        entries.map(one).collect()
     }
 
     /// The addresses that a node's status lists.
@@ -248,7 +260,7 @@ impl Index {
         let node = NodeName::new(path.name_str());
         let print = fingerprint(&object, false);
         let known = Known::of(&object);
-        let (owner, port) = facts_of(&object);
+        let Facts { owner, port, created } = facts_of(&object);
         let others = others_of(&object);
         if let Some(entry) = self.nodes.get_mut(&node) {
             let same = entry.print == print && entry.known.uid == known.uid;
@@ -259,8 +271,11 @@ impl Index {
             entry.print = print;
             entry.known = known;
             entry.owner = owner;
+            entry.created = created;
             if entry.others != others {
+                self.lists.remove(&entry.hosts(&node));
                 entry.others = others;
+                self.lists.add(&entry.hosts(&node));
                 self.renamed += 1;
             }
             return if same {
@@ -269,17 +284,17 @@ impl Index {
                 vec![Change::Node { node, object }]
             };
         }
-        self.nodes.insert(
-            node.clone(),
-            NodeEntry {
-                known,
-                print,
-                owner,
-                others,
-                port,
-                pods: HashSet::new(),
-            },
-        );
+        let entry = NodeEntry {
+            known,
+            print,
+            owner,
+            others,
+            port,
+            created,
+            pods: HashSet::new(),
+        };
+        self.lists.add(&entry.hosts(&node));
+        self.nodes.insert(node.clone(), entry);
         self.renamed += 1;
         self.port_changes.push(node.clone());
         let mut changes = vec![Change::Node {
@@ -299,6 +314,7 @@ impl Index {
         let Some(entry) = self.nodes.remove(&node) else {
             return Vec::new();
         };
+        self.lists.remove(&entry.hosts(&node));
         self.renamed += 1;
         self.looking.remove(&node);
         for key in entry.pods {
@@ -452,8 +468,16 @@ impl Index {
     }
 }
 
-/// The annotation `cloudcore` and the port of the kubelet.
-fn facts_of(node: &Object) -> (Box<str>, u16) {
+#[derive(Default)]
+struct Facts {
+    /// The annotation `cloudcore`.
+    owner: Box<str>,
+    /// Of the kubelet.
+    port: u16,
+    created: Option<Timestamp>,
+}
+
+fn facts_of(node: &Object) -> Facts {
     #[derive(serde::Deserialize)]
     struct Node {
         metadata: Metadata,
@@ -475,16 +499,23 @@ fn facts_of(node: &Object) -> (Box<str>, u16) {
         port: Option<u16>,
     }
     #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Metadata {
         annotations: Option<HashMap<String, String>>,
+        creation_timestamp: Option<String>,
     }
     let Ok(view) = node.view::<Node>() else {
-        return (Box::default(), 0);
+        return Facts::default();
     };
+    let created = view.metadata.creation_timestamp.and_then(|time| time.parse().ok());
     let owner = view.metadata.annotations.unwrap_or_default().remove("cloudcore");
     let endpoints = view.status.and_then(|status| status.daemon_endpoints);
     let port = endpoints.and_then(|endpoints| endpoints.kubelet_endpoint?.port);
-    (owner.unwrap_or_default().into(), port.unwrap_or_default())
+    Facts {
+        owner: owner.unwrap_or_default().into(),
+        port: port.unwrap_or_default(),
+        created,
+    }
 }
 
 fn unlisted<'a>(

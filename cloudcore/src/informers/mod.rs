@@ -34,7 +34,7 @@ use devices::Devices;
 use index::Index;
 
 pub use change::{Change, Need};
-pub use hosts::{EdgeHosts, Host};
+pub use hosts::{EdgeHosts, Host, Listed};
 pub use known::{Known, shell};
 pub use watches::Watch;
 
@@ -135,8 +135,8 @@ impl Informers {
         self.index.read().hosts()
     }
 
-    /// The edges whose status lists this address. Looks through all edges.
-    pub fn nodes_at(&self, address: IpAddr) -> Vec<NodeName> {
+    /// The edges whose Nodes list this address, by name.
+    pub fn nodes_at(&self, address: IpAddr) -> Vec<Listed> {
         self.index.read().nodes_at(address)
     }
 

@@ -280,3 +280,38 @@ fn a_pod_made_again_on_another_node_unseen_leaves_the_first() {
     assert_eq!(ops(&changes), ["delete pod db-0 u2 on f"]);
     assert_eq!((pods(&index, "e"), pods(&index, "f")), (0, 0));
 }
+
+#[test]
+fn who_lists_an_address_follows_the_nodes() {
+    let node = |name: &str, addresses: &[&str]| {
+        let addresses: Vec<Value> = addresses
+            .iter()
+            .map(|address| json!({"type": "InternalIP", "address": address}))
+            .collect();
+        object(json!({
+            "metadata": {"name": name, "uid": name, "creationTimestamp": "2026-11-20T23:26:44Z"},
+            "status": {"addresses": addresses, "daemonEndpoints": {"kubeletEndpoint": {"Port": 10352}}},
+        }))
+    };
+    let mut index = started();
+    let at = |index: &Index, address: &str| -> Vec<String> {
+        let found = index.nodes_at(address.parse().expect("an address"));
+        found.iter().map(|one| one.node.to_string()).collect()
+    };
+    index.apply(Watch::Nodes, Seen::Added(node("b", &["192.0.2.1", "fd00::1"])));
+    index.apply(Watch::Nodes, Seen::Added(node("a", &["::ffff:192.0.2.1"])));
+    index.apply(Watch::Nodes, Seen::Added(node("192.0.2.3", &["192.0.2.3"])));
+    assert_eq!(at(&index, "192.0.2.1"), ["a", "b"]);
+    assert_eq!(at(&index, "192.0.2.3"), ["192.0.2.3"]);
+    let known = index.nodes_at("fd00::1".parse().expect("an address"));
+    let created = known[0].created.map(|time| time.to_string());
+    assert_eq!((known.len(), known[0].port), (1, 10352));
+    assert_eq!(created.as_deref(), Some("2026-11-20T23:26:44Z"));
+    index.apply(Watch::Nodes, Seen::Modified(node("b", &["192.0.2.2", "fd00::1"])));
+    assert_eq!(at(&index, "192.0.2.1"), ["a"]);
+    assert_eq!(at(&index, "192.0.2.2"), ["b"]);
+    index.apply(Watch::Nodes, Seen::Deleted(node("a", &[])));
+    assert_eq!(at(&index, "192.0.2.1"), [""; 0]);
+    listed(&mut index, Watch::Nodes, vec![]);
+    assert_eq!(at(&index, "fd00::1"), [""; 0]);
+}

@@ -6,11 +6,11 @@ use common::chain;
 use http::StatusCode;
 use proto::{Kind, Namespace, NodeName, ObjectPath};
 
+use super::address::meant;
 use super::head::Head;
 use super::refusal::Refusal;
 use super::route::{Route, Scope};
 use crate::cloudstream::Shared;
-use crate::cloudstream::sessions::Found;
 use crate::kubernetes::PODS;
 
 pub(super) async fn node(shared: &Shared, head: &Head, route: &Route) -> Result<NodeName, Refusal> {
@@ -43,9 +43,9 @@ async fn of_pod(shared: &Shared, namespace: &str, name: &str) -> Result<NodeName
     })
 }
 
-/// By the address or name that was dialled.
+/// By the address or name that was dialled. A name is that of the Node, which the certificate of its tunnel proves.
 fn of_host(shared: &Shared, host: &str) -> Result<NodeName, Refusal> {
-    let host = without_port(host);
+    let (host, port) = host_and_port(host);
     let Ok(address) = host.parse::<IpAddr>() else {
         if host.is_empty() {
             let text = "the request names no node: neither X-Forwarded-Uri nor Host does";
@@ -54,22 +54,24 @@ fn of_host(shared: &Shared, host: &str) -> Result<NodeName, Refusal> {
         return Ok(NodeName::from(host));
     };
     let address = address.to_canonical();
-    let nodes = match shared.sessions.by_address(address) {
-        Found::One(node) => return Ok(node),
-        Found::Several(nodes) => nodes,
-        // Its tunnel may be at another cloudcore.
-        Found::Nobody => shared.informers.nodes_at(address),
+    // Before the Nodes are known no claim can be held against them.
+    let claimed = if shared.informers.is_synced() {
+        shared.sessions.claimants(address)
+    } else {
+        Vec::new()
     };
-    match nodes.as_slice() {
+    let listed = shared.informers.nodes_at(address);
+    shared.rivals.tell(address, &listed, &claimed);
+    match meant(&listed, &claimed, port).as_slice() {
         [] => {
             let text = format!("no edge node with the address {address} is known");
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text))
         }
-        [node] => Ok(node.clone()),
+        [node] => Ok((*node).clone()),
         several => {
-            let names: Vec<&str> = several.iter().map(NodeName::as_str).collect();
+            let names: Vec<&str> = several.iter().map(|node| node.as_str()).collect();
             let text = format!(
-                "the address {address} belongs to several edge nodes: {}; ask by /api/v1/nodes/NAME/proxy",
+                "the address {address} belongs to several edge nodes: {}; ask by /api/v1/nodes/NAME/proxy, and delete Nodes that are no more",
                 names.join(", ")
             );
             Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text))
@@ -89,18 +91,19 @@ fn named(uri: &str) -> Option<&str> {
         .strip_prefix("https:")
         .or_else(|| name.strip_prefix("http:"))
         .unwrap_or(name);
-    Some(without_port(name)).filter(|name| !name.is_empty())
+    Some(host_and_port(name).0).filter(|name| !name.is_empty())
 }
 
-/// Without `:port`, and without the brackets of an IPv6 address.
-fn without_port(host: &str) -> &str {
+/// Host and port; an IPv6 address without its brackets.
+fn host_and_port(host: &str) -> (&str, Option<u16>) {
     if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or_default();
+        let (address, port) = rest.split_once(']').unwrap_or((rest, ""));
+        return (address, port.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
     match host.split_once(':') {
         // More than one colon without brackets: an address by itself.
-        Some((name, port)) if !port.contains(':') => name,
-        _ => host,
+        Some((name, port)) if !port.contains(':') => (name, port.parse().ok()),
+        _ => (host, None),
     }
 }
 
@@ -122,15 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn hosts_lose_their_ports() {
-        for (host, bare) in [
-            ("10.0.0.1:10351", "10.0.0.1"),
-            ("edge-1", "edge-1"),
-            ("[fd00::1]:10351", "fd00::1"),
-            ("fd00::1", "fd00::1"),
-            ("", ""),
+    fn hosts_and_their_ports() {
+        for (host, bare, port) in [
+            ("10.0.0.1:10351", "10.0.0.1", Some(10351)),
+            ("10.0.0.1:", "10.0.0.1", None),
+            ("edge-1", "edge-1", None),
+            ("[fd00::1]:10351", "fd00::1", Some(10351)),
+            ("[fd00::1]", "fd00::1", None),
+            ("[fd00::1", "fd00::1", None),
+            ("fd00::1", "fd00::1", None),
+            ("", "", None),
         ] {
-            assert_eq!(without_port(host), bare, "{host}");
+            assert_eq!(host_and_port(host), (bare, port), "{host}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Port 10003: what a kubelet serves on 10250, for all edges (spec 04 §7). HTTP/1.1 over TLS, one request to a connection.
 
+mod address;
 mod choose;
 mod compat;
 mod head;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+pub(super) use address::Rivals;
 pub(super) use head::{FORWARDED_BY, Head, NODE_HEADER};
 pub(super) use refusal::Refusal;
 pub(super) use relay::{Opening, relay};

@@ -164,6 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_a_pod_goes_by_the_pod_whatever_address_was_dialled() {
+        for target in [
+            "/containerLogs/a/b/c",
+            "/exec/a/b/c",
+            "/exec/a/b/uid/c",
+            "/attach/a/b/c",
+            "/attach/a/b/uid/c",
+            "/portForward/a/b",
+            "/portForward/a/b/uid",
+            "/run/a/b/c",
+            "/run/a/b/uid/c",
+            "/checkpoint/a/b/c",
+        ] {
+            let (namespace, name) = ("a".to_owned(), "b".to_owned());
+            let found = route("POST", target).expect(target);
+            assert_eq!(found.scope, Scope::Pod { namespace, name }, "{target}");
+        }
+    }
+
+    #[test]
     fn what_is_no_route_is_refused() {
         for (method, target, status) in [
             ("GET", "/", 404),

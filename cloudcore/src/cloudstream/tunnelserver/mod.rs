@@ -238,7 +238,7 @@ async fn serve(shared: &Shared, mut tls: TlsStream<TcpStream>, admitted: Admitte
     shared.sessions.leave(&session, why);
 }
 
-/// What the edge says, else where it comes from, as Go's cloudcore has it.
+/// What the edge says, else where it comes from, as Go's cloudcore has it. It is a claim: Nodes that list the address go first.
 fn address_of(internal: Option<&str>, peer: SocketAddr) -> Option<IpAddr> {
     match internal {
         Some(text) => text.parse().ok(),
