@@ -130,14 +130,19 @@ impl CertificateRequest {
         })
     }
 
-    /// Drops what the certificate may not serve under: all but the node's name and addresses that are not among `of_others`. At a
-    /// loopback address everybody is only at home.
+    /// Drops what the certificate may not serve under: all but the node's name and addresses that are not among `of_others`, however
+    /// they are written. At a loopback address everybody is only at home.
     pub fn keep_own_names(&mut self, node: &NodeName, of_others: &ServerNames) {
         self.subject_alt_names.retain(|name| match name {
             SanType::DnsName(name) => {
-                name.as_str() == node.as_str() && !of_others.dns.iter().any(|of| of == name.as_str())
+                let name = name.as_str();
+                name == node.as_str() && is_plain(name) && !of_others.dns.iter().any(|of| of.eq_ignore_ascii_case(name))
             }
-            SanType::IpAddress(address) => address.is_loopback() || !of_others.addresses.contains(address),
+            SanType::IpAddress(address) => {
+                // An IPv4 address written as IPv6 is the same to Go's clients.
+                let address = address.to_canonical();
+                address.is_loopback() || !of_others.addresses.iter().any(|of| of.to_canonical() == address)
+            }
             _ => false,
         });
     }
@@ -146,4 +151,10 @@ impl CertificateRequest {
     pub const fn name(&self) -> &CertificateName {
         &self.name
     }
+}
+
+/// Whether it is a name of one host: a wildcard stands for others' too.
+fn is_plain(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
 }

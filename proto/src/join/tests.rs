@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rcgen::SanType;
 use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
@@ -157,6 +158,32 @@ fn a_certificate_serves_under_no_name_of_others() {
         (Vec::new(), 1),
         "another node's name"
     );
+}
+
+#[test]
+fn nor_does_it_under_another_spelling_of_one() {
+    let of_others = ServerNames {
+        dns: vec!["Cloud.example".to_owned()],
+        addresses: vec![[192, 0, 2, 1].into()],
+    };
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let address = |text: &str| SanType::IpAddress(text.parse().unwrap());
+    let der = recorded_request("issue with token, ExtKeyUsages [1,2], SANs in the CSR");
+    for (node, name, kept) in [
+        ("edge.example", dns("edge.example"), true),
+        ("cloud.example", dns("cloud.example"), false),
+        ("*.example", dns("*.example"), false),
+        ("edge.example", address("192.0.2.7"), true),
+        ("edge.example", address("::ffff:192.0.2.7"), true),
+        ("edge.example", address("::ffff:192.0.2.1"), false),
+        ("edge.example", address("::ffff:127.0.0.1"), true),
+    ] {
+        let mut request = CertificateRequest::check(&der, &NodeName::from("sim-1")).unwrap();
+        let what = format!("{name:?}");
+        request.subject_alt_names = vec![name];
+        request.keep_own_names(&node.into(), &of_others);
+        assert_eq!(!request.subject_alt_names.is_empty(), kept, "{what}");
+    }
 }
 
 #[test]
