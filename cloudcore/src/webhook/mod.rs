@@ -34,7 +34,7 @@ use crate::cloudstream::certificates;
 use crate::kubernetes::{Kube, pem};
 use keeper::Keeper;
 pub use registration::Target;
-use registration::{Registration, host_of};
+use registration::{Registration, SERVICE, host_of};
 use server::Server;
 
 /// `modules.webhook`, checked.
@@ -111,6 +111,8 @@ pub fn start(parts: Parts, registry: &mut Registry, tasks: &Tasks) -> Result<(),
             Err(_) => names.dns.push(host),
         }
     }
+    names.dns.push(SERVICE.to_owned());
+    identity.reserve(&names);
     let certificate = certificates::own_certificate(names, advertised.clone(), &identity, tasks);
     let tls = TlsAcceptor::from(Arc::new(server_config(certificate, ClientCertificates::None)?));
     let server = Server::new(tls, registry, tasks.clone());

@@ -17,6 +17,9 @@ pub enum Target {
     Url(String),
 }
 
+/// What API servers find in the certificate when they come by the Service.
+pub(super) const SERVICE: &str = "cloudcore.kubeedge.svc";
+
 /// Name of the ValidatingWebhookConfiguration; Go's has another, and both may be there.
 pub(super) const CONFIGURATION: &str = "kubeedge-cloudcore";
 

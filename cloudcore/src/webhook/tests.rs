@@ -214,7 +214,7 @@ async fn ask(address: SocketAddr, identity: &Identity, head: &str, body: &str) -
 async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str, body: &str) -> (u16, String) {
     let tls = cloud_config(&[identity.ca().clone()], None).expect("a client");
     let stream = TcpStream::connect(address).await.expect("connected");
-    let name = "cloudcore.kubeedge.svc".try_into().expect("a name");
+    let name = SERVICE.try_into().expect("a name");
     let connecting = TlsConnector::from(Arc::new(tls)).connect(name, stream);
     let mut tls = connecting.await.expect("TLS");
     let headers = "Host: x\r\nConnection: close\r\nContent-Type: application/json";
@@ -258,6 +258,38 @@ async fn questions_are_answered_over_tls() {
     let announced = |length: &'static str| send(address, &identity, "POST /devices", length, "");
     assert_eq!(announced("Content-Length: 8388609").await.0, 413, "without reading it");
     assert_eq!(announced("Transfer-Encoding: chunked").await.0, 411);
+}
+
+#[tokio::test]
+async fn no_edge_serves_where_api_servers_ask() {
+    let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
+    let identity = identity(&folder).await;
+    for (fixed, address) in [
+        ("https://hooks.example:10006", "192.0.2.8"),
+        ("https://192.0.2.9", "192.0.2.9"),
+    ] {
+        let parts = Parts {
+            settings: Settings {
+                address: ([127, 0, 0, 1], 0).into(),
+                fixed: Some(url(fixed)),
+            },
+            identity: identity.clone(),
+            names: ServerNames {
+                dns: Vec::new(),
+                addresses: vec![[192, 0, 2, 8].into()],
+            },
+            advertised: advertised(),
+            kube: api().kube(),
+        };
+        start(parts, &mut Registry::default(), &tasks).expect("started");
+        let names = identity.names_of_the_cloud();
+        let has = |name: &str| names.dns.iter().any(|of| of == name);
+        assert!(has("cloudcore.kubeedge.svc") && has("hooks.example"), "{names:?}");
+        assert!(
+            names.addresses.contains(&address.parse().expect("an address")),
+            "{names:?}"
+        );
+    }
 }
 
 #[test]

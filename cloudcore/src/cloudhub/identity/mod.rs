@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{Backoff, Tasks};
+use parking_lot::Mutex;
 use proto::join::{Authority, AuthorityError, BadToken, ServerNames, sign_token};
 use rustls::server::ResolvesServerCert;
 use rustls_pki_types::CertificateDer;
@@ -116,6 +117,8 @@ struct Shared {
     server: Arc<Certificate>,
     settings: Settings,
     secrets: Arc<dyn SecretStore>,
+    /// Names of cloudcores besides those in the server certificate.
+    reserved: Mutex<ServerNames>,
 }
 
 impl Identity {
@@ -135,6 +138,7 @@ impl Identity {
                 server,
                 settings: settings.clone(),
                 secrets,
+                reserved: Mutex::default(),
             }),
         };
         identity.write_token().await?;
@@ -170,6 +174,19 @@ impl Identity {
         self.shared.server.present()
     }
 
+    /// API servers know cloudcores by these, too: from now on no edge gets a certificate to serve under them.
+    pub(crate) fn reserve(&self, names: &ServerNames) {
+        let mut reserved = self.shared.reserved.lock();
+        *reserved = std::mem::take(&mut *reserved).union(names);
+    }
+
+    /// All names that cloudcores serve under.
+    pub(crate) fn names_of_the_cloud(&self) -> ServerNames {
+        let present = self.present_server();
+        let named = present.and_then(|own| ServerNames::of_certificate(&own));
+        named.unwrap_or_default().union(&self.shared.reserved.lock())
+    }
+
     /// Two loops in one task: the token by its period, the certificate more often. A failed write is tried again.
     async fn keep(self, mut advertised: watch::Receiver<Addresses>) {
         let period = self.shared.settings.token_refresh;
@@ -201,6 +218,11 @@ impl Identity {
             if now >= reload_due {
                 reload_due = now + RELOAD;
                 let own = Some(advertised.borrow_and_update().first).filter(|ip| !ip.is_loopback());
+                // The operator's certificate may not have it.
+                self.reserve(&ServerNames {
+                    dns: Vec::new(),
+                    addresses: own.into_iter().collect(),
+                });
                 if let Err(error) = self.reload(own.as_slice()).await {
                     warn!(
                         error = common::chain(&error),

@@ -2,7 +2,6 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use proto::join::{Token, verify_jwt};
 
 use super::*;

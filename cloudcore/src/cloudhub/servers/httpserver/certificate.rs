@@ -5,7 +5,7 @@ use std::error::Error as _;
 use http::HeaderValue;
 use proto::NodeName;
 use proto::join::{
-    BadRequest, CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, ServerNames, issued_at, verify_jwt,
+    BadRequest, CertificateName, CertificateRequest, ExtendedKeyUsages, PeerName, issued_at, verify_jwt,
 };
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, Error as TlsError};
@@ -149,9 +149,7 @@ pub(super) fn issue(
         }
         usages = ExtendedKeyUsages::DEFAULT;
     }
-    let present = shared.identity.present_server();
-    let of_the_cloud = present.and_then(|own| ServerNames::of_certificate(&own));
-    request.keep_own_names(node, &of_the_cloud.unwrap_or_default());
+    request.keep_own_names(node, &shared.identity.names_of_the_cloud());
     let authority = shared.identity.authority();
     authority
         .issue_edge(&request, usages, unix_now(), shared.settings.edge_certificate)

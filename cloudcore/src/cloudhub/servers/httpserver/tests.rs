@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proto::golden::{Differences, Replay, join, join_answer};
-use proto::join::{Authority, CertificateName, Token, sign_token};
+use proto::join::{Authority, CertificateName, ServerNames, Token, sign_token};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cloudhub::identity::unix_now;
@@ -134,6 +135,37 @@ async fn renewal(world: &World, shown: Option<&NodeIdentity>, organization: &str
     );
     let request = [head.as_bytes(), &csr].concat();
     exchange(world, shown, &request).await
+}
+
+#[tokio::test]
+async fn nobody_serves_under_a_name_that_is_reserved() {
+    let world = World::start(|_| {}).await;
+    world.identity.reserve(&ServerNames {
+        dns: vec!["edge-1".into()],
+        addresses: vec![[192, 0, 2, 9].into()],
+    });
+    let authority = world.identity.authority();
+    let own = NodeIdentity::of_node(authority, "edge-1");
+    let mut params =
+        CertificateParams::new(vec!["edge-1".into(), "192.0.2.7".into(), "192.0.2.9".into()]).expect("names");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, "system:node:edge-1");
+    let pair = KeyPair::generate().expect("a key");
+    let csr = params.serialize_request(&pair).expect("a request");
+    let head = format!(
+        "GET /edge.crt HTTP/1.1\r\nHost: x\r\nConnection: close\r\nNodeName: edge-1\r\nExtKeyUsages: [1,2]\r\nContent-Length: {}\r\n\r\n",
+        csr.der().len()
+    );
+    let request = [head.as_bytes(), csr.der()].concat();
+    let answer = exchange(&world, Some(&own), &request).await;
+    let body = answer
+        .windows(4)
+        .position(|bytes| bytes == b"\r\n\r\n")
+        .expect("a head")
+        + 4;
+    let names = ServerNames::of_certificate(&answer[body..]).expect("a certificate");
+    assert_eq!((names.dns.len(), names.addresses), (0, vec![[192, 0, 2, 7].into()]));
 }
 
 /// The usage `serverAuth` as a certificate has it: 1.3.6.1.5.5.7.3.1.
