@@ -239,6 +239,7 @@ impl Identity {
             server,
             settings,
             secrets,
+            reserved: _,
         } = &*self.shared;
         let pair = load_server(settings, &**secrets, authority, own).await?;
         if server.replace(&pair).map_err(IdentityError::Server)? {

@@ -34,6 +34,19 @@ pub(super) fn meant<'a>(listed: &'a [Listed], claimed: &'a [NodeName], port: Opt
     left.into_iter().map(|one| &one.node).collect()
 }
 
+/// Without those that are gone, where the tunnel of another one that lists the address is here: boards that left it to a new one, and
+/// whose Nodes nobody deleted.
+pub(super) fn without_gone(
+    mut listed: Vec<Listed>,
+    claimed: &[NodeName],
+    gone: impl Fn(&NodeName) -> bool,
+) -> Vec<Listed> {
+    if listed.iter().any(|one| claimed.contains(&one.node)) {
+        listed.retain(|one| claimed.contains(&one.node) || !gone(&one.node));
+    }
+    listed
+}
+
 fn is_before(one: &Listed, other: &Listed) -> bool {
     let times = one.created.zip(other.created);
     times.is_some_and(|(one, other)| one < other)
@@ -137,6 +150,24 @@ mod tests {
                 .map(NodeName::as_str)
                 .collect();
             assert_eq!(found.join(" "), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_address_goes_over_to_the_board_that_is_there() {
+        let both = || vec![node("a", 10351, 2025), node("b", 10351, 2026)];
+        for (claimed, gone, expected) in [
+            ("b", "a", "b"),
+            ("b", "", "a b"),
+            ("a", "b", "a"),
+            ("a b", "a", "a b"),
+            ("", "a b", "a b"),
+            ("c", "a", "a b"),
+        ] {
+            let claimed: Vec<NodeName> = claimed.split_whitespace().map(NodeName::from).collect();
+            let left = without_gone(both(), &claimed, |node| gone.contains(node.as_str()));
+            let left: Vec<&str> = left.iter().map(|one| one.node.as_str()).collect();
+            assert_eq!(left.join(" "), expected, "{claimed:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use common::chain;
 use http::StatusCode;
 use proto::{Kind, Namespace, NodeName, ObjectPath};
 
-use super::address::meant;
+use super::address::{meant, without_gone};
 use super::head::Head;
 use super::refusal::Refusal;
 use super::route::{Route, Scope};
@@ -62,6 +62,9 @@ fn of_host(shared: &Shared, host: &str) -> Result<NodeName, Refusal> {
     };
     let listed = shared.informers.nodes_at(address);
     shared.rivals.tell(address, &listed, &claimed);
+    let own = shared.own.borrow().first.to_string();
+    let gone = |node: &NodeName| shared.sessions.get(node).is_none() && shared.informers.is_owned_by(node, &own);
+    let listed = without_gone(listed, &claimed, gone);
     match meant(&listed, &claimed, port).as_slice() {
         [] => {
             let text = format!("no edge node with the address {address} is known");
