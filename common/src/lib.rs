@@ -1,5 +1,5 @@
-//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, ports, the connection between the
-//! hubs, the tunnel's sockets.
+//! Process plumbing that the programs share: tasks and shutdown, logging, back-off, TLS identity, ports and the places at them, the
+//! connection between the hubs, the tunnel's sockets.
 //!
 //! Nothing here knows what is in KubeEdge's messages: what is on the wire is `proto`'s.
 #![warn(missing_docs)]
@@ -12,6 +12,7 @@ pub mod line;
 pub mod listen;
 pub mod logging;
 pub mod order;
+pub mod places;
 pub mod tasks;
 pub mod tls;
 pub mod tunnel;

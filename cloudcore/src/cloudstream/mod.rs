@@ -202,7 +202,7 @@ impl CloudStream {
         peer: SocketAddr,
         destination: Option<Host>,
     ) {
-        streamserver::serve(&self.shared, io, (peer, Way::Egress), destination).await;
+        streamserver::serve(&self.shared, io, (peer, Way::Egress), destination, None).await;
     }
 
     /// The port of the stream server.

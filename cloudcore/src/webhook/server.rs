@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use common::Tasks;
+use common::places::{Place, Places};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use hyper::server::conn::http1;
@@ -21,7 +22,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use proto::reviews::{BadReview, MAX_ADMISSION, MAX_CONVERSION, admit, convert};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -74,12 +75,17 @@ impl Server {
     }
 
     pub(super) async fn accept(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        while let Ok(place) = places.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let served = serve(self.tls.clone(), self.router.clone(), stream, place);
-                    self.tasks.spawn("webhook connection", served);
+        let mut places = Places::new("questions about devices", CONNECTIONS);
+        loop {
+            match places.next(|_| listener.accept()).await {
+                Ok((stream, _, place)) => {
+                    let place = Arc::new(place);
+                    let router = self.router.clone().layer(Extension(place.clone()));
+                    let tls = self.tls.clone();
+                    self.tasks.spawn("webhook connection", async move {
+                        // Who had to give way is told nothing.
+                        let _ = place.hold(serve(tls, router, stream)).await;
+                    });
                 }
                 Err(error) => {
                     // Out of file descriptors, as a rule: a pause lets some of them come free.
@@ -92,7 +98,7 @@ impl Server {
 }
 
 /// One connection, with as many questions as come in time. It ends between two of them.
-async fn serve(tls: TlsAcceptor, router: Router, stream: TcpStream, place: OwnedSemaphorePermit) {
+async fn serve(tls: TlsAcceptor, router: Router, stream: TcpStream) {
     let tls = match timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
@@ -115,7 +121,6 @@ async fn serve(tls: TlsAcceptor, router: Router, stream: TcpStream, place: Owned
     if let Ok(Err(error)) = ended {
         debug!(error = common::chain(&error), "connection of an API server failed");
     }
-    drop(place);
 }
 
 async fn conversion(State(answers): State<Answers>, request: Request) -> Response {
@@ -134,19 +139,29 @@ impl Answers {
         limit: usize,
         request: Request,
     ) -> Response {
+        let place = request.extensions().get::<Arc<Place>>().cloned();
         let (outcome, response) = match self.read(limit, request).await {
             Err(refusal) => ("refused", refusal.into_response()),
-            // A list of many devices takes longer than a worker may be kept.
-            Ok((body, _room)) => match tokio::task::spawn_blocking(move || reader(&body)).await {
-                Ok(Ok(answer)) => ("answered", ([(CONTENT_TYPE, JSON)], answer).into_response()),
-                Ok(Err(error)) => {
-                    let error = common::chain(&error);
-                    debug!(error, review, "a review that cannot be read");
-                    ("unreadable", (StatusCode::BAD_REQUEST, error).into_response())
+            Ok((body, _room)) => {
+                // As long as there is an answer to be made the connection gives way to nobody.
+                if let Some(place) = &place {
+                    place.keep();
                 }
-                Err(_) => ("failed", StatusCode::INTERNAL_SERVER_ERROR.into_response()),
-            },
+                // A list of many devices takes longer than a worker may be kept.
+                match tokio::task::spawn_blocking(move || reader(&body)).await {
+                    Ok(Ok(answer)) => ("answered", ([(CONTENT_TYPE, JSON)], answer).into_response()),
+                    Ok(Err(error)) => {
+                        let error = common::chain(&error);
+                        debug!(error, review, "a review that cannot be read");
+                        ("unreadable", (StatusCode::BAD_REQUEST, error).into_response())
+                    }
+                    Err(_) => ("failed", StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+                }
+            }
         };
+        if let Some(place) = place {
+            place.release();
+        }
         self.reviews.get_or_create(&Review { review, outcome }).inc();
         response
     }
@@ -184,7 +199,7 @@ fn announced(headers: &HeaderMap, limit: usize) -> Result<usize, Refusal> {
 
 const JSON: &str = "application/json";
 /// Connections at once; API servers keep theirs.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 const KIB: usize = 1024;
 /// How long a question waits for others; the API server waits half a minute in all.
 const ROOM: Duration = Duration::from_secs(10);

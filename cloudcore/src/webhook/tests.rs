@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::registration::{CONFIGURATION, Place};
+use super::server::CONNECTIONS;
 use super::*;
 use crate::cloudhub::tests::Memory;
 use crate::kubernetes::fake::FakeApi;
@@ -211,12 +213,16 @@ async fn ask(address: SocketAddr, identity: &Identity, head: &str, body: &str) -
     send(address, identity, head, &length, body).await
 }
 
-async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str, body: &str) -> (u16, String) {
+async fn connected(address: SocketAddr, identity: &Identity) -> TlsStream<TcpStream> {
     let tls = cloud_config(&[identity.ca().clone()], None).expect("a client");
     let stream = TcpStream::connect(address).await.expect("connected");
     let name = SERVICE.try_into().expect("a name");
     let connecting = TlsConnector::from(Arc::new(tls)).connect(name, stream);
-    let mut tls = connecting.await.expect("TLS");
+    connecting.await.expect("TLS")
+}
+
+async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str, body: &str) -> (u16, String) {
+    let mut tls = connected(address, identity).await;
     let headers = "Host: x\r\nConnection: close\r\nContent-Type: application/json";
     let request = format!("{head} HTTP/1.1\r\n{headers}\r\n{length}\r\n\r\n{body}");
     tls.write_all(request.as_bytes()).await.expect("written");
@@ -227,11 +233,10 @@ async fn send(address: SocketAddr, identity: &Identity, head: &str, length: &str
     (code.expect("a status"), body.to_owned())
 }
 
-#[tokio::test]
-async fn questions_are_answered_over_tls() {
-    let folder = TempDir::new().expect("a folder");
-    let (identity, tasks) = (identity(&folder).await, Tasks::new());
-    let certificate = certificates::own_certificate(ServerNames::default(), advertised(), &identity, &tasks);
+/// A server, and whose CA its certificate is of.
+async fn serving(folder: &TempDir, tasks: &Tasks) -> (SocketAddr, Identity) {
+    let identity = identity(folder).await;
+    let certificate = certificates::own_certificate(ServerNames::default(), advertised(), &identity, tasks);
     let tls = server_config(certificate, ClientCertificates::None).expect("a server");
     let listener = listen(([127, 0, 0, 1], 0).into()).await;
     let address = listener.local_addr().expect("bound");
@@ -241,6 +246,13 @@ async fn questions_are_answered_over_tls() {
         tasks.clone(),
     );
     tasks.spawn("server", server.accept(listener));
+    (address, identity)
+}
+
+#[tokio::test]
+async fn questions_are_answered_over_tls() {
+    let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
+    let (address, identity) = serving(&folder, &tasks).await;
     let device = json!({"apiVersion": "devices.kubeedge.io/v1alpha2", "kind": "Device", "metadata": {"name": "a"}});
     let request = json!({"uid": "7", "desiredAPIVersion": "devices.kubeedge.io/v1beta1", "objects": [device]});
     let review =
@@ -261,6 +273,7 @@ async fn questions_are_answered_over_tls() {
 }
 
 #[tokio::test]
+<<<<<<< HEAD
 async fn no_edge_serves_where_api_servers_ask() {
     let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
     let identity = identity(&folder).await;
@@ -290,6 +303,17 @@ async fn no_edge_serves_where_api_servers_ask() {
             "{names:?}"
         );
     }
+=======
+async fn who_asks_nothing_gives_way_to_who_asks() {
+    let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
+    let (address, identity) = serving(&folder, &tasks).await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS {
+        silent.push(connected(address, &identity).await);
+    }
+    let answer = timeout(Duration::from_secs(30), ask(address, &identity, "GET /healthz", ""));
+    assert_eq!(answer.await, Ok((200, "ok".to_owned())));
+>>>>>>> c883bce (Ports of cloudcore: the oldest silent connection of the host that has most gives way)
 }
 
 #[test]

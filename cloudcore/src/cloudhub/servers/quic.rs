@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use common::line::LineError;
 use common::line::quic::{self, QuicError};
+use common::places::{Place, Places};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proto::FEATURES_HEADER;
 use proto::quic::{Hello, Welcome};
 use quinn::{Endpoint, Incoming};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -56,40 +56,53 @@ pub(in crate::cloudhub) fn start(shared: &Arc<Shared>) -> Option<SocketAddr> {
 
 async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
     shared.knows_revocations().await;
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let Some(incoming) = endpoint.accept().await else {
-            return;
-        };
-        if places.available_permits() < WARY && incoming.may_retry() && !incoming.remote_address_validated() {
-            // Fails where it was asked before only.
-            let _ = incoming.retry();
-            continue;
-        }
+    let mut places = Places::new("edges over QUIC", HANDSHAKES);
+    let endpoint = &endpoint;
+    while let Ok((incoming, peer, place)) = places.next(move |free| believed(endpoint, free)).await {
+        let peer = common::listen::peer(peer);
         shared
             .tasks
-            .spawn("edge QUIC handshake", connect(shared.clone(), incoming, place));
+            .spawn("edge QUIC handshake", connect(shared.clone(), incoming, peer, place));
     }
 }
 
-async fn connect(shared: Arc<Shared>, incoming: Incoming, place: OwnedSemaphorePermit) {
-    let peer = common::listen::peer(incoming.remote_address());
+/// The endpoint is closed.
+struct Closed;
+
+/// The next one whose address is believed.
+async fn believed(endpoint: &Endpoint, free: usize) -> Result<(Incoming, SocketAddr), Closed> {
+    loop {
+        let incoming = endpoint.accept().await.ok_or(Closed)?;
+        if free >= WARY || incoming.remote_address_validated() || !incoming.may_retry() {
+            let peer = incoming.remote_address();
+            return Ok((incoming, peer));
+        }
+        // Fails where it was asked before only.
+        let _ = incoming.retry();
+    }
+}
+
+async fn connect(shared: Arc<Shared>, incoming: Incoming, peer: SocketAddr, place: Place) {
     let greeted = async {
         let connecting = incoming.accept().map_err(|error| LineError::Broken(error.into()))?;
-        quic::greet(connecting).await
+        let known = || {
+            place.keep();
+        };
+        quic::greet(connecting, known).await
     };
-    let guest = match timeout(HANDSHAKE, greeted).await {
-        Ok(Ok(guest)) => guest,
-        Ok(Err(error)) => {
+    let guest = match place.hold(timeout(HANDSHAKE, greeted)).await {
+        Some(Ok(Ok(guest))) => guest,
+        Some(Ok(Err(error))) => {
             shared.metrics.refused("tls");
             debug!(%peer, error = common::chain(&error), "QUIC handshake of an edge failed");
             return;
         }
-        Err(_) => {
+        Some(Err(_)) => {
             shared.metrics.refused("timeout");
             debug!(%peer, "the QUIC handshake of an edge took too long");
             return;
         }
+        None => return shared.metrics.refused("displaced"),
     };
     drop(place);
     let card = Card::of(guest.certificate().as_ref());

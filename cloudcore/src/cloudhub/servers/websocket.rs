@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::line::websocket::{self, Counted, WebSocketLine};
+use common::places::{Place, Places};
 use common::tls::stream::ServerStream;
 use http::{HeaderValue, StatusCode};
 use proto::FEATURES_HEADER;
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -27,8 +27,8 @@ use super::{HANDSHAKE, listen, tls_config};
 use crate::cloudhub::session::{self, Session};
 use crate::cloudhub::{Shared, StartError};
 
-/// Handshakes at once: a fleet that comes back together waits in the kernel's queue instead of in our memory.
-const HANDSHAKES: usize = 128;
+/// Handshakes at once: a fleet that comes back together waits as sockets, of which nothing else is in our memory yet.
+pub(in crate::cloudhub) const HANDSHAKES: usize = 128;
 
 /// When a node that found no place may ask again, in seconds.
 const RETRY_AFTER: &str = "30";
@@ -49,13 +49,10 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfig>) {
     shared.knows_revocations().await;
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut places = Places::new("edges", HANDSHAKES);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match places.next(|_| listener.accept()).await {
+            Ok((stream, peer, place)) => {
                 let peer = common::listen::peer(peer);
                 let task = connect(shared.clone(), tls.clone(), stream, peer, place);
                 shared.tasks.spawn("edge handshake", task);
@@ -70,13 +67,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfi
 }
 
 /// The handshakes. The session gets a task of its own, so that what they needed is given back.
-async fn connect(
-    shared: Arc<Shared>,
-    tls: Arc<ServerConfig>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn connect(shared: Arc<Shared>, tls: Arc<ServerConfig>, stream: TcpStream, peer: SocketAddr, place: Place) {
     websocket::tune(&stream);
     let upgraded = timeout(HANDSHAKE, async {
         let tls = match ServerStream::accept(tls, stream).await {
@@ -92,13 +83,24 @@ async fn connect(
                 return None;
             }
         };
+        // It has a certificate of the edges' CA.
+        if !place.keep() {
+            return None;
+        }
         upgrade(&shared, tls, peer).await
     });
-    let upgraded = upgraded.await.unwrap_or_else(|_| {
-        shared.metrics.refused("timeout");
-        debug!(%peer, "the handshake of an edge took too long");
-        None
-    });
+    let upgraded = match place.hold(upgraded).await {
+        Some(Ok(upgraded)) => upgraded,
+        Some(Err(_)) => {
+            shared.metrics.refused("timeout");
+            debug!(%peer, "the handshake of an edge took too long");
+            None
+        }
+        None => {
+            shared.metrics.refused("displaced");
+            None
+        }
+    };
     drop(place);
     if let Some((session, socket)) = upgraded {
         let line = Box::new(WebSocketLine::new(socket, session.features.has_lanes()));

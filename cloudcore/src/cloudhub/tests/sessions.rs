@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use proto::{Content, Features, Group, Kind, Message, Namespace, NodeName, ObjectPath, Operation, Route, Source};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 use super::edge::{Dialled, Edge, NodeIdentity, tls};
 use super::fakes::{Way, World};
+use crate::cloudhub::servers::websocket::HANDSHAKES;
 use crate::cloudhub::{Revoked, SessionEvent, Upstream};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -508,4 +510,21 @@ async fn an_edge_that_reads_nothing_is_cut_off(way: Way) {
         world.hub.send(&node, message).await;
     }
     eventually("cut off", || !world.hub.is_connected(&node)).await;
+}
+
+#[tokio::test]
+async fn silent_connections_give_way_to_an_edge() {
+    let world = World::start(|_| {}).await;
+    let mut silent = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let connecting = TcpStream::connect(world.hub.websocket_address());
+        silent.push(connecting.await.expect("connected"));
+    }
+    let _edge = connect(&world, "edge-1").await;
+    eventually("the oldest gave way", || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &world.registry).unwrap();
+        text.contains("cloudcore_hub_connections_refused_total{reason=\"displaced\"} 1")
+    })
+    .await;
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::chain;
+use common::places::{Place, Places};
 use common::tls::server::{ClientCertificates, ServerTlsError, server_config};
 use http::StatusCode;
 use proto::NodeName;
@@ -24,7 +25,6 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -64,21 +64,19 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<(), StartError> {
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut places = Places::new("requests to the kubelets of edges", CONNECTIONS);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match places.next(|_| listener.accept()).await {
+            Ok((stream, peer, place)) => {
                 let peer = common::listen::peer(peer);
                 // Keystrokes are sent one by one. A socket without the option works as well.
                 let _ = stream.set_nodelay(true);
                 let server = shared.clone();
                 shared.tasks.spawn_lingering("stream", LAST_WORDS, async move {
                     let destination = original_destination(&stream);
-                    serve(&server, stream, (peer, Way::Port), destination).await;
-                    drop(place);
+                    let served = serve(&server, stream, (peer, Way::Port), destination, Some(&place));
+                    // Who had to give way is told nothing.
+                    let _ = place.hold(served).await;
                 });
             }
             Err(error) => {
@@ -90,12 +88,13 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// One connection, from its TLS handshake on.
+/// One connection, from its TLS handshake on. Its place on the port, if it has one, is its own when it is let in.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send,
     (peer, way): (SocketAddr, Way),
     destination: Option<Host>,
+    place: Option<&Place>,
 ) {
     let acceptor = shared.certificates.acceptor(&shared.tls, destination);
     let begun = timeout(HEAD_WITHIN, async {
@@ -117,6 +116,9 @@ pub(super) async fn serve(
     let certificates = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
     match decide(shared, &head, &certificates.unwrap_or_default()).await {
         Ok((route, node)) => {
+            if let Some(place) = place {
+                place.keep();
+            }
             debug!(%peer, %node, target = head.path(), "request for a kubelet");
             pass_on(shared, &mut tls, &head, &route, node, early).await;
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::places::{Place, Places};
 use common::tls::client::certificates;
 use common::tls::server::{ClientCertificates, client_verifier_of, server_config};
 use common::tunnel::{self, TunnelSettings};
@@ -21,7 +22,6 @@ use rustls::AlertDescription;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,7 +32,7 @@ use super::sessions::Session;
 use super::{Shared, StartError, forward, listen};
 use crate::cloudhub::Identity;
 
-/// Handshakes at once: a fleet that comes back together waits in the kernel's queue instead of in our memory.
+/// Handshakes at once: a fleet that comes back together waits as sockets, of which nothing else is in our memory yet.
 const HANDSHAKES: usize = 128;
 /// How long TLS and upgrade may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -68,13 +68,10 @@ pub(super) fn authorities(file: &Path, identity: &Identity) -> Vec<CertificateDe
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
     shared.hub.knows_revocations().await;
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut places = Places::new("tunnels of edges", HANDSHAKES);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match places.next(|_| listener.accept()).await {
+            Ok((stream, peer, place)) => {
                 let peer = common::listen::peer(peer);
                 let task = connect(shared.clone(), acceptor.clone(), stream, peer, place);
                 shared.tasks.spawn("tunnel handshake", task);
@@ -102,13 +99,7 @@ struct Admitted {
     early: Vec<u8>,
 }
 
-async fn connect(
-    shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn connect(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, place: Place) {
     tunnel::tune(&stream);
     let visitor = timeout(HANDSHAKE, async {
         let tls = match acceptor.accept(stream).await {
@@ -125,12 +116,18 @@ async fn connect(
                 return None;
             }
         };
+        // It has a certificate that counts here.
+        place.keep();
         greet(&shared, tls, peer).await
     });
-    let visitor = visitor.await.unwrap_or_else(|_| {
-        debug!(%peer, "the handshake of a tunnel took too long");
-        None
-    });
+    let visitor = match place.hold(visitor).await {
+        Some(Ok(visitor)) => visitor,
+        Some(Err(_)) => {
+            debug!(%peer, "the handshake of a tunnel took too long");
+            None
+        }
+        None => None,
+    };
     drop(place);
     match visitor {
         Some(Visitor::Edge(tls, admitted)) => serve(&shared, tls, *admitted, peer).await,

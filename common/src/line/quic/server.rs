@@ -17,8 +17,8 @@ use super::{Farewell, LineError, QuicError, QuicLine, Stream, connection_error, 
 
 /// One socket serves all edges: what the kernel keeps for us while we are busy. It gives what it may.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
-/// Connections that wait to be accepted; more are not answered.
-const WAITING: usize = 1024;
+/// Connections that wait to be accepted, with those that wait for a place; more are not answered.
+const WAITING: usize = 2 * crate::places::WAITING;
 /// How long a refused edge may take to read why.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -51,9 +51,10 @@ pub struct Guest {
     pub hello: Hello,
 }
 
-/// Shakes hands and hears the hello.
-pub async fn greet(connecting: Connecting) -> Result<Guest, LineError> {
+/// Shakes hands and hears the hello. Between the two `known` is called: the certificate is good.
+pub async fn greet(connecting: Connecting, known: impl FnOnce()) -> Result<Guest, LineError> {
     let connection = connecting.await.map_err(connection_error)?;
+    known();
     let (send, receive) = connection.accept_bi().await.map_err(connection_error)?;
     let mut urgent = Stream::new(send, receive, Lane::Urgent, MAX_GREETING);
     let hello = parse_greeting(&urgent.read().await?).map_err(frame_error)?;

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::places::{Place, Places};
 use common::tls::server::{ClientCertificates, client_verifier, server_config};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::CertificateDer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
@@ -31,12 +32,20 @@ const CONNECTIONS: usize = 256;
 /// How long a connection lives: TLS, one request or a few.
 const LIFETIME: Duration = Duration::from_secs(60);
 
+/// How long TLS may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(15);
 
-/// The certificate that the client showed; possession of its key is proven, nothing else.
+/// Who asks.
 #[derive(Clone)]
-struct Shown(Option<CertificateDer<'static>>);
+struct Caller {
+    /// The certificate that was shown; possession of its key is proven, nothing else.
+    shown: Option<CertificateDer<'static>>,
+    /// Kept when it is clear that this is a node, or is to be one.
+    place: Arc<Place>,
+}
 
 pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAddr, StartError> {
     let config = server_config(shared.identity.server_certificate(), ClientCertificates::Requested)?;
@@ -53,23 +62,13 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor, router: axum::Router) {
     shared.knows_revocations().await;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut places = Places::new("joining nodes", CONNECTIONS);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                shared.tasks.spawn(
-                    "join request",
-                    connect(
-                        acceptor.clone(),
-                        router.clone(),
-                        stream,
-                        common::listen::peer(peer),
-                        place,
-                    ),
-                );
+        match places.next(|_| listener.accept()).await {
+            Ok((stream, peer, place)) => {
+                let peer = common::listen::peer(peer);
+                let task = connect(acceptor.clone(), router.clone(), stream, peer, Arc::new(place));
+                shared.tasks.spawn("join request", task);
             }
             Err(error) => {
                 // Out of file descriptors, as a rule: a pause lets some of them come free.
@@ -83,30 +82,28 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
 async fn connect(
     acceptor: TlsAcceptor,
     router: axum::Router,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Arc<Place>,
 ) {
     let served = timeout(LIFETIME, async {
-        let tls = acceptor.accept(stream).await?;
-        let shown = Shown(
-            tls.get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .cloned(),
-        );
-        let service = TowerToHyperService::new(router.layer(axum::Extension(shown)));
+        let tls = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+        let chain = tls.get_ref().1.peer_certificates();
+        let caller = Caller {
+            shown: chain.and_then(|chain| chain.first()).cloned(),
+            place: place.clone(),
+        };
+        let service = TowerToHyperService::new(router.layer(axum::Extension(caller)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .serve_connection(TokioIo::new(tls), service);
         connection.await.map_err(std::io::Error::other)
     });
-    match served.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%peer, error = common::chain(&error), "connection of a joining node failed"),
-        Err(_) => debug!(%peer, "connection of a joining node took too long"),
+    match place.hold(served).await {
+        // Who had to give way is told nothing.
+        None | Some(Ok(Ok(()))) => {}
+        Some(Ok(Err(error))) => debug!(%peer, error = common::chain(&error), "connection of a joining node failed"),
+        Some(Err(_)) => debug!(%peer, "connection of a joining node took too long"),
     }
-    drop(place);
 }

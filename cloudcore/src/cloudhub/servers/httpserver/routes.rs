@@ -14,7 +14,7 @@ use proto::{Content, NodeName};
 use rustls::server::danger::ClientCertVerifier;
 use tracing::{info, warn};
 
-use super::Shown;
+use super::Caller;
 use super::certificate::{self, Denied};
 use crate::cloudhub::{Shared, TaskReport};
 
@@ -52,7 +52,7 @@ async fn ca(State(server): State<Server>) -> Response {
 
 async fn edge(
     State(server): State<Server>,
-    Extension(Shown(shown)): Extension<Shown>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     request: Request,
 ) -> Response {
@@ -62,7 +62,7 @@ async fn edge(
         text(status, &reason)
     };
     let proof = certificate::Proof {
-        shown: shown.as_ref(),
+        shown: caller.shown.as_ref(),
         authorization: headers.get("Authorization"),
     };
     if let Err(Denied(reason)) = proof.check(
@@ -77,6 +77,7 @@ async fn edge(
         let reason = format!("the certificate of node {node} is revoked (ConfigMap kubeedge/revokednodes)");
         return refuse(StatusCode::UNAUTHORIZED, reason);
     }
+    caller.place.keep();
     let failed = |reason: String| refuse(StatusCode::INTERNAL_SERVER_ERROR, not_signed(&node, &reason));
     let Ok(body) = axum::body::to_bytes(request.into_body(), MAX_REQUEST).await else {
         return failed("fail to read file when signing the cert, err: http: request body too large".into());
@@ -112,7 +113,7 @@ async fn node(State(server): State<Server>, Path(name): Path<String>) -> Respons
 
 async fn node_upgrade(
     State(server): State<Server>,
-    Extension(Shown(shown)): Extension<Shown>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
     let body = match report(request).await {
@@ -125,17 +126,17 @@ async fn node_upgrade(
             "failed to marshal task info: no UpgradeID and NodeName in the report",
         );
     };
-    accept_report(&server, shown.as_ref(), node, "upgrade".into(), task_id, body)
+    accept_report(&server, &caller, node, "upgrade".into(), task_id, body)
 }
 
 async fn task_status(
     State(server): State<Server>,
-    Extension(Shown(shown)): Extension<Shown>,
+    Extension(caller): Extension<Caller>,
     Path((task_type, task_id, node)): Path<(String, String, String)>,
     request: Request,
 ) -> Response {
     match report(request).await {
-        Ok(body) => accept_report(&server, shown.as_ref(), node.into(), task_type, task_id, body),
+        Ok(body) => accept_report(&server, &caller, node.into(), task_type, task_id, body),
         Err(response) => response,
     }
 }
@@ -158,13 +159,13 @@ async fn report(request: Request) -> Result<String, Response> {
 /// Anybody could report to Go; ours wants the node's certificate, which keadm shows (spec 01 §7.1).
 fn accept_report(
     server: &Server,
-    shown: Option<&rustls_pki_types::CertificateDer<'static>>,
+    caller: &Caller,
     node: NodeName,
     task_type: String,
     task_id: String,
     body: String,
 ) -> Response {
-    let Some(shown) = shown else {
+    let Some(shown) = &caller.shown else {
         return text(
             StatusCode::UNAUTHORIZED,
             "the client certificate of the node is required",
@@ -174,6 +175,7 @@ fn accept_report(
     if let Err(Denied(reason)) = certificate::verify(shown, &*server.verifier, &node, legacy) {
         return text(StatusCode::UNAUTHORIZED, &reason);
     }
+    caller.place.keep();
     server.shared.cluster.task_report(TaskReport {
         node,
         task_type,

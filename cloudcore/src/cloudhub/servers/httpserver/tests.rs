@@ -1,15 +1,25 @@
 //! The recorded join, replayed against our server; what ours refuses and Go does not.
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use common::places::Places;
+use common::tls::server::{ClientCertificates, server_config};
 use proto::golden::{Differences, Replay, join, join_answer};
 use proto::join::{Authority, CertificateName, ServerNames, Token, sign_token};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
+use super::{HANDSHAKE, connect};
+use crate::cloudhub::Identity;
 use crate::cloudhub::identity::unix_now;
 use crate::cloudhub::tests::edge::{NodeIdentity, csr, tls};
 use crate::cloudhub::tests::fakes::World;
+use crate::cloudhub::tests::{Memory, settings};
 
 /// The answer as it comes.
 async fn exchange(world: &World, identity: Option<&NodeIdentity>, request: &[u8]) -> Vec<u8> {
@@ -201,4 +211,21 @@ async fn nobody_gets_more_than_was_proven() {
         let serves = answer.windows(SERVER_AUTH.len()).any(|bytes| bytes == SERVER_AUTH);
         assert_eq!(serves, status == 200 && name == node, "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_no_tls_is_not_waited_for_as_long_as_who_asks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = settings(folder.path());
+    let identity = Identity::load(&settings, Arc::new(Memory::default())).await;
+    let certificate = identity.expect("an identity").server_certificate();
+    let tls = server_config(certificate, ClientCertificates::Requested).expect("TLS");
+    let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+    let mut places = Places::new("test", 1);
+    let come = |_| std::future::ready(Ok::<_, io::Error>(((), peer)));
+    let ((), _, place) = places.next(come).await.expect("a place");
+    let (_silent, stream) = tokio::io::duplex(64);
+    let (acceptor, router, start) = (TlsAcceptor::from(Arc::new(tls)), axum::Router::new(), Instant::now());
+    connect(acceptor, router, stream, peer, Arc::new(place)).await;
+    assert_eq!(start.elapsed().as_secs(), HANDSHAKE.as_secs());
 }
