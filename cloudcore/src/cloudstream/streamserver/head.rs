@@ -38,11 +38,16 @@ impl Head {
         io: &mut (impl AsyncRead + Unpin),
     ) -> Result<(Self, Vec<u8>), Option<Refusal>> {
         let mut bytes = Vec::with_capacity(4 * 1024);
+        let mut looks = Looks::default();
         loop {
-            if let Some((head, length)) = Self::parse(&bytes).map_err(Some)? {
+            if looks.are_due(&bytes)
+                && let Some((head, length)) = Self::parse(&bytes).map_err(Some)?
+            {
                 return Ok((head, bytes.split_off(length)));
             }
             if io.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
+                // What is wrong with so little of it is said all the same.
+                Self::parse(&bytes).map_err(Some)?;
                 return Err(None);
             }
         }
@@ -137,6 +142,46 @@ impl Head {
     }
 }
 
+/// When a head that comes in portions is worth parsing: at its end, and before that each time there is twice as much of it, so that what
+/// is none is refused soon. Parsing it anew with each portion would be work of the square of its length.
+#[derive(Default)]
+struct Looks {
+    /// Bytes in which there is no end.
+    seen: usize,
+    /// Empty lines may precede a head.
+    begun: bool,
+    /// Nothing is on the present line so far.
+    empty: bool,
+    /// From how many bytes on it is parsed, with an end or without.
+    due: usize,
+}
+
+impl Looks {
+    /// Whether to parse what has come so far.
+    fn are_due(&mut self, bytes: &[u8]) -> bool {
+        let mut ended = false;
+        for byte in bytes.get(self.seen..).unwrap_or_default() {
+            match byte {
+                b'\n' => {
+                    ended |= self.begun && self.empty;
+                    self.empty = true;
+                }
+                b'\r' => {}
+                _ => {
+                    self.begun = true;
+                    self.empty = false;
+                }
+            }
+        }
+        self.seen = bytes.len();
+        let due = ended || (bytes.len() >= self.due && !bytes.is_empty());
+        if due {
+            self.due = (2 * bytes.len()).min(MAX_HEAD);
+        }
+        due
+    }
+}
+
 const CREDENTIALS: &[&str] = &[
     "authorization",
     "cookie",
@@ -150,7 +195,41 @@ const OURS: &[&str] = &[NODE_HEADER, FORWARDED_BY];
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::io::ReadBuf;
+
     use super::*;
+
+    /// Gives one byte at a time, at once.
+    struct Trickle<'a>(&'a [u8]);
+
+    impl AsyncRead for Trickle<'_> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let rest = &mut self.get_mut().0;
+            if let Some((first, others)) = rest.split_first() {
+                buffer.put_slice(&[*first]);
+                *rest = others;
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What is read of it in such portions.
+    fn trickled(bytes: &[u8]) -> Result<(Head, Vec<u8>), Option<Refusal>> {
+        let mut io = Trickle(bytes);
+        let read = pin!(Head::read(&mut io));
+        match read.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(read) => read,
+            Poll::Pending => panic!("there was always something to read"),
+        }
+    }
 
     fn parsed(text: &str) -> Head {
         Head::parse(text.as_bytes()).expect("good").expect("complete").0
@@ -179,6 +258,56 @@ mod tests {
         let head = parsed("POST /exec/a/b/c HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
         assert!(head.is_upgrade());
         assert_eq!(head.forwarded_headers().len(), 2);
+    }
+
+    #[test]
+    fn a_head_that_trickles_in_is_the_same_head() {
+        for text in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\n\n",
+            "GET / HTTP/1.1\r\nA: b\n\r\n",
+            "GET / HTTP/1.1\nA: b\r\nB:\r\nC: \r\n\n",
+            "\r\n\n\r\n\r\n\nGET /a?b HTTP/1.0\r\nA: b\r\n\r\n",
+        ] {
+            let (head, length) = Head::parse(text.as_bytes()).expect("good").expect("complete");
+            assert_eq!(length, text.len());
+            assert_eq!(trickled(text.as_bytes()), Ok((head, Vec::new())), "{text:?}");
+            let broken_off = text.get(..length - 1).unwrap_or_default();
+            assert_eq!(trickled(broken_off.as_bytes()), Err(None), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused_before_its_end() {
+        let status = |bytes: &[u8]| {
+            let refusal = trickled(bytes).expect_err("no head").expect("an answer");
+            refusal.status.as_u16()
+        };
+        let tls = [b"\x16\x03\x01".as_slice(), &[b'a'; 7]].concat();
+        assert_eq!(status(&tls), 400);
+        let many = "GET / HTTP/1.1\r\n".to_owned() + &"A: b\r\n".repeat(2 * MAX_HEADERS);
+        assert_eq!(status(many.as_bytes()), 400);
+        let long = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(MAX_HEAD));
+        assert_eq!(status(long.as_bytes()), 431);
+        assert_eq!(status(&[b'\n'; MAX_HEAD]), 431);
+        assert_eq!(status(b"GET / HTTP/2"), 400, "the client says no more");
+    }
+
+    #[test]
+    fn a_head_that_trickles_in_is_parsed_a_few_times() {
+        let value = "x".repeat(6 * 1024);
+        let headers: String = (0..10).map(|number| format!("A{number}: {value}\r\n")).collect();
+        let text = format!("GET / HTTP/1.1\r\n{headers}\r\n");
+        let (head, length) = Head::parse(text.as_bytes()).expect("good").expect("complete");
+        assert!(length > 60 * 1024 && length == text.len());
+        assert_eq!(trickled(text.as_bytes()), Ok((head, Vec::new())));
+        for bytes in [text.as_bytes(), &[b'\n'; 60 * 1024], &[b'\r'; 60 * 1024]] {
+            let mut looks = Looks::default();
+            let ends = (0..=bytes.len()).filter(|end| looks.are_due(bytes.get(..*end).unwrap_or_default()));
+            let parsed: Vec<usize> = ends.collect();
+            assert!(parsed.len() <= 17, "{parsed:?}");
+            assert!(parsed.iter().sum::<usize>() < 3 * bytes.len(), "{parsed:?}");
+        }
     }
 
     #[test]
