@@ -273,7 +273,6 @@ async fn questions_are_answered_over_tls() {
 }
 
 #[tokio::test]
-<<<<<<< HEAD
 async fn no_edge_serves_where_api_servers_ask() {
     let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
     let identity = identity(&folder).await;
@@ -303,7 +302,9 @@ async fn no_edge_serves_where_api_servers_ask() {
             "{names:?}"
         );
     }
-=======
+}
+
+#[tokio::test]
 async fn who_asks_nothing_gives_way_to_who_asks() {
     let (folder, tasks) = (TempDir::new().expect("a folder"), Tasks::new());
     let (address, identity) = serving(&folder, &tasks).await;
@@ -313,7 +314,6 @@ async fn who_asks_nothing_gives_way_to_who_asks() {
     }
     let answer = timeout(Duration::from_secs(30), ask(address, &identity, "GET /healthz", ""));
     assert_eq!(answer.await, Ok((200, "ok".to_owned())));
->>>>>>> c883bce (Ports of cloudcore: the oldest silent connection of the host that has most gives way)
 }
 
 #[test]

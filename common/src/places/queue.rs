@@ -9,8 +9,11 @@ pub(super) struct Queue<T> {
     limit: usize,
     length: usize,
     next: u64,
-    hosts: HashMap<Host, VecDeque<(u64, T)>>,
+    hosts: HashMap<Host, Line<T>>,
 }
+
+/// With the number of each, which is higher the later it came.
+type Line<T> = VecDeque<(u64, T)>;
 
 impl<T> Queue<T> {
     pub(super) fn new(limit: usize) -> Self {
@@ -50,7 +53,7 @@ impl<T> Queue<T> {
         self.take(host, VecDeque::pop_front)
     }
 
-    fn take(&mut self, host: Host, end: fn(&mut VecDeque<(u64, T)>) -> Option<(u64, T)>) -> Option<T> {
+    fn take(&mut self, host: Host, end: impl Fn(&mut Line<T>) -> Option<(u64, T)>) -> Option<T> {
         let those = self.hosts.get_mut(&host)?;
         let (_, taken) = end(those)?;
         if those.is_empty() {
