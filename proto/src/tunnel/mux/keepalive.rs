@@ -12,16 +12,16 @@ pub(super) struct Keepalive {
     heard: Instant,
     /// When the last ping was due.
     pinged: Instant,
-    /// A peer that has answered is held to the short limit.
-    answered: bool,
+    /// A peer of which something came is held to the short limit.
+    serves: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     ping: Ping,
     lost_after: Duration,
-    /// The same before the first pong.
-    lost_before_answer: Duration,
+    /// The same before anything came.
+    lost_at_first: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,38 +46,35 @@ impl Keepalive {
             (Role::Edge, true) => Rules {
                 ping: Ping::Every(PING_EVERY),
                 lost_after: SILENCE,
-                lost_before_answer: SILENCE,
+                lost_at_first: SILENCE,
             },
             (Role::Edge, false) => Rules {
                 ping: Ping::Every(PING_EVERY),
                 lost_after: SILENCE,
-                lost_before_answer: FIRST_SILENCE_OF_GO_CLOUD,
+                lost_at_first: FIRST_SILENCE_OF_GO_CLOUD,
             },
             (Role::Cloud, true) => Rules {
                 ping: Ping::AfterSilence(HALF_SILENCE),
                 lost_after: SILENCE,
-                lost_before_answer: SILENCE,
+                lost_at_first: SILENCE,
             },
             (Role::Cloud, false) => Rules {
                 ping: Ping::AfterSilence(PING_GO_EDGE),
                 lost_after: SILENCE_OF_GO_EDGE,
-                lost_before_answer: SILENCE_OF_GO_EDGE,
+                lost_at_first: SILENCE_OF_GO_EDGE,
             },
         };
         Self {
             rules,
             heard: now,
             pinged: now,
-            answered: false,
+            serves: false,
         }
     }
 
     pub(super) const fn heard(&mut self, now: Instant) {
         self.heard = now;
-    }
-
-    pub(super) const fn answered(&mut self) {
-        self.answered = true;
+        self.serves = true;
     }
 
     /// When [`Self::due`] is to be asked next.
@@ -105,10 +102,10 @@ impl Keepalive {
     }
 
     fn lost_at(&self) -> Instant {
-        let limit = if self.answered {
+        let limit = if self.serves {
             self.rules.lost_after
         } else {
-            self.rules.lost_before_answer
+            self.rules.lost_at_first
         };
         self.heard + limit
     }

@@ -42,7 +42,8 @@ impl Mux {
             Part::Unknown { .. } => self.counts.unknown += 1,
             // Of several, the last is answered (RFC 6455 §5.5.3).
             Part::Ping(payload) => self.pong = Some(payload),
-            Part::Pong(_) => self.keepalive.answered(),
+            // It was heard of, which is all that it says.
+            Part::Pong(_) => {}
             Part::Close { code, reason } => {
                 let code = code.map_or_else(|| "without a code".to_owned(), |code| format!("with code {code}"));
                 let space = if reason.is_empty() { "" } else { ": " };

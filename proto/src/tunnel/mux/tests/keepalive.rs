@@ -46,7 +46,7 @@ fn an_edge_pings_every_5_s_and_gives_a_silent_cloud_up_after_20() {
 }
 
 #[test]
-fn an_edge_waits_150_s_for_the_first_pong_of_a_go_cloud_only() {
+fn an_edge_waits_150_s_for_the_first_word_of_a_go_cloud_only() {
     let mut edge = Bench::new(Role::Edge, false);
     let (pings, ended) = run(&mut edge, 1000, |_, _| ());
     assert_eq!((pings.len(), ended), (29, Some(150)));
@@ -57,6 +57,13 @@ fn an_edge_waits_150_s_for_the_first_pong_of_a_go_cloud_only() {
         }
     });
     assert_eq!(ended, Some(140));
+    let mut edge = Bench::new(Role::Edge, false);
+    let (_, ended) = run(&mut edge, 1000, |edge, second| {
+        if second == 3 {
+            edge.say(9, Kind::RemoveConnect, &[]);
+        }
+    });
+    assert_eq!(ended, Some(23), "who asks reads, too");
 }
 
 #[test]
