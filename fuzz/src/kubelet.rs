@@ -51,6 +51,14 @@ fn passes_on(head: Head) {
         matches!(&*name, "authorization" | "cookie" | "impersonate-user") || name.starts_with("proxy-")
     };
     assert!(!headers.iter().any(|(name, _)| secret(name)), "{headers:?}");
+    let has_token = |list: &str| {
+        list.split(',')
+            .any(|one| one.trim().starts_with("base64url.bearer.authorization.k8s.io."))
+    };
+    let mut lists = headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-protocol"));
+    assert!(!lists.any(|(_, list)| has_token(list)), "{headers:?}");
     let connect = Connect {
         id: 1,
         kind: ConnectKind::Exec,

@@ -1,7 +1,10 @@
 //! The head of a request, and how it goes on to the kubelet.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -104,10 +107,35 @@ impl Head {
         found.next().map(|(_, value)| value.trim())
     }
 
-    /// The bearer token.
-    pub(super) fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    /// The bearer token: of its header or, as browsers have no other way, of a WebSocket's sub-protocol.
+    pub(super) fn bearer(&self) -> Option<Cow<'_, str>> {
+        let pair = self.header("authorization").and_then(|value| value.split_once(' '));
+        let pair = pair.filter(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty());
+        match pair {
+            Some((_, token)) => Some(token.trim().into()),
+            None => self.bearer_of_protocol().map(Cow::Owned),
+        }
+    }
+
+    /// As API servers read it: one sub-protocol is a token, and another one is there for the answer to name.
+    fn bearer_of_protocol(&self) -> Option<String> {
+        let upgrade = self.header("upgrade").unwrap_or_default();
+        if !self.is_upgrade() || !upgrade.eq_ignore_ascii_case("websocket") {
+            return None;
+        }
+        let lists = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(SUB_PROTOCOLS));
+        let (tokens, others): (Vec<&str>, Vec<&str>) = lists
+            .flat_map(|(_, list)| sub_protocols(list))
+            .partition(|protocol| protocol.starts_with(TOKEN_PROTOCOL));
+        let [token] = tokens.as_slice() else { return None };
+        if others.is_empty() {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token.strip_prefix(TOKEN_PROTOCOL)?).ok()?;
+        String::from_utf8(bytes).ok()
     }
 
     /// Whether the connection is to become another protocol's.
@@ -133,7 +161,14 @@ impl Head {
                 let credential = is(name, CREDENTIALS) || name.get(..6).is_some_and(|start| is(start, &["proxy-"]));
                 !credential && (upgrade || !is(name, HOP_BY_HOP)) && !is(name, OURS)
             })
-            .cloned()
+            .filter_map(|(name, value)| {
+                let value = if is(name, &[SUB_PROTOCOLS]) {
+                    without_token(value)?
+                } else {
+                    value.clone()
+                };
+                Some((name.clone(), value))
+            })
             .collect();
         if !upgrade {
             kept.push(("Connection".into(), "close".into()));
@@ -182,6 +217,24 @@ impl Looks {
     }
 }
 
+/// The sub-protocols of a list.
+fn sub_protocols(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|protocol| !protocol.is_empty())
+}
+
+/// A list of sub-protocols but for tokens; `None` when nothing else was in it.
+fn without_token(list: &str) -> Option<String> {
+    let is_token = |protocol: &str| protocol.starts_with(TOKEN_PROTOCOL);
+    if !sub_protocols(list).any(is_token) {
+        return Some(list.to_owned());
+    }
+    let others: Vec<&str> = sub_protocols(list).filter(|protocol| !is_token(protocol)).collect();
+    (!others.is_empty()).then(|| others.join(", "))
+}
+
+const SUB_PROTOCOLS: &str = "sec-websocket-protocol";
+/// A sub-protocol with a token in it begins so (k8s.io/apiserver, pkg/authentication/request/websocket).
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 const CREDENTIALS: &[&str] = &[
     "authorization",
     "cookie",
@@ -242,7 +295,7 @@ mod tests {
              Proxy-Authorization: b\r\nKeep-Alive: 5\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n",
         );
         assert_eq!(
-            (head.path(), head.query(), head.bearer()),
+            (head.path(), head.query(), head.bearer().as_deref()),
             ("/metrics", "x=1", Some("abc"))
         );
         let names: Vec<String> = head
@@ -308,6 +361,45 @@ mod tests {
             assert!(parsed.len() <= 17, "{parsed:?}");
             assert!(parsed.iter().sum::<usize>() < 3 * bytes.len(), "{parsed:?}");
         }
+    }
+
+    #[test]
+    fn a_token_among_the_sub_protocols_is_read_and_stays_behind() {
+        const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: WebSocket\r\n";
+        const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n";
+        // `T:` stands for what a token begins with. "YWJj" is "abc", "eHl6" is "xyz", "_w" is no text.
+        for (way, lists, bearer, kept) in [
+            (WEBSOCKET, &["v5.a, T:YWJj,v4.a"][..], Some("abc"), &["v5.a, v4.a"][..]),
+            (WEBSOCKET, &["T:YWJj", "v4.a"], Some("abc"), &["v4.a"]),
+            (WEBSOCKET, &["v5.a,v4.a"], None, &["v5.a,v4.a"]),
+            // Refused, and no part of it goes on all the same.
+            (WEBSOCKET, &["T:YWJj"], None, &[]),
+            (WEBSOCKET, &["T:YWJj,"], None, &[]),
+            (WEBSOCKET, &["T:YWJj, v4.a, T:eHl6"], None, &["v4.a"]),
+            (WEBSOCKET, &["T:YWJj", "T:eHl6, v4.a"], None, &["v4.a"]),
+            (WEBSOCKET, &["v4.a, T:YQ=="], None, &["v4.a"]),
+            (WEBSOCKET, &["v4.a, T:Y!Jj"], None, &["v4.a"]),
+            (WEBSOCKET, &["v4.a, T:_w"], None, &["v4.a"]),
+            (SPDY, &["v4.a, T:YWJj"], None, &["v4.a"]),
+            ("", &["v4.a, T:YWJj"], None, &["v4.a"]),
+        ] {
+            let mut text = format!("GET /exec/a/b/c HTTP/1.1\r\n{way}");
+            for list in lists {
+                text += &format!("Sec-WebSocket-Protocol: {}\r\n", list.replace("T:", TOKEN_PROTOCOL));
+            }
+            let head = parsed(&(text + "\r\n"));
+            assert_eq!(head.bearer().as_deref(), bearer, "{way:?} {lists:?}");
+            let headers = head.forwarded_headers();
+            let left = headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case(SUB_PROTOCOLS));
+            let left: Vec<&str> = left.map(|(_, list)| list.as_str()).collect();
+            assert_eq!(left, kept, "{way:?} {lists:?}");
+        }
+        let both = format!(
+            "GET / HTTP/1.1\r\n{WEBSOCKET}Authorization: Bearer xyz\r\nSec-WebSocket-Protocol: a,{TOKEN_PROTOCOL}YWJj\r\n\r\n"
+        );
+        assert_eq!(parsed(&both).bearer().as_deref(), Some("xyz"), "the header is first");
     }
 
     #[test]

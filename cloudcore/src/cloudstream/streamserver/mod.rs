@@ -140,9 +140,10 @@ async fn decide(
         let node = choose::node(shared, head, &route).await?;
         return Ok((route, node));
     };
+    let token = head.bearer();
     let credentials = Credentials {
         certificates,
-        token: head.bearer(),
+        token: token.as_deref(),
     };
     let subject = access.authenticate(credentials).await?;
     let route = Route::of(head)?;
