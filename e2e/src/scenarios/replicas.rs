@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::kubectl::{Said, kubectl};
+use super::stream_access::{asking, token_of, unseen};
 use super::stream_ends::{Running, TICKER, begin, ends, shells};
 use super::{Entry, bare, needs_our_cloud};
 use crate::api::{self, text};
@@ -117,6 +118,7 @@ fn both(system: &mut System, mut second: CloudHost, settings: &Settings, run: &P
             .find(|line| line.starts_with("cloudcore_tunnel_tunnels"))
     );
     by_address(system, &hosts, &ways)?;
+    without_token(system, &namespace, &mut hosts[1], ways[0].stream)?;
     let (mut execs, mut logs) = under_way(system, &hosts[1], &namespace, first, &ways)?;
     owner_gone(system, &mut second, &mut hosts[1], &run)?;
     ends(&mut execs, &mut logs, "lost its connection")?;
@@ -205,6 +207,27 @@ fn health(system: &System, edge: &EdgeHost, stream: u16) -> Result<String> {
     command.arg("--key").arg(pki.join("kubelet-client.key"));
     command.args(["-H", &format!("Host: {}:10351", edge.number().address())]);
     process::run(command.arg(format!("https://127.0.0.1:{stream}/healthz")))
+}
+
+/// What is passed on to the cloudcore of an edge's tunnel comes to the edge without the caller's token.
+fn without_token(system: &System, namespace: &str, edge: &mut EdgeHost, stream: u16) -> Result<()> {
+    let kubectl = |words: &[&str]| system.cluster.kubectl(words);
+    let edgecore = edge.edgecore()?.pid();
+    let (edge, server) = (&*edge, format!("127.0.0.1:{stream}"));
+    let token = token_of(system, namespace, "caller")?;
+    let bearer = format!("Authorization: Bearer {}", token.trim());
+    let (role, account) = (
+        "--clusterrole=system:kubelet-api-admin",
+        format!("--serviceaccount={namespace}:caller"),
+    );
+    kubectl(&["create", "clusterrolebinding", namespace, role, &account])?;
+    let unseen = unseen("passed on", edgecore, token.trim(), &|mark| {
+        let status = process::run(asking(edge, &server, "healthz").args(["-H", bearer.as_str(), "-H", mark]))?;
+        ensure!(status == "200", "{status}");
+        Ok(())
+    });
+    kubectl(&["delete", "clusterrolebinding", namespace])?;
+    unseen
 }
 
 /// The cloudcore that has an edge's tunnel dies while the edge does not notice: whoever asks is told by a 503 which one it was.

@@ -3,9 +3,13 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nix::unistd::Pid;
 
 use super::streams::{checksum, with_stream_key};
 use super::{Entry, IDLE, bare, needs_our_cloud};
+use crate::edge::EdgeHost;
 use crate::process;
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
@@ -16,11 +20,16 @@ const ASKED: &str = "asking callers who they are";
 
 /// The status that the stream server answers with when somebody asks the edge's kubelet; `more` are curl's arguments.
 fn ask_for(system: &System, path: &str, more: &[&str]) -> Result<String> {
-    let (address, server) = (system.edge.number().address(), system.cloud.stream());
+    process::run(asking(&system.edge, &system.cloud.stream(), path).args(more))
+}
+
+/// A curl that asks an edge's kubelet by way of this stream server, and says the status of the answer.
+pub(super) fn asking(edge: &EdgeHost, server: &str, path: &str) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sk", "-m", "35", "-o", "/dev/null", "-w", "%{http_code}", "-H"]);
-    command.arg(format!("Host: {address}:10351")).args(more);
-    process::run(command.arg(format!("https://{server}/{path}")))
+    command.arg(format!("Host: {}:10351", edge.number().address()));
+    command.arg(format!("https://{server}/{path}"));
+    command
 }
 
 /// Waits until the stream server answers somebody who asks for the edge's /healthz with this status.
@@ -73,21 +82,68 @@ fn access(context: &mut Context) -> Result<()> {
         }
         Ok(())
     });
-    let unseen = scraped.and_then(|()| {
-        // A header that goes on to the edge shows that what the edge has read can be found in its memory.
-        let edgecore = system.edge.edgecore()?.pid();
-        let mark = format!("mark-{}", checksum(namespace.as_bytes())?);
-        wait::until("a harmless header is found in edgecore's memory", seconds(30), || {
-            ask_for(system, "healthz", &["-H", &bearer, "-H", &format!("X-Mark: {mark}")])?;
-            Ok(process::holds(edgecore, mark.as_bytes())?.then_some(()))
-        })?;
-        let seen = process::holds(edgecore, token.trim().as_bytes())?;
-        ensure!(!seen, "the caller's token is in edgecore's memory");
-        Ok(())
-    });
+    let unseen = scraped.and_then(|()| unseen_by_edge(system, &namespace, token.trim(), &api_server));
     system.cluster.kubectl(&["delete", binding[0], binding[1]])?;
     unseen?;
     system.clean(&namespace)
+}
+
+/// What a caller with this token asks for, plainly and by upgrades, comes to the edge without it.
+fn unseen_by_edge(system: &mut System, namespace: &str, token: &str, certificate: &[&str]) -> Result<()> {
+    let edgecore = system.edge.edgecore()?.pid();
+    let system = &*system;
+    let bearer = format!("Authorization: Bearer {token}");
+    unseen("healthz", edgecore, token, &|mark| {
+        let status = ask_for(system, "healthz", &["-H", &bearer, "-H", mark])?;
+        ensure!(status == "200", "{status}");
+        Ok(())
+    })?;
+    let exec = format!("exec/{namespace}/main/main?command=true&output=1");
+    let plain = "Sec-WebSocket-Protocol: v4.channel.k8s.io";
+    let encoded = URL_SAFE_NO_PAD.encode(token);
+    let listed = format!("{plain}, base64url.bearer.authorization.k8s.io.{encoded}");
+    let mut beside = certificate.to_vec();
+    beside.extend(["-H", listed.as_str()]);
+    for (what, more) in [
+        (
+            "exec, token in the header",
+            ["-H", bearer.as_str(), "-H", plain].as_slice(),
+        ),
+        ("exec, token as sub-protocol", &["-H", listed.as_str()]),
+        ("exec, token as sub-protocol beside a certificate", beside.as_slice()),
+    ] {
+        unseen(what, edgecore, token, &|mark| upgrade(system, &exec, mark, more))?;
+    }
+    Ok(())
+}
+
+/// A WebSocket of which nothing but the head of its answer is read: curl takes the rest for a body, whose end it awaits for a while.
+fn upgrade(system: &System, path: &str, mark: &str, more: &[&str]) -> Result<()> {
+    let mut command = asking(&system.edge, &system.cloud.stream(), path);
+    command.args(["-m", "5", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"]);
+    command.args(["-H", "Sec-WebSocket-Version: 13"]);
+    command.args(["-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "-H", mark]);
+    let output = command.args(more).output()?;
+    let status = String::from_utf8_lossy(&output.stdout);
+    ensure!(status == "101", "{status}");
+    Ok(())
+}
+
+/// Asks with a harmless header, which `ask` is given, until that is found in edgecore's memory, as what the edge has read can be. The
+/// token is then not there in either form.
+pub(super) fn unseen(what: &str, edgecore: Pid, token: &str, ask: &dyn Fn(&str) -> Result<()>) -> Result<()> {
+    let mark = format!("mark-{}", checksum(format!("{what} {token}").as_bytes())?);
+    let header = format!("X-Mark: {mark}");
+    let found = format!("{what}: a harmless header is found in edgecore's memory");
+    wait::until(&found, seconds(60), || {
+        ask(&header)?;
+        Ok(process::holds(edgecore, mark.as_bytes())?.then_some(()))
+    })?;
+    for form in [token, &URL_SAFE_NO_PAD.encode(token)] {
+        let seen = process::holds(edgecore, form.as_bytes())?;
+        ensure!(!seen, "{what}: the caller's token is in edgecore's memory");
+    }
+    Ok(())
 }
 
 fn words(arguments: &[String]) -> Vec<&str> {
@@ -95,7 +151,7 @@ fn words(arguments: &[String]) -> Vec<&str> {
 }
 
 /// A token of a new service account.
-fn token_of(system: &System, namespace: &str, account: &str) -> Result<String> {
+pub(super) fn token_of(system: &System, namespace: &str, account: &str) -> Result<String> {
     let kubectl = |words: &[&str]| system.cluster.kubectl(words);
     kubectl(&["create", "serviceaccount", "-n", namespace, account])?;
     kubectl(&["create", "token", "-n", namespace, account])
