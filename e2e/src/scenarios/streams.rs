@@ -92,11 +92,18 @@ fn exec_by(transport: Transport, system: &System, namespace: &str) -> Result<()>
     wait::until("exec works", seconds(30), || {
         Ok((run("true", b"")?.code() == Some(0)).then_some(()))
     })?;
-    for code in [0, 1, 7, 137] {
-        let said = run(&format!("exit {code}"), b"")?;
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("exit 7", 7),
+        ("exit 137", 137),
+        ("kill -9 $$", 137),
+        ("kill -15 $$", 143),
+    ] {
+        let said = run(script, b"")?;
         ensure!(
             said.code() == Some(code),
-            "exit {code} became {:?}: {}",
+            "{script} became {:?}: {}",
             said.code(),
             said.error()
         );
