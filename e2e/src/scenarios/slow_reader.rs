@@ -120,5 +120,5 @@ fn whole(system: &System, what: &str, namespace: &str, sum: &str) -> Result<()> 
 /// A counter of cloudcore's tunnels.
 fn counted(system: &System, name: &str) -> Result<usize> {
     let text = http_body(&system.cloud.monitor(), "/metrics").context("cloudcore's metrics")?;
-    Ok(told(&text, &format!("cloudcore_tunnel_{name}_total")))
+    told(&text, &format!("cloudcore_tunnel_{name}_total"))
 }

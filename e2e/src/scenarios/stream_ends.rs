@@ -1,6 +1,7 @@
 //! How streams end: clients that leave without a word, and a link that is cut under them. Nothing may be left behind.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::{Entry, bare, needs_our_cloud, our_cloud};
 use crate::api;
 use crate::edge::EdgeHost;
 use crate::process::{self, resident_mb};
+use crate::settings::is_ours;
 use crate::system::{Context, System};
 use crate::wait::{self, seconds};
 
@@ -138,7 +140,7 @@ pub(super) struct Usage {
     threads: usize,
     /// Resident.
     pub(super) megabytes: f64,
-    /// Of the program itself; 0 where it does not tell.
+    /// Of the program itself; 0 where it is not ours.
     tasks: usize,
     streams: usize,
 }
@@ -148,13 +150,15 @@ impl Usage {
     pub(super) fn of_cores(system: &mut System) -> Result<[Self; 2]> {
         let cloud = crate::cloud::http_body(&system.cloud.monitor(), "/metrics")?;
         let edge = system.edge.fetch("http://127.0.0.1:10350/metrics")?;
-        let mut both = [
-            Self::of(system.cloud.cloudcore()?.pid(), system.api().port())?,
-            Self::of(system.edge.edgecore()?.pid(), system.api().port())?,
-        ];
-        for (usage, (name, text)) in both.iter_mut().zip([("cloudcore", cloud), ("edgecore", edge)]) {
-            usage.tasks = told(&text, &format!("{name}_tasks"));
-            usage.streams = told(&text, &format!("{name}_tunnel_streams"));
+        let pids = [system.cloud.cloudcore()?.pid(), system.edge.edgecore()?.pid()];
+        let port = system.api().port();
+        let mut both = [Self::of(pids[0], port)?, Self::of(pids[1], port)?];
+        let told_by = [("cloudcore", cloud), ("edgecore", edge)];
+        for ((usage, pid), (name, text)) in both.iter_mut().zip(pids).zip(told_by) {
+            if is_ours(Path::new(&format!("/proc/{pid}/exe"))) {
+                usage.tasks = told(&text, &format!("{name}_tasks"))?;
+                usage.streams = told(&text, &format!("{name}_tunnel_streams"))?;
+            }
         }
         Ok(both)
     }
@@ -183,10 +187,11 @@ impl Usage {
     }
 }
 
-/// A number among metrics; 0 where it is not told.
-pub(super) fn told(text: &str, name: &str) -> usize {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|number| number.parse().ok()).unwrap_or_default()
+/// A number among metrics.
+pub(super) fn told(text: &str, name: &str) -> Result<usize> {
+    let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let number = number.with_context(|| format!("no metric {name}"))?;
+    number.parse::<usize>().with_context(|| format!("{name} is {number}"))
 }
 
 /// Waits until nothing of streams is left that was not there before.
