@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
+use super::redirect::{iptables, ours};
 use super::{Entry, needs_our_cloud, our_edge};
 use crate::cloud::REDIRECTS;
 use crate::process;
@@ -121,16 +122,7 @@ fn broken_on(system: &mut System, says: &dyn Fn(&str, &str) -> Result<()>) -> Re
     named?;
     says("the runtime runs", "nothing")?;
 
-    // A clean end takes the rules away, and nobody puts them back.
-    system.cloud.stop()?;
-    system.cloud.set_redirects("enable: false");
-    system.cloud.start()?;
-    let named = says("no redirect rules", "redirect");
-    system.cloud.stop()?;
-    system.cloud.set_redirects(REDIRECTS);
-    system.cloud.start()?;
-    named?;
-    says("the rules are back", "nothing")?;
+    flushed(system, says)?;
 
     // The certificate is of CloudHub's CA.
     let ca = system.cluster.pki()?.join("ca.crt");
@@ -139,6 +131,27 @@ fn broken_on(system: &mut System, says: &dyn Fn(&str, &str) -> Result<()>) -> Re
     let named = says("the API server does not believe the certificate", "certificate");
     system.cluster.set_apiserver_flags(Vec::new())?;
     named
+}
+
+/// With cloudcore in the mode in which others keep the rules: its own it would make anew before anybody asks.
+fn flushed(system: &mut System, says: &dyn Fn(&str, &str) -> Result<()>) -> Result<()> {
+    let rules = format!("*nat\n{}\nCOMMIT\n", ours("iptables-save")?.join("\n"));
+    // A clean end takes the rules away, and nobody puts them back.
+    system.cloud.stop()?;
+    system.cloud.set_redirects("enable: true, mode: external");
+    system.cloud.start()?;
+    let named = says("no redirect rules", "redirect").and_then(|()| {
+        let mut restore = Command::new("iptables-restore");
+        process::feed(restore.args(["-w", "5", "--noflush"]), &rules)?;
+        says("the rules are made by hand", "nothing")?;
+        iptables("-F TUNNEL-PORT")?;
+        says("the rules are flushed", "redirect")
+    });
+    system.cloud.stop()?;
+    system.cloud.set_redirects(REDIRECTS);
+    system.cloud.start()?;
+    named?;
+    says("the rules are back", "nothing")
 }
 
 fn rule(change: &str, rule: &[&str]) -> Result<()> {

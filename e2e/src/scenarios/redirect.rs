@@ -47,7 +47,8 @@ pub(super) fn only_ours(context: &Context) -> Result<()> {
     Err(Skip("only our cloudcore keeps the record in order".to_owned()).into())
 }
 
-fn iptables(arguments: &str) -> Result<String> {
+/// Changes the table of the rules.
+pub(super) fn iptables(arguments: &str) -> Result<String> {
     let all: Vec<&str> = ["-w", "5", "-t", "nat"]
         .into_iter()
         .chain(arguments.split(' '))
