@@ -17,12 +17,14 @@ const PROPERTIES: [&str; 3] = ["a", "b", "c"];
 const STEPS: usize = 6;
 /// Seeds without `--long` and with it. The even ones have a broker beside edgecore, the odd ones edgecore's own, which ends with it.
 const SEEDS: (u64, u64) = (2, 20);
+/// The seed, with a broker beside edgecore, and its step in which, ours, all parts are down together.
+const ALL_DOWN: (u64, usize) = (0, STEPS / 2);
 /// What a step may kill. A broker of edgecore's own goes with it.
 const PARTS: [&str; 4] = ["edgecore", "cloudcore", "mapper", "broker"];
 
-/// They are killed and started in an order drawn from a seed, with either kind of broker, ours also two at a time, and reports over MQTT and
-/// DMI and desired values between: in the end both sides show each value that edgecore accepted last, and the edge and its mapper know what
-/// was desired last.
+/// They are killed and started in an order drawn from a seed, with either kind of broker, ours also two at a time and once all, and reports
+/// over MQTT and DMI and desired values between: in the end both sides show each value that edgecore accepted last, and the edge and its
+/// mapper know what was desired last.
 pub(super) fn restarts(context: &mut Context) -> Result<()> {
     let (seeds, settings) = (if context.long { SEEDS.1 } else { SEEDS.0 }, context.settings.clone());
     let broker = start_mosquitto(&context.system()?.edge)?;
@@ -88,7 +90,11 @@ impl Board<'_> {
         let mut done = Vec::new();
         for step in 0..STEPS {
             let (property, value) = (PROPERTIES[draw(PROPERTIES.len())], format!("{seed}-{step}"));
-            let mut parts = self.some_parts(&mut draw);
+            let mut parts = if (seed, step) == ALL_DOWN && self.both_ours() {
+                PARTS.to_vec()
+            } else {
+                self.some_parts(&mut draw)
+            };
             for part in &parts {
                 self.kill(part);
             }
@@ -123,11 +129,14 @@ impl Board<'_> {
         self.agree(&what, &reported, &desired)
     }
 
+    fn both_ours(&self) -> bool {
+        self.plant.sides.cloud && self.plant.sides.edge
+    }
+
     /// What is killed next: one part, nobody, or, ours, two, in their order.
     fn some_parts(&self, draw: &mut impl FnMut(usize) -> usize) -> Vec<&'static str> {
         let parts = &PARTS[..PARTS.len() - usize::from(self.broker.is_none())];
-        let sides = self.plant.sides;
-        let drawn = draw(parts.len() + 1 + usize::from(sides.cloud && sides.edge));
+        let drawn = draw(parts.len() + 1 + usize::from(self.both_ours()));
         let first = parts.get(drawn).copied();
         if first.is_some() || drawn == parts.len() {
             return first.into_iter().collect();
