@@ -135,6 +135,14 @@ impl ObjectSyncs {
         }
     }
 
+    /// An object is gone, and its node is not told.
+    pub async fn forget(&self, node: &NodeName, uid: &Uid) {
+        let removed = self.index.write().remove(node, uid);
+        if let Some(record) = removed {
+            self.queue(node, uid, &record.namespace, Want::Delete).await;
+        }
+    }
+
     async fn queue(&self, node: &NodeName, uid: &Uid, namespace: &Namespace, want: Want) {
         let write = Write {
             name: record_name(node, uid),
@@ -183,10 +191,7 @@ impl DeliveryRecords for ObjectSyncs {
     fn deleted<'a>(&'a self, node: &'a NodeName, object: &'a ObjectRef) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             // The record knows its scope better than the shell of a deleted object.
-            let Some(record) = self.index.write().remove(node, &object.uid) else {
-                return;
-            };
-            self.queue(node, &object.uid, &record.namespace, Want::Delete).await;
+            self.forget(node, &object.uid).await;
         })
     }
 }

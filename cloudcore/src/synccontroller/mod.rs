@@ -135,7 +135,15 @@ impl SyncController {
                 Instant::now(),
             )
         };
-        let Plan { send, delete, unknown } = plan;
+        let Plan {
+            send,
+            delete,
+            forget,
+            unknown,
+        } = plan;
+        for uid in forget {
+            self.syncs.forget(node, &uid).await;
+        }
         for (path, uid) in delete {
             debug!(%node, object = %path, %uid, "gone from the API, deleted on the edge");
             self.hub.send(node, deletion(&path, &uid)).await;

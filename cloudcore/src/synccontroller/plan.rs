@@ -17,6 +17,8 @@ pub(super) type Sent = HashMap<Uid, (u64, Instant)>;
 pub(super) struct Plan {
     pub(super) send: Vec<(ObjectPath, Operation)>,
     pub(super) delete: Vec<(ObjectPath, Uid)>,
+    /// Records of which the edge is told nothing.
+    pub(super) forget: Vec<Uid>,
     /// Records of objects that only the API server knows.
     pub(super) unknown: Vec<(Uid, Record)>,
 }
@@ -77,6 +79,8 @@ pub(super) fn plan(
                 }
             }
             Some(_) => {}
+            // A Go edge deletes by name, the Node that was made anew, too, and does not start without one.
+            None if path.kind == Kind::Node => plan.forget.push(uid.clone()),
             None => {
                 if news(uid, u64::MAX) {
                     plan.delete.push((path, uid.clone()));

@@ -44,9 +44,10 @@ async fn newer_missing_gone_and_unchanged() {
         ("u8".into(), record("Service", "ns", "d", "3")),
         ("u9".into(), record("ConfigMap", "ns", "stays", "3")),
         ("u10".into(), record("", "ns", "nameless", "3")),
+        ("u11".into(), record("Node", "null", "n", "3")),
     ];
     let find = |path: &ObjectPath| match path.name_str() {
-        "other" => Some(known("another uid", 5, 5)),
+        "other" | "n" => Some(known("another uid", 5, 5)),
         "stays" => Some(known("u9", 3, 3)),
         _ => None,
     };
@@ -68,7 +69,7 @@ async fn newer_missing_gone_and_unchanged() {
             (ObjectPath::new("ns", Kind::Secret, "other"), "u7".into())
         ]
     );
-    assert_eq!(first.unknown.len(), 1);
+    assert_eq!((first.unknown.len(), first.forget), (1, vec!["u11".into()]));
     let again = plan(&wanted, &records, find, |_| false, true, &mut sent, now + super::PERIOD);
     assert!(again.send.is_empty() && again.delete.is_empty(), "{again:?}");
     let later = plan(

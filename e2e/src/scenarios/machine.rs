@@ -141,17 +141,22 @@ fn start_without(system: &mut System, port: u16, without: Without) -> Result<()>
         );
     }
     let new = |system: &System| system.cloud.log().get(from..).unwrap_or_default().to_owned();
-    let log = new(system);
     let (address, words) = (format!(":{port}"), format!("on port {port} for"));
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains(&address) || line.contains(&words))
-        .filter(|line| line.contains("ERROR") || line.contains("WARN"))
-        .collect();
+    let complains = |line: &&str| {
+        let of_it = line.contains(&address) || line.contains(&words);
+        of_it && (line.contains("ERROR") || line.contains("WARN"))
+    };
+    // What it needs not it may look for after it serves.
+    let said = wait::quietly("a line about it", seconds(10), || {
+        Ok(new(system).lines().any(|line| complains(&line)).then_some(()))
+    });
+    let log = new(system);
+    said.with_context(|| log.clone())?;
+    let lines: Vec<&str> = log.lines().filter(complains).collect();
     // One line, or one for each try.
     let clear = match without {
         Without::Ends | Without::GoesOn => lines.len() == 1,
-        Without::TriesAgain => !lines.is_empty() && lines.iter().all(|line| line.contains("trying again")),
+        Without::TriesAgain => lines.iter().all(|line| line.contains("trying again")),
     };
     ensure!(clear, "{log}");
     println!("    {}", lines.first().copied().unwrap_or_default());

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::channels::works_soon;
+use super::devices::kit::rejoin;
 use super::kubectl::{Transport, kubectl, kubectl_by};
 use super::{Entry, IDLE, bare, needs_our_cloud};
 use crate::api;
@@ -396,6 +397,9 @@ fn node_again(context: &mut Context) -> Result<()> {
     system.api().delete(&path)?;
     system.api().create("/api/v1/nodes", &again)?;
     wait::until("the port of the tunnel again", seconds(20), || tunnel_port(system))?;
+    system.node_ready(seconds(60))?;
+    // A Go edge ends at its start when its database has no Node.
+    rejoin(system, |_| ())?;
     system.node_ready(seconds(60))
 }
 
