@@ -23,6 +23,7 @@ use crate::edged::runtime::{ContainerId, LABEL_CONTAINER_NAME, LABEL_POD_NAME, L
 pub(crate) struct FakeParts {
     probes: Mutex<Vec<(String, ContainerId, mpsc::Sender<ProbeEvent>)>>,
     pub(crate) mount_error: Mutex<Option<String>>,
+    pub(crate) refreshed: Mutex<Vec<Uid>>,
     pub(crate) unmounted: Mutex<Vec<Uid>>,
 }
 
@@ -170,7 +171,8 @@ impl Parts for FakeParts {
         futures::future::ready(mounted).boxed()
     }
 
-    fn refresh<'a>(&'a self, _: &'a PodContext) -> BoxFuture<'a, Result<(), VolumeError>> {
+    fn refresh<'a>(&'a self, ctx: &'a PodContext) -> BoxFuture<'a, Result<(), VolumeError>> {
+        self.refreshed.lock().push(ctx.uid());
         futures::future::ready(Ok(())).boxed()
     }
 

@@ -2,6 +2,7 @@
 
 mod address;
 mod ending;
+mod times;
 
 use std::time::Duration;
 
