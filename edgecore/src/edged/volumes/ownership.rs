@@ -118,6 +118,7 @@ const MAX_DEPTH: usize = 128;
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use super::super::tests::is_root;
     use super::*;
 
     /// Group and mode, of a link itself.
@@ -128,7 +129,7 @@ mod tests {
 
     /// A group that these tests may give files to.
     fn group() -> u32 {
-        if rustix::process::geteuid().is_root() {
+        if is_root() {
             4321
         } else {
             rustix::process::getegid().as_raw()
