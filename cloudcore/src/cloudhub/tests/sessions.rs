@@ -483,10 +483,11 @@ async fn large_messages_pass_both_ways_and_too_large_ones_end_the_session(way: W
 }
 
 async fn only_keepalives_keep_a_session_alive(way: Way) {
-    let world = World::over(way, |settings| settings.keepalive = Duration::from_millis(600)).await;
+    let world = World::over(way, |settings| settings.keepalive = Duration::from_secs(3)).await;
     let mut talking = connect(&world, "talking").await;
     let mut alive = connect(&world, "alive").await;
-    for _ in 0..8 {
+    // Longer than the interval, and each keepalive has fifteen times the time that it takes.
+    for _ in 0..20 {
         talking
             .send_text(&request(Operation::Query, "k8s/ca.crt").encode())
             .await;
