@@ -18,8 +18,11 @@ use crate::wait::{self, seconds};
 const ORDINARY: &str = "ordinary-1";
 /// How long silence is listened to.
 const SILENCE: Duration = Duration::from_secs(1);
+/// What the table has at the least.
+const REFUSALS: usize = 20;
+const PERMITS: usize = 10;
 
-/// The table: more than twenty refusals, each answered and logged with its reason, nothing changed by any; then what is permitted.
+/// The table: at least twenty refusals, each answered and logged with its reason, nothing changed by any; then what is permitted.
 pub(super) fn table(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, REFUSES)?;
     let quiet = our_edge(context)?;
@@ -352,7 +355,7 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
         ),
         ("a Deployment", Query, at("deployment", "x"), &none),
     ];
-    let mut count = 0;
+    let mut count: usize = 0;
     for (what, operation, resource, content) in all {
         refused(system, node, what, &request(operation, &resource, content), false)?;
         count += 1;
@@ -404,6 +407,7 @@ fn refusals(system: &System, node: &mut Node<'_>, namespace: &str, other: &str, 
         }
     }
     println!("    {count} requests refused");
+    ensure!(count >= REFUSALS, "only {count} refusals were asked for");
     Ok(())
 }
 
@@ -416,6 +420,7 @@ fn permits(system: &System, node: &mut Node<'_>, namespace: &str, mine: &Value) 
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
     let fixed = format!("static-{NODE}");
     let end = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": text(mine, "/metadata/uid")}});
+    let mut count: usize = 0;
     for (what, operation, resource, content, holds) in [
         ("its own Node", Query, format!("null/node/{NODE}"), &none, NODE),
         (
@@ -487,7 +492,10 @@ fn permits(system: &System, node: &mut Node<'_>, namespace: &str, mine: &Value) 
     ] {
         let answer = permitted(node, what, &request(operation, &resource, content))?;
         ensure!(answer.content.get().contains(holds), "{what}: {}", answer.content.get());
+        count += 1;
     }
+    println!("    {count} requests permitted");
+    ensure!(count >= PERMITS, "only {count} permitted requests were asked for");
     node.tell(&request(Update, &at("event", "x"), &event(namespace, "Pod", "mine")))?;
     node.tell(&request(
         Insert,
