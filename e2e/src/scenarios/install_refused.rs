@@ -128,7 +128,7 @@ fn refused(context: &mut Context) -> Result<()> {
         ),
     ];
     for (what, text, says) in rows {
-        let (ended, said) = edgecore_for(&host, &text)?;
+        let (ended, said) = edgecore_until(&host, &text, says)?;
         // Pods may run on this node: edgecore goes on for them, whatever is wrong with the way to the cloud or the runtime.
         ensure!(!ended, "edgecore, {what}: ended\n{said}");
         let complaints = said
@@ -204,14 +204,22 @@ modules:
     )
 }
 
-/// Runs edgecore for a while on a host without certificates: whether it ended by itself, and what it said.
-fn edgecore_for(host: &FreshHost, yaml: &str) -> Result<(bool, String)> {
+/// Runs edgecore on a host without certificates until it complains of something, and a moment longer: whether it ended by itself, and
+/// what it said.
+fn edgecore_until(host: &FreshHost, yaml: &str, says: &str) -> Result<(bool, String)> {
     const SCRIPT: &str = r#"rm -rf /etc/kubeedge /var/lib/kubeedge; mkdir -p /etc/kubeedge/config; umask 077
 printf %s "$1" > /etc/kubeedge/config/edgecore.yaml
-code=0; timeout 5 "$2/edgecore" > /tmp/edgecore.log 2>&1 || code=$?
-cat /tmp/edgecore.log; rm -rf /etc/kubeedge /var/lib/kubeedge; exit $code"#;
-    let output = host.output("bash", &["-c", SCRIPT, "edgecore", yaml, PROGRAMS])?;
+"$2/edgecore" > /tmp/edgecore.log 2>&1 & pid=$!
+for ((look = 0; look < 500; look++)); do
+  grep -E ' (WARN|ERROR) ' /tmp/edgecore.log | grep -qF -- "$3" && break
+  kill -0 $pid 2> /dev/null || break
+  sleep 0.1
+done
+sleep 2 # in which it would say it again
+ended=0; kill -TERM $pid 2> /dev/null || ended=1
+wait $pid
+cat /tmp/edgecore.log; rm -rf /etc/kubeedge /var/lib/kubeedge; exit $ended"#;
+    let output = host.output("bash", &["-c", SCRIPT, "edgecore", yaml, PROGRAMS, says])?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // 124: stopped by timeout, after SIGTERM.
-    Ok((output.status.code() != Some(124), said))
+    Ok((!output.status.success(), said))
 }
