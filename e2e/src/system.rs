@@ -289,18 +289,21 @@ impl System {
 
     /// Waits until a namespace has exactly `count` pods, all Ready, and containerd runs exactly their containers, once each.
     pub fn converged(&self, what: &str, namespace: &str, count: usize, limit: u64) -> Result<Vec<Value>> {
-        wait::until(what, seconds(limit), || {
-            let pods = self.pods(namespace)?;
-            if pods.len() != count || !pods.iter().all(api::is_ready) {
-                bail!(
-                    "{} of {count} pods are Ready, {} exist",
-                    pods.iter().filter(|pod| api::is_ready(pod)).count(),
-                    pods.len()
-                );
-            }
-            self.runs_exactly(namespace, &pods)?;
-            Ok(Some(pods))
-        })
+        wait::until(what, seconds(limit), || self.agree(namespace, count).map(Some))
+    }
+
+    /// The pods of a namespace, if there are so many, all Ready, and containerd runs exactly their containers.
+    pub fn agree(&self, namespace: &str, count: usize) -> Result<Vec<Value>> {
+        let pods = self.pods(namespace)?;
+        if pods.len() != count || !pods.iter().all(api::is_ready) {
+            bail!(
+                "{} of {count} pods are Ready, {} exist",
+                pods.iter().filter(|pod| api::is_ready(pod)).count(),
+                pods.len()
+            );
+        }
+        self.runs_exactly(namespace, &pods)?;
+        Ok(pods)
     }
 
     /// Whether containerd runs exactly the containers of these pods in a namespace ("" for all), once each.

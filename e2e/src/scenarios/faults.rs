@@ -233,15 +233,13 @@ fn link_cut(
         "containers changed during the cut"
     );
     heal(system)?;
-    let back = Instant::now();
-    let limit = if ours { RECOVERY } else { 120 };
-    system.node_ready(seconds(limit))?;
-    system.converged("scale-up and deletion applied", &namespace, 2, limit)?;
-    page_shows(system, &namespace, "hello two\n", limit)?;
-    println!(
-        "    all applied {:.2} s after the link was back",
-        back.elapsed().as_secs_f64()
-    );
+    let limit = seconds(if ours { RECOVERY } else { 120 });
+    wait::until("node Ready and all applied after the link was back", limit, || {
+        let ready = api::condition(&system.api().must(&node)?, "Ready") == "True";
+        ensure!(ready, "the node is not Ready");
+        system.agree(&namespace, 2)?;
+        page_is_shown(system, &namespace, "hello two\n")
+    })?;
     let after = system.edge.containers(&namespace)?;
     ensure!(
         before.iter().all(|(name, id)| after.get(name) == Some(id)),
@@ -253,14 +251,18 @@ fn link_cut(
 /// Waits until every pod of `web` serves this page.
 pub(super) fn page_shows(system: &System, namespace: &str, page: &str, limit: u64) -> Result<()> {
     wait::until("changed ConfigMap served by every pod", seconds(limit), || {
-        for pod in system.pods(namespace)? {
-            let url = format!("http://{}:8080/page", api::text(&pod, "/status/podIP"));
-            if system.edge.fetch(&url)? != page {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
+        page_is_shown(system, namespace, page)
     })
+}
+
+fn page_is_shown(system: &System, namespace: &str, page: &str) -> Result<Option<()>> {
+    for pod in system.pods(namespace)? {
+        let url = format!("http://{}:8080/page", api::text(&pod, "/status/podIP"));
+        if system.edge.fetch(&url)? != page {
+            return Ok(None);
+        }
+    }
+    Ok(Some(()))
 }
 
 /// Power fails while the cloud cannot be reached: the pods start again from SQLite alone.
