@@ -6,8 +6,8 @@
 mod channels;
 mod devices;
 mod link;
+mod recover;
 mod runtime;
-mod silent;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -182,10 +182,10 @@ impl Bench {
         if devices::NAMES.into_iter().any(wanted) {
             self.devices(settings, wanted)?;
         }
-        if wanted("recover") {
+        if wanted(recover::BY_INTERFACE) {
             self.recover()?;
         }
-        if wanted(silent::NAME) {
+        if wanted(recover::SILENTLY) {
             self.recover_silently(settings, run)?;
         }
         if wanted("link") {
@@ -343,41 +343,6 @@ impl Bench {
             start: of(|run| run.start),
             delete: of(|run| run.delete),
         })
-    }
-
-    /// The link cut for 42 s with a pod created and one deleted meanwhile: all applied after it is back.
-    fn recover(&mut self) -> Result<()> {
-        let namespace = self.system.namespace("recover")?;
-        let (pods, node) = (api::pods_path(&namespace), self.system.edge.name().to_owned());
-        self.system.api().create(&pods, &idle_pod("goes", &node))?;
-        self.running(&namespace, 1)?;
-        self.system.edge.set_link(false)?;
-        let start = Instant::now();
-        self.system.api().create(&pods, &idle_pod("comes", &node))?;
-        self.system.api().delete(&format!("{pods}/goes"))?;
-        wait::quietly("API shows the node not Ready", LIMIT, || {
-            let node = self.system.api().must(&api::node_path(&node))?;
-            Ok((api::condition(&node, "Ready") != "True").then_some(()))
-        })?;
-        pause(CUT.saturating_sub(start.elapsed()));
-        self.system.edge.set_link(true)?;
-        let start = Instant::now();
-        wait::quietly("node Ready again and changes applied", LIMIT, || {
-            let node = self.system.api().must(&api::node_path(&node))?;
-            let pods = self.system.pods(&namespace)?;
-            let applied = pods.len() == 1 && pods.iter().all(|pod| api::name(pod) == "comes" && api::is_ready(pod));
-            let running = self.system.edge.containers(&namespace)?;
-            let real = running.len() == 1 && running.contains_key(&format!("{namespace}/comes/main"));
-            Ok((api::condition(&node, "Ready") == "True" && applied && real).then_some(()))
-        })?;
-        let took = start.elapsed().as_secs_f64();
-        self.push(
-            "recover",
-            took,
-            "s",
-            "runs=1 after a cut of 42 s: Ready, one pod started, one gone".to_owned(),
-        );
-        self.system.clean(&namespace)
     }
 
     fn cloudcore_memory(&mut self) -> Result<()> {
