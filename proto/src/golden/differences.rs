@@ -12,6 +12,8 @@ use super::Capture;
 pub enum Replay {
     /// The questions of edges and the cloud's answers.
     Answers,
+    /// The upgrades, and how connections are closed.
+    Upgrades,
     /// What the cloud sends by itself while this was captured.
     Session(Capture),
     /// The HTTPS port.
@@ -66,7 +68,8 @@ impl Replay {
     fn of(capture: &str, operation: &str) -> Option<Self> {
         match (capture, operation) {
             ("join", _) => Some(Self::Join),
-            (_, "response") => Some(Self::Answers),
+            (_, "response" | "applicationResponse") => Some(Self::Answers),
+            (_, "upgrade") => Some(Self::Upgrades),
             ("hub-ack", _) => Some(Self::Session(Capture::HubAck)),
             ("hub-device", _) => Some(Self::Session(Capture::HubDevice)),
             _ => None,
@@ -126,6 +129,17 @@ impl Differences {
             capture: "join",
             operation: method,
             resource: step,
+            golden,
+        };
+        self.differences(subject, ours)
+    }
+
+    /// The same for the answer to an upgrade, which stands after this note.
+    pub fn compare_upgrade(&self, capture: Capture, note: &str, golden: &Value, ours: &Value) -> Vec<Difference> {
+        let subject = Subject {
+            capture: capture.name(),
+            operation: "upgrade",
+            resource: note,
             golden,
         };
         self.differences(subject, ours)

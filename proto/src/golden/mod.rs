@@ -7,6 +7,8 @@
 mod differences;
 mod join;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,7 +54,7 @@ pub enum FrameKind {
     Text,
     /// A binary frame.
     Binary,
-    /// A close frame; its payload is not kept.
+    /// A close frame; of its payload the code is kept.
     Close,
     /// The end of the stream.
     Eof,
@@ -80,6 +82,8 @@ pub struct Frame {
     pub kind: FrameKind,
     /// Its payload.
     pub text: String,
+    /// The code of a close frame.
+    pub code: Option<u16>,
     /// The note that stands before it; empty where none does.
     pub note: String,
 }
@@ -95,6 +99,20 @@ pub struct Exchange {
     pub answer: Value,
 }
 
+/// A connection of an edge: how it begins, and how it is closed.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    connection: u32,
+    /// The note that stands before it; empty where none does.
+    pub note: String,
+    /// The head of the request, raw.
+    pub request: String,
+    /// The answer, raw.
+    pub answer: String,
+    /// The close frames, by who sent them.
+    pub closes: Vec<(Direction, Option<u16>)>,
+}
+
 #[derive(Deserialize)]
 struct Line {
     t: f64,
@@ -103,6 +121,7 @@ struct Line {
     direction: Option<Direction>,
     frame: Option<FrameKind>,
     text: Option<String>,
+    base64: Option<String>,
 }
 
 impl Capture {
@@ -144,6 +163,7 @@ impl Capture {
                     direction: line.direction.expect("a frame has a direction"),
                     kind: line.frame.expect("a frame has a kind"),
                     text: line.text.unwrap_or_default(),
+                    code: line.base64.and_then(|payload| close_code(&payload)),
                     note: before.clone(),
                 })
             })
@@ -166,6 +186,30 @@ impl Capture {
                 let message = frame.message().ok()?;
                 Some((frame, message))
             })
+    }
+
+    /// Each connection, in the order of their upgrades.
+    pub fn upgrades(self) -> Vec<Upgrade> {
+        let mut upgrades: Vec<Upgrade> = Vec::new();
+        for entry in self.entries() {
+            let Entry::Frame(frame) = entry else { continue };
+            let of_this = upgrades
+                .iter_mut()
+                .find(|upgrade| upgrade.connection == frame.connection);
+            match (frame.kind, of_this) {
+                (FrameKind::Http, None) => upgrades.push(Upgrade {
+                    connection: frame.connection,
+                    note: frame.note,
+                    request: frame.text,
+                    answer: String::new(),
+                    closes: Vec::new(),
+                }),
+                (FrameKind::Http | FrameKind::HttpBody, Some(upgrade)) => upgrade.answer += &frame.text,
+                (FrameKind::Close, Some(upgrade)) => upgrade.closes.push((frame.direction, frame.code)),
+                _ => {}
+            }
+        }
+        upgrades
     }
 
     /// Each question of the edge that the cloud answered.
@@ -225,6 +269,12 @@ impl Exchange {
         answer["header"]["parent_msg_id"] = message.id.as_str().into();
         (message, answer)
     }
+}
+
+/// The code that a close frame begins with, if it has any.
+fn close_code(payload: &str) -> Option<u16> {
+    let payload = STANDARD.decode(payload).expect("base64");
+    payload.first_chunk().copied().map(u16::from_be_bytes)
 }
 
 /// The ObjectSync lists of `objectsync.yaml` as (moment, YAML).

@@ -1,6 +1,6 @@
 //! The comparer of the golden tests finds what differs and nothing else.
 
-use proto::golden::{Capture, Differences, join, join_answer, object_syncs};
+use proto::golden::{Capture, Differences, Direction, join, join_answer, object_syncs};
 use serde_json::{Value, json};
 
 const NONE: &str = "| capture | operation | resource | field | reason |\n|---|---|---|---|---|\n";
@@ -23,6 +23,10 @@ fn the_committed_list_is_well_formed_and_short() {
 fn the_other_files_are_readable() {
     let exchanges: usize = Capture::ALL.iter().map(|capture| capture.exchanges().len()).sum();
     assert!(exchanges > 100, "{exchanges} exchanges");
+    let upgrades: Vec<_> = Capture::ALL.iter().flat_map(|capture| capture.upgrades()).collect();
+    let closes: Vec<_> = upgrades.iter().flat_map(|upgrade| &upgrade.closes).collect();
+    assert_eq!(upgrades.len(), 15);
+    assert_eq!(closes, [&(Direction::Up, Some(1000)), &(Direction::Down, Some(1000))]);
     assert_eq!(join().len(), 42);
     assert_eq!(object_syncs().len(), 8);
 }

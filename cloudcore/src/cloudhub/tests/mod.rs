@@ -3,6 +3,7 @@
 pub(crate) mod edge;
 pub(crate) mod fakes;
 mod sessions;
+mod upgrades;
 
 pub(crate) use super::identity::tests::Memory;
 pub(crate) use fakes::settings;

@@ -89,14 +89,14 @@ enum Part {
     /// Played over a whole session by `crate::golden`.
     Session,
     /// Behind the edge API on 127.0.0.1:10550, which ours does not have yet.
-    DynamicController,
+    EdgeApi,
 }
 
 fn answered_by(exchange: &Exchange) -> Part {
     match exchange.answer["route"]["source"].as_str() {
         _ if matches!(exchange.request["route"]["operation"].as_str(), Some("ping" | "config")) => Part::Socket,
         Some("edgecontroller") => Part::Desk,
-        Some("dynamiccontroller") => Part::DynamicController,
+        Some("dynamiccontroller") => Part::EdgeApi,
         source if crate::golden::ANSWERING.contains(&source.unwrap_or_default()) => Part::Session,
         source => panic!("{source:?} answers {}", exchange.request),
     }
@@ -125,7 +125,7 @@ async fn answers_are_those_of_go() {
             );
             match answered_by(&exchange) {
                 Part::Desk => answered += 1,
-                Part::Socket => {
+                Part::Socket | Part::EdgeApi => {
                     let answers = world
                         .desk
                         .handle(Peer::Go, &NodeName::from(node), &exchange.again().0)
@@ -136,7 +136,7 @@ async fn answers_are_those_of_go() {
                     );
                     continue;
                 }
-                Part::Session | Part::DynamicController => continue,
+                Part::Session => continue,
             }
             // Our own edge gets Go's forms to the letter; Go edges get other forms of bare errors.
             for (peer, differences) in [(Peer::Ours(Features::OURS), &none), (Peer::Go, &allowed)] {
