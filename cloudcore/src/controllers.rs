@@ -7,6 +7,7 @@ use cloudcore::edgecontroller::EdgeController;
 use cloudcore::informers::{Change, Informers};
 use cloudcore::kubernetes::Kube;
 use cloudcore::objectsync::ObjectSyncs;
+use cloudcore::revocation;
 use cloudcore::synccontroller::SyncController;
 use common::Tasks;
 use config::CloudCore;
@@ -33,6 +34,29 @@ pub(crate) struct Inboxes {
     pub(crate) reports: mpsc::Receiver<Upstream>,
 }
 
+/// Where the hub puts what comes of edges.
+pub(crate) struct Outlets {
+    pub(crate) requests: mpsc::Sender<Upstream>,
+    pub(crate) reports: mpsc::Sender<Upstream>,
+}
+
+impl Inboxes {
+    pub(crate) fn open(changes: mpsc::Receiver<Change>) -> (Outlets, Self) {
+        let (to_requests, requests) = mpsc::channel(UPSTREAM);
+        let (to_reports, reports) = mpsc::channel(UPSTREAM);
+        let outlets = Outlets {
+            requests: to_requests,
+            reports: to_reports,
+        };
+        let inboxes = Self {
+            changes,
+            requests,
+            reports,
+        };
+        (outlets, inboxes)
+    }
+}
+
 /// Starts those that the configuration asks for.
 pub(crate) fn start(
     below: Below,
@@ -49,6 +73,7 @@ pub(crate) fn start(
         tasks,
     } = below;
     let modules = &config.modules;
+    revocation::start(kube.clone(), hub.clone(), &tasks);
     let reconciler = SyncController::new(kube.clone(), informers.clone(), syncs.clone(), hub.clone());
     if modules.device_controller.enable {
         let controller = DeviceController {
@@ -79,3 +104,6 @@ pub(crate) fn start(
         info!("Module synccontroller registered successfully");
     }
 }
+
+/// Requests of all nodes between the hub and a controller; when full, sessions read no more.
+const UPSTREAM: usize = 1024;

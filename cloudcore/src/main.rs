@@ -12,11 +12,9 @@ use cloudcore::informers::Informers;
 use cloudcore::kubernetes::Kube;
 use cloudcore::monitor::{self, Monitor};
 use cloudcore::objectsync::ObjectSyncs;
-use cloudcore::revocation;
 use common::Tasks;
 use config::{CloudCore, Files, HostFacts, Loaded, LookOnly, RealFiles, cli, version};
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 mod controllers;
@@ -93,8 +91,7 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     identity.start(advertised.clone(), &tasks);
     let syncs = ObjectSyncs::start(kube.clone(), &tasks);
     let (informers, changes) = Informers::start(kube.clone(), &tasks);
-    let (upstream, requests) = mpsc::channel(UPSTREAM);
-    let (twins, reports) = mpsc::channel(UPSTREAM);
+    let (outlets, inboxes) = controllers::Inboxes::open(changes);
     let cluster = Arc::new(HubCluster {
         kube: kube.clone(),
         informers: informers.clone(),
@@ -105,8 +102,8 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         access: Arc::new(kube.clone()),
         cluster,
         records: Arc::new(syncs.clone()),
-        upstream,
-        twins: modules.device_controller.enable.then_some(twins),
+        upstream: outlets.requests,
+        twins: modules.device_controller.enable.then_some(outlets.reports),
         tasks: tasks.clone(),
     };
     let mut registry = Registry::default();
@@ -130,18 +127,12 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     }
     webhooks::start(&loaded.config, advertised, &identity, &kube, &mut registry, &tasks)?;
     let revocations = hub.revocations();
-    revocation::start(kube.clone(), hub.clone(), &tasks);
     let below = controllers::Below {
         kube,
         hub,
         informers: informers.clone(),
         syncs,
         tasks: tasks.clone(),
-    };
-    let inboxes = controllers::Inboxes {
-        changes,
-        requests,
-        reports,
     };
     controllers::start(below, inboxes, &loaded.config, own, &mut registry);
     let ready = Box::new(move || informers.is_synced() && *revocations.borrow());
@@ -151,7 +142,5 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
     Ok(tasks.run_until_signal(GRACE).await)
 }
 
-/// Requests of all nodes between the hub and a controller; when full, sessions read no more.
-const UPSTREAM: usize = 1024;
 /// How long the end may take.
 const GRACE: Duration = Duration::from_secs(10);
