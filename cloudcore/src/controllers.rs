@@ -103,6 +103,10 @@ pub(crate) fn start(
         reconciler.start(&tasks);
         info!("Module synccontroller registered successfully");
     }
+    let not_yet = config.not_yet();
+    if !not_yet.is_empty() {
+        info!("enabled, but not there yet: {}", not_yet.join(", "));
+    }
 }
 
 /// Requests of all nodes between the hub and a controller; when full, sessions read no more.

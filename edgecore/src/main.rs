@@ -138,6 +138,10 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     if !off.is_empty() {
         info!("turned off: {}", off.join(", "));
     }
+    let not_yet = config.not_yet();
+    if !not_yet.is_empty() {
+        info!("enabled, but not there yet: {}", not_yet.join(", "));
+    }
     info!(node = %settings::node_name(&config), "edgecore is up");
     Ok(tasks.run_until_signal(GRACE).await)
 }

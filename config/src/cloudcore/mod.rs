@@ -200,6 +200,18 @@ impl CloudCore {
             .collect()
     }
 
+    /// What is turned on and not there yet, by its keys: for one line at the start.
+    #[must_use]
+    pub fn not_yet(&self) -> Vec<&'static str> {
+        let modules = &self.modules;
+        let all = [
+            (modules.dynamic_controller.enable, "modules.dynamicController.enable"),
+            (modules.router.enable, "modules.router.enable"),
+            (modules.task_manager.enable, "modules.taskManager.enable"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, key)| key).collect()
+    }
+
     /// The body that `--defaultconfig` prints.
     #[must_use]
     pub fn default_yaml(host: &HostFacts) -> String {

@@ -197,6 +197,21 @@ impl EdgeCore {
             .collect()
     }
 
+    /// What is turned on and not there yet, by its keys: for one line at the start.
+    #[must_use]
+    pub fn not_yet(&self) -> Vec<&'static str> {
+        let modules = &self.modules;
+        let all = [
+            (
+                modules.meta_manager.meta_server.enable,
+                "modules.metaManager.metaServer.enable",
+            ),
+            (modules.service_bus.enable, "modules.serviceBus.enable"),
+            (modules.task_manager.enable, "modules.taskManager.enable"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, key)| key).collect()
+    }
+
     /// The body that `--defaultconfig` prints.
     #[must_use]
     pub fn default_yaml(host: &HostFacts) -> String {

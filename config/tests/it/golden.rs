@@ -107,6 +107,17 @@ fn one_line_says_what_stays_off() {
 }
 
 #[test]
+fn another_line_says_what_is_not_there_yet() {
+    let cloud = |text| cloud(text).expect("loads").config.not_yet();
+    assert_eq!(cloud(""), ["modules.dynamicController.enable"]);
+    let text = "modules: {dynamicController: {enable: false}, router: {enable: true}}";
+    assert_eq!(cloud(text), ["modules.router.enable"]);
+    let edge = |text| edge(text).expect("loads").config.not_yet();
+    assert_eq!(edge(""), ["modules.metaManager.metaServer.enable"]);
+    assert_eq!(edge(EDGE_DEFAULT), [""; 0]);
+}
+
+#[test]
 fn the_bootstrap_token_wins_in_memory() -> std::io::Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("bootstrap-edgecore.conf");
