@@ -1,5 +1,8 @@
 //! Readers of what other processes send: none may panic, and what they accept they write back the same.
 
+use proto::inventory::{Digest, Listing, Outcome, Verdict};
+use proto::tunnelport::TunnelPortRecord;
+use proto::watching::{Page, WatchLine};
 use proto::{Content, Group, Message, Object, Route};
 
 /// A frame of the hub channel.
@@ -22,10 +25,29 @@ pub fn content_answer(data: &[u8]) {
         return;
     };
     let _ = (content.answer(), content.document(), content.object());
+    inventory(&content);
 }
 
-/// A Kubernetes object.
+/// What our own peers say of what they hold.
+fn inventory(content: &Content) {
+    if let Ok(listing) = content.parse::<Listing>() {
+        assert!(proto::inventory::difference(&listing.items, &listing.items).is_empty());
+        let again = Content::json(&listing).parse::<Listing>();
+        assert_eq!(again.expect("our own listing is read"), listing);
+    }
+    if let Ok(digest) = content.parse::<Digest>() {
+        let again = Content::json(&digest).parse::<Digest>();
+        assert_eq!(again.expect("our own digest is read"), digest);
+    }
+    let _ = (content.parse::<Verdict>(), content.parse::<Outcome>());
+}
+
+/// A Kubernetes object, and what else an API server sends: a page, a line of a watch, the record of the virtual ports.
 pub fn object_parse(data: &[u8]) {
+    let _ = (Page::parse(data), WatchLine::parse(data));
+    if let Some(record) = text(data).and_then(|text| TunnelPortRecord::parse(text).ok()) {
+        ports(record);
+    }
     let Some(object) = text(data).and_then(|text| Object::parse(text).ok()) else {
         return;
     };
@@ -35,8 +57,21 @@ pub fn object_parse(data: &[u8]) {
         object.is_deleting(),
         object.namespace(),
     );
+    let _ = TunnelPortRecord::of(&object);
     let typed = object.with_type("v1", "Pod");
     assert!(!typed.meta().kind.is_empty() && !typed.meta().api_version.is_empty());
+}
+
+/// A record of virtual ports is written back the same, with one more cloudcore in it too.
+fn ports(mut record: TunnelPortRecord) {
+    let ip = std::net::IpAddr::from([192, 0, 2, 1]);
+    let _ = (record.claim(ip), record.entries().count(), record.reached().count());
+    let text = record.render();
+    // Numbers may be longer as we write them, and the whole too long to be read.
+    if text.len() <= 256 * 1024 {
+        let again = TunnelPortRecord::parse(&text).expect("our own record is read");
+        assert_eq!(again, record);
+    }
 }
 
 /// A group and a resource, one a line.
