@@ -156,6 +156,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
             // Whatever a Go peer sends is taken as text (spec 01 §2.2).
             Some(Ok(WsMessage::Binary(bytes))) => Ok(Received::Message(bytes.into())),
             Some(Ok(WsMessage::Close(frame))) => {
+                // The answer to it waits there; a socket that does not take it now never will.
+                let _ = Pin::new(&mut self.socket).poll_flush(context);
                 let words = frame.map(|frame| frame.reason.chars().filter(|c| !c.is_control()).take(200).collect());
                 Err(LineError::Closed(words.unwrap_or_default()))
             }
