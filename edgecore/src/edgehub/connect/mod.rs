@@ -15,6 +15,7 @@ use common::tls::client::{ClientTlsError, without_time};
 use proto::features::{FEATURES_HEADER, Features};
 use rustls::ClientConfig;
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tracing::debug;
 
@@ -140,22 +141,46 @@ pub(super) async fn dial(target: &Target, tls: &ClientConfig, head_start: Durati
     if target.websocket.is_none() {
         return quic.await;
     }
-    tokio::pin!(quic);
-    tokio::select! {
+    first(quic, websocket::dial(target, tls.clone()), head_start).await
+}
+
+/// The first of both that stands; WebSocket starts later, or as soon as QUIC failed. What is wrong with one need not be wrong with the
+/// other.
+async fn first<T>(
+    quic: impl Future<Output = Result<T, DialError>>,
+    websocket: impl Future<Output = Result<T, DialError>>,
+    head_start: Duration,
+) -> Result<T, DialError> {
+    let failed = |error: &DialError| debug!(error = common::chain(error), "no QUIC");
+    tokio::pin!(quic, websocket);
+    match timeout(head_start, &mut quic).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => {
+            failed(&error);
+            return websocket.await;
+        }
+        Err(_) => {}
+    }
+    let refused = tokio::select! {
         outcome = &mut quic => match outcome {
             Ok(connection) => return Ok(connection),
-            // What is wrong with QUIC need not be wrong with WebSocket.
             Err(error) => {
-                debug!(error = common::chain(&error), "no QUIC");
-                return websocket::dial(target, tls.clone()).await;
+                failed(&error);
+                return websocket.await;
             }
         },
-        () = tokio::time::sleep(head_start) => {}
+        outcome = &mut websocket => match outcome {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        },
+    };
+    // A closed port answers at once. The attempt by QUIC that is under way still gets its time, and no more: WebSocket is tried again.
+    match timeout(quic::ATTEMPT, quic).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => failed(&error),
+        Err(_) => debug!("no QUIC in time"),
     }
-    tokio::select! {
-        Ok(connection) = quic => Ok(connection),
-        outcome = websocket::dial(target, tls.clone()) => outcome,
-    }
+    Err(refused)
 }
 
 /// Dials by QUIC, once.
@@ -176,4 +201,60 @@ fn host_port<'a>(key: &'static str, value: &'a str) -> Result<(&'a str, u16), Di
 /// Words of the cloud, as far as they can be shown.
 fn words(text: &str) -> String {
     text.chars().take(200).filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    async fn after<T>(millis: u64, outcome: T) -> T {
+        sleep(Duration::from_millis(millis)).await;
+        outcome
+    }
+
+    fn refused() -> Result<&'static str, DialError> {
+        let closed = io::ErrorKind::ConnectionRefused.into();
+        Err(DialError::Unreachable("websocket".into(), closed))
+    }
+
+    fn silence() -> Result<&'static str, DialError> {
+        Err(DialError::Timeout("quic".into()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_port_does_not_end_a_slow_attempt_by_quic() {
+        for head_start in [HEAD_START, Duration::ZERO] {
+            let connection = first(after(3000, Ok("quic")), after(5, refused()), head_start).await;
+            assert_eq!(connection.ok(), Some("quic"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_both_fail_it_is_told_why_there_is_no_websocket() {
+        let error = first(after(3000, silence()), after(5, refused()), HEAD_START).await;
+        assert!(matches!(error, Err(DialError::Unreachable(..))), "{error:?}");
+        // A network that swallows UDP does not keep WebSocket from being tried again for long.
+        let began = Instant::now();
+        let error = first(std::future::pending(), after(5, refused()), HEAD_START).await;
+        assert!(matches!(error, Err(DialError::Unreachable(..))), "{error:?}");
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn websocket_comes_after_the_head_start_or_when_quic_failed() {
+        for (failed_at, wanted) in [(100, 105), (60_000, 1505)] {
+            let began = Instant::now();
+            let connection = first(after(failed_at, silence()), after(5, Ok("websocket")), HEAD_START).await;
+            assert_eq!(connection.ok(), Some("websocket"));
+            let took = began.elapsed().as_millis();
+            assert!(took.abs_diff(wanted) <= 10, "{took} ms");
+        }
+        let connection = first(after(2000, Ok("quic")), after(9000, refused()), HEAD_START).await;
+        assert_eq!(connection.ok(), Some("quic"));
+        // The other way round: what QUIC fails with does not end WebSocket.
+        let connection = first(after(2000, silence()), after(9000, Ok("websocket")), HEAD_START).await;
+        assert_eq!(connection.ok(), Some("websocket"));
+    }
 }

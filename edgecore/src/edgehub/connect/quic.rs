@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Connection, DialError, Target, host_port, words};
 
 /// How long one attempt may take. After that another one is likelier to get through: its packets are not spaced out yet.
-const ATTEMPT: Duration = Duration::from_secs(4);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(4);
 
 /// Attempts until one succeeds, is refused, or the time is over.
 pub(super) async fn insist(target: &Target, server: &str, tls: &ClientConfig) -> Result<Connection, DialError> {
