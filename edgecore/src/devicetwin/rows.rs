@@ -1,5 +1,6 @@
-//! The tables `device`, `device_attr` and `device_twin` as Go has them (spec 03 §3.2), and `device_unconfirmed`, which only ours knows:
-//! what the cloud has not confirmed. A Go edgecore leaves that table alone.
+//! The tables `device`, `device_attr` and `device_twin` as Go has them (spec 03 §3.2), and two that only ours knows:
+//! `device_unconfirmed`, what the cloud has not confirmed, and `device_uid`, which device of its name each is. A Go edgecore leaves
+//! these alone.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use super::machine::{Device, Half, Property};
 pub(super) enum Row {
     /// A device with all that belongs to it is gone.
     RemoveDevice(DeviceId),
-    /// A device; of its parts nothing.
+    /// A device with its uid; of its parts nothing.
     Device(DeviceId, Box<Device>),
     /// All attributes of a device.
     Attributes(DeviceId, BTreeMap<String, Attribute>),
@@ -39,6 +40,11 @@ const UNCONFIRMED: &str = "
 CREATE TABLE IF NOT EXISTS `device_unconfirmed` (`deviceid` text,`name` text,PRIMARY KEY (`deviceid`,`name`)) WITHOUT ROWID;
 ";
 
+/// Go's table of devices has no place for it. Made by the first that is written: a database of an older edgecore of ours lacks it.
+const UIDS: &str = "
+CREATE TABLE IF NOT EXISTS `device_uid` (`deviceid` text,`uid` text,PRIMARY KEY (`deviceid`)) WITHOUT ROWID;
+";
+
 /// A database that never saw our marks was a Go edgecore's, which drops what it cannot send: all of it is told once.
 const ALL_UNCONFIRMED: &str = "
 INSERT OR IGNORE INTO device_unconfirmed SELECT deviceid, name FROM device_twin WHERE deviceid IS NOT NULL AND name <> '';
@@ -56,6 +62,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, Error> {
         next_row: next_row(connection)?,
         ..Loaded::default()
     };
+    uids(connection, &mut loaded.devices)?;
     attributes(connection, &mut loaded.devices)?;
     twins(connection, &mut loaded.devices)?;
     if connection.table_exists(None, "device_unconfirmed")? {
@@ -72,6 +79,12 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, Error> {
 
 /// Writes.
 pub(super) fn apply(connection: &Connection, rows: &[Row]) -> Result<(), Error> {
+    if rows
+        .iter()
+        .any(|row| matches!(row, Row::Device(..) | Row::RemoveDevice(_)))
+    {
+        connection.execute_batch(UIDS)?;
+    }
     rows.iter().try_for_each(|row| write(connection, row))
 }
 
@@ -86,6 +99,7 @@ fn write(connection: &Connection, row: &Row) -> Result<(), Error> {
             let id = id.to_string();
             for statement in [
                 "DELETE FROM device WHERE id=?1",
+                "DELETE FROM device_uid WHERE deviceid=?1",
                 "DELETE FROM device_attr WHERE deviceid=?1",
                 "DELETE FROM device_twin WHERE deviceid=?1",
                 "DELETE FROM device_unconfirmed WHERE deviceid=?1",
@@ -105,6 +119,10 @@ fn write(connection: &Connection, row: &Row) -> Result<(), Error> {
                     device.state,
                     device.last_online
                 ])?;
+            // Also an unknown one: what is there may be of a device that went while a Go edgecore ran.
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO device_uid (deviceid, uid) VALUES (?1, ?2)")?
+                .execute([&id.to_string(), &device.uid])?;
         }
         Row::Attributes(id, attributes) => write_attributes(connection, id, attributes)?,
         Row::Twin(id, name, property) => write_twin(connection, id, name, property)?,
@@ -193,6 +211,20 @@ fn devices(connection: &Connection) -> Result<BTreeMap<DeviceId, Device>, Error>
         devices.insert(id, device);
     }
     Ok(devices)
+}
+
+fn uids(connection: &Connection, devices: &mut BTreeMap<DeviceId, Device>) -> Result<(), Error> {
+    if !connection.table_exists(None, "device_uid")? {
+        return Ok(());
+    }
+    let mut statement = connection.prepare("SELECT deviceid, uid FROM device_uid")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(device) = DeviceId::parse(&text(row, 0)?).and_then(|id| devices.get_mut(&id)) {
+            device.uid = text(row, 1)?;
+        }
+    }
+    Ok(())
 }
 
 fn attributes(connection: &Connection, devices: &mut BTreeMap<DeviceId, Device>) -> Result<(), Error> {

@@ -337,6 +337,7 @@ fn device_of(path: &ObjectPath) -> Option<DeviceId> {
 fn known(path: &ObjectPath, object: &Object) -> Option<Known> {
     Some(Known {
         id: device_of(path)?,
+        uid: object.meta().uid.clone(),
         description: DeviceFacts::of(object)
             .map(|facts| facts.description)
             .unwrap_or_default(),

@@ -161,6 +161,8 @@ impl Knowledge {
             let verb = match self.told.get(thing) {
                 None => Verb::Add,
                 Some(told) if *told == digest => return None,
+                // Another device under its name: after this it is added.
+                Some(told) if told.is_of_another(digest) => Verb::Remove,
                 Some(_) => Verb::Update,
             };
             Some(Call {

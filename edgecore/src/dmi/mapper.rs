@@ -134,10 +134,9 @@ impl Mapper {
     }
 
     async fn tell_device(&mut self, id: &DeviceId, verb: Verb) -> Result<Outcome, Status> {
-        let Some(device) = self.device(id).await else {
+        let Some((device, digest)) = self.device(id).await else {
             return Ok(Outcome::Gone);
         };
-        let digest = Digest::of_device(&device);
         let device = Some(device);
         match verb {
             Verb::Update => in_time(self.client.update_device(pb::UpdateDeviceRequest { device })).await?,
@@ -167,12 +166,14 @@ impl Mapper {
     }
 
     /// The device as it is stored now.
-    async fn device(&self, id: &DeviceId) -> Option<pb::Device> {
+    async fn device(&self, id: &DeviceId) -> Option<(pb::Device, Digest)> {
         let object = self.stored(Kind::Device, id).await?;
         let model = dmi::device_reference(&object).ok()?.model?;
         let model = self.stored(Kind::DeviceModel, &model).await?;
         // What is wrong with it was told by the owner.
-        dmi::device(&object, &model).ok().map(|converted| converted.device)
+        let device = dmi::device(&object, &model).ok()?.device;
+        let digest = Digest::of_device(&device).with_uid(&object.meta().uid);
+        Some((device, digest))
     }
 
     async fn stored(&self, kind: Kind, id: &DeviceId) -> Option<Object> {

@@ -351,7 +351,8 @@ impl Owner {
             {
                 response.model_list.push(model);
             }
-            told.insert(Thing::Device(id.clone()), Digest::of_device(&converted.device));
+            let digest = Digest::of_device(&converted.device).with_uid(&device.meta().uid);
+            told.insert(Thing::Device(id.clone()), digest);
             response.device_list.push(converted.device);
         }
         Ok((response, told))
@@ -425,7 +426,7 @@ fn read_device(id: &DeviceId, object: &Object, model: impl FnOnce(&DeviceId) -> 
                 .warnings
                 .iter()
                 .for_each(|warning| warn!(device = %id, "{warning}"));
-            Some(Digest::of_device(&converted.device))
+            Some(Digest::of_device(&converted.device).with_uid(&object.meta().uid))
         }
         Err(error) => {
             told(&error);

@@ -239,6 +239,21 @@ fn the_order_of_properties_does_not_change_a_digest() {
     assert_eq!(Digest::parse("short"), None);
 }
 
+#[test]
+fn a_digest_tells_devices_of_one_content_apart() {
+    let content = Digest::parse("00000000000000ff").expect("a digest");
+    let [one, other] = ["u1", "u2"].map(|uid| content.with_uid(uid));
+    assert_ne!(one, other);
+    assert!(one.is_of_another(other) && !one.is_of_another(one));
+    // An unknown one is not known to be another one.
+    assert_eq!(content.with_uid(""), content);
+    assert!(!one.is_of_another(content) && !content.is_of_another(one));
+    assert_eq!(Digest::parse(&one.to_string()), Some(one));
+    for text in ["00000000000000ff-", "00000000000000ff-ff", "-00000000000000ff"] {
+        assert_eq!(Digest::parse(text), None);
+    }
+}
+
 fn a_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

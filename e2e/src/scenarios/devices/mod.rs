@@ -138,7 +138,10 @@ fn gone(plant: &Plant<'_>) -> Result<()> {
         })?;
     wait::until("device deleted: gone from edgecore's database", limit, || {
         let unconfirmed = match plant.sides.edge {
-            true => format!(" UNION ALL SELECT deviceid FROM device_unconfirmed WHERE deviceid = '{id}'"),
+            true => format!(
+                " UNION ALL SELECT deviceid FROM device_unconfirmed WHERE deviceid = '{id}' \
+                 UNION ALL SELECT deviceid FROM device_uid WHERE deviceid = '{id}'"
+            ),
             false => String::new(),
         };
         let query = format!(

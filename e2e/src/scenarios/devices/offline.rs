@@ -17,6 +17,8 @@ const PROPERTIES: [&str; 10] = ["p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", 
 /// Updates while the link is cut, and how long it is at least, in seconds: as asked, and scaled.
 const LONG: (usize, u64) = (10_000, 60);
 const SHORT: (usize, u64) = (1_000, 3);
+/// The device that is made again.
+const AGAIN: &str = "again";
 /// What our edgecore logs when it has noticed: after 20 s of silence.
 const NOTICED: &str = "connection to cloudcore lost";
 
@@ -72,7 +74,7 @@ pub(super) fn offline(context: &mut Context) -> Result<()> {
 }
 
 /// Devices created, changed and deleted while edgecore is away are so at the edge right after its return; of ours a mapper hears of them,
-/// and of a model that changed meanwhile.
+/// and of a model that changed meanwhile, and a device that was deleted and made again begins anew.
 pub(super) fn created_offline(context: &mut Context) -> Result<()> {
     let settings = context.settings.clone();
     let plant = Plant::new(context, "away", &["temperature"])?;
@@ -81,15 +83,27 @@ pub(super) fn created_offline(context: &mut Context) -> Result<()> {
         plant.until_known(name)?;
     }
     let ours = plant.sides.cloud && plant.sides.edge;
+    if ours {
+        plant.create(AGAIN, &[("temperature", "1")])?;
+        plant.until_known(AGAIN)?;
+        plant.prime(AGAIN, &[("temperature", "9")])?;
+    }
     let mut mapper = ours.then(|| serving(&plant, &settings)).transpose()?;
     plant.system.edge.stop_edgecore()?;
     describe_model(&plant, "in the hall")?;
     plant.create("comes", &[("temperature", "1")])?;
     plant.desire("stays", &[("temperature", "2")])?;
     plant.system.api().delete(&plant.path("devices", "goes"))?;
+    if ours {
+        plant.system.api().delete(&plant.path("devices", AGAIN))?;
+        plant.create(AGAIN, &[("temperature", "1")])?;
+    }
     plant.system.edge.start_edgecore()?;
     plant.system.node_ready(seconds(60))?;
-    let wanted = ["comes", "stays"].map(|name| format!("{}/{name}", plant.namespace));
+    let names = [AGAIN, "comes", "stays"]
+        .into_iter()
+        .filter(|name| ours || *name != AGAIN);
+    let wanted: Vec<String> = names.map(|name| format!("{}/{name}", plant.namespace)).collect();
     wait::until(
         "node back: membership is what the API says",
         plant.sides.limit(),
@@ -112,8 +126,21 @@ pub(super) fn created_offline(context: &mut Context) -> Result<()> {
             ("RegisterDevice", "comes"),
             ("UpdateDevice", "stays"),
             ("RemoveDevice", "goes"),
+            ("RemoveDevice", AGAIN),
+            ("RegisterDevice", AGAIN),
         ];
         mapper.called_all("node back: the mapper is told", calls, plant.sides.limit())?;
+        wait::until(
+            "node back: what was made again begins anew",
+            plant.sides.limit(),
+            || {
+                let twin = plant.twin(AGAIN, "anew")?;
+                ensure!(twin.is_empty(), "its twin has {twin:?}");
+                Ok(Some(()))
+            },
+        )?;
+        // The value that the former one had.
+        plant.prime(AGAIN, &[("temperature", "9")])?;
     }
     plant.prime("comes", &[("temperature", "20")])?;
     plant.report("comes", "next", &[("temperature", "21")], plant.sides.limit())?;
@@ -127,14 +154,14 @@ pub(super) fn created_offline(context: &mut Context) -> Result<()> {
     plant.clean()
 }
 
-/// A mapper that registered, and knows both devices.
+/// A mapper that registered, and knows all devices.
 fn serving(plant: &Plant<'_>, settings: &Settings) -> Result<Mapper> {
     let mut mapper = Mapper::start(plant.system, settings, "go", "virtual", "away")?;
     wait::quietly("the mapper registers and gets its devices", seconds(60), || {
         mapper.say("register")?;
         let answer = mapper.answer("MapperRegister")?;
         let knows = |name: &str| api::elements(&answer, "/response/deviceList").any(|one| text(one, "/name") == name);
-        Ok((knows("goes") && knows("stays")).then_some(()))
+        Ok(["goes", "stays", AGAIN].into_iter().all(knows).then_some(()))
     })?;
     mapper.say("serve")?;
     Ok(mapper)

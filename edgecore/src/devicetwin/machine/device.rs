@@ -13,6 +13,8 @@ const OVERHEAD: usize = 200;
 /// One device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::devicetwin) struct Device {
+    /// Of its object; empty while it is not known.
+    pub(in crate::devicetwin) uid: String,
     pub(in crate::devicetwin) name: String,
     pub(in crate::devicetwin) description: String,
     pub(in crate::devicetwin) state: String,
@@ -192,6 +194,7 @@ impl Device {
     /// What its own row holds.
     pub(super) fn without_parts(&self) -> Self {
         Self {
+            uid: self.uid.clone(),
             name: self.name.clone(),
             description: self.description.clone(),
             state: self.state.clone(),

@@ -28,6 +28,7 @@ const AGAIN: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(300)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::devicetwin) struct Known {
     pub(in crate::devicetwin) id: DeviceId,
+    pub(in crate::devicetwin) uid: String,
     /// The label `description`.
     pub(in crate::devicetwin) description: String,
 }
@@ -105,17 +106,28 @@ impl Machine {
         self.staged.listed = true;
     }
 
-    /// A `device` object is stored.
+    /// A `device` object is stored. With another uid it is another device, although nobody saw the former one go: of what changed in one
+    /// transaction only the end is seen.
     pub(super) fn stored(&mut self, known: Known, now: Now) {
-        self.objects.insert(known.id.clone());
-        if self.device(&known.id).is_none() {
+        let Known { id, uid, description } = known;
+        self.objects.insert(id.clone());
+        let before = self.device(&id).map_or("", |device| device.uid.as_str());
+        if !before.is_empty() && !uid.is_empty() && before != uid {
+            self.remove(&id, now);
+        }
+        if self.device(&id).is_none() {
             let member = Member {
-                id: known.id.to_string(),
-                name: known.id.name.to_string(),
-                description: known.description,
+                id: id.to_string(),
+                name: id.name.to_string(),
+                description,
                 ..Member::default()
             };
             self.add(member, now);
+        }
+        // It is new, came with a message of the cloud, or was a Go edgecore's, which keeps no uids.
+        let is_learnt = |device: &Device| !uid.is_empty() && device.uid != uid;
+        if self.device(&id).is_some_and(is_learnt) {
+            self.stage(&id).learn(uid);
         }
     }
 

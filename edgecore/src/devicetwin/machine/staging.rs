@@ -60,6 +60,14 @@ impl Stage {
         self.own = true;
     }
 
+    /// Its uid is known now.
+    pub(super) fn learn(&mut self, uid: String) {
+        if let Some(device) = &mut self.device {
+            device.uid = uid;
+            self.own = true;
+        }
+    }
+
     /// The device goes, and all that was to be told of it.
     pub(super) fn remove(&mut self) {
         *self = Self {

@@ -55,6 +55,7 @@ fn calls(knowledge: &mut Knowledge, wanted: &Wanted, now: Instant) -> Vec<Call> 
     let mut all = Vec::new();
     while let Step::Call(call) = knowledge.next(wanted, now) {
         let content = wanted.get(&call.thing).and_then(|want| want.digest);
+        let content = content.filter(|_| call.verb != Verb::Remove);
         knowledge.done(&call, Outcome::Done(content), now);
         all.push(call);
     }
@@ -100,6 +101,29 @@ async fn a_model_that_changes_is_updated_alone_or_before_its_device() {
         calls(&mut knowledge, &both, now),
         [update, call(device(1), Verb::Update)]
     );
+}
+
+#[tokio::test]
+async fn a_device_that_was_made_again_is_removed_and_added() {
+    let (now, mut knowledge) = (Instant::now(), Knowledge::new(BTreeMap::new()));
+    let call = |verb| Call { thing: device(1), verb };
+    let of = |uid: &str| {
+        let mut wanted = wanted(&[(1, 1, Some(5))]);
+        for (thing, want) in &mut wanted {
+            if *thing == device(1) {
+                want.digest = want.digest.map(|digest| digest.with_uid(uid));
+            }
+        }
+        wanted
+    };
+    // What an older edgecore remembers says nothing of the uid: once told, it is known.
+    calls(&mut knowledge, &of(""), now);
+    assert_eq!(calls(&mut knowledge, &of("u1"), now), [call(Verb::Update)]);
+    assert_eq!(
+        calls(&mut knowledge, &of("u2"), now),
+        [call(Verb::Remove), call(Verb::Add)]
+    );
+    assert_eq!(calls(&mut knowledge, &of("u2"), now), []);
 }
 
 #[tokio::test]

@@ -62,10 +62,7 @@ fn an_object_makes_a_device_and_its_end_removes_it() {
 fn devices_follow_the_objects_that_are_stored() {
     let mut edge = Edge::with_t1();
     edge.cloud("membership", r#"{"added_devices":[{"id":"default/old","name":"old"}]}"#);
-    let known = |id: &str| Known {
-        id: DeviceId::parse(id).expect("id"),
-        description: String::new(),
-    };
+    let known = |id: &str| known(id, "");
     let both = vec![known("default/t2"), known("default/t3")];
     edge.feed(vec![Input::Objects(both, Vec::new())]);
     // A device without an object is one of a cloud that sends none.
@@ -78,6 +75,73 @@ fn devices_follow_the_objects_that_are_stored() {
     }
     edge.feed(vec![Input::Objects(vec![known("default/t2")], Vec::new())]);
     assert_eq!(members(&mut edge), ["default/old", "default/t2"]);
+}
+
+/// Stores the object of t1 with a uid; the ids that are told as removed and as added, each in the order of publication.
+fn with_uid(edge: &mut Edge, uid: &str) -> Vec<(&'static str, Value)> {
+    let told = told(edge.feed(vec![Input::Stored(known("default/t1", uid))]));
+    let mut all = Vec::new();
+    for (topic, payload) in told {
+        assert_eq!(topic, UPDATED);
+        for key in ["removed_devices", "added_devices"] {
+            if !payload[key].is_null() {
+                all.push((key, payload[key][0]["id"].clone()));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_device_that_was_made_again_unseen_begins_anew() {
+    let (id, temp) = (json!("default/t1"), r#"{"temp":{"actual":{"value":"21"}}}"#);
+    let again = [("removed_devices", id.clone()), ("added_devices", id.clone())];
+    let mut edge = Edge::new();
+    assert_eq!(with_uid(&mut edge, "u1"), [("added_devices", id)]);
+    edge.connect();
+    edge.update(temp);
+    for (report, _) in edge.sent() {
+        edge.answer(report, Outcome::Confirmed);
+    }
+    edge.mqtt(&format!("{T1}/state/update"), r#"{"state":"online"}"#);
+    // The uid is known after a restart.
+    edge.restart();
+    assert!(with_uid(&mut edge, "u1").is_empty());
+    // Nothing is done as long as it cannot be stored.
+    edge.broken = true;
+    assert!(with_uid(&mut edge, "u2").is_empty());
+    edge.broken = false;
+    assert_eq!(edge.twins()["temp"]["actual"]["value"], "21");
+    assert_eq!(with_uid(&mut edge, "u2"), again);
+    assert_eq!(edge.twins(), json!({}));
+    let t1 = DeviceId::new("default", "t1");
+    assert!(matches!(&*edge.news, [News::Value(_), News::Removed(removed)] if *removed == t1));
+    // What was to be told of the former one is not, and the same value is news again.
+    edge.connect();
+    assert!(edge.sent().is_empty());
+    edge.update(temp);
+    assert_eq!(edge.sent().len(), 1);
+    // The same where all objects are looked at, also after a restart.
+    edge.restart();
+    let told = told(edge.feed(vec![Input::Objects(vec![known("default/t1", "u3")], Vec::new())]));
+    assert_eq!(told.len(), again.len());
+    assert_eq!(edge.twins(), json!({}));
+}
+
+#[test]
+fn a_device_whose_uid_nobody_knew_is_taken_over() {
+    let mut edge = Edge::with_t1();
+    edge.update(r#"{"temp":{"actual":{"value":"21"}}}"#);
+    // As a Go edgecore, or an older one of ours, leaves it.
+    edge.disk.execute_batch("DROP TABLE device_uid").expect("dropped");
+    edge.restart();
+    assert!(with_uid(&mut edge, "u1").is_empty());
+    edge.restart();
+    // An object that does not tell says nothing.
+    assert!(with_uid(&mut edge, "").is_empty());
+    assert_eq!(edge.twins()["temp"]["actual"]["value"], "21");
+    assert_eq!(with_uid(&mut edge, "u2").len(), 2);
+    assert_eq!(edge.twins(), json!({}));
 }
 
 #[test]

@@ -128,12 +128,9 @@ impl Edge {
         answers[0].1["twin"].clone()
     }
 
+    /// An object is stored, of which nobody knows the uid.
     fn stored(&mut self, id: &str) -> Vec<(String, Value)> {
-        let known = Known {
-            id: DeviceId::parse(id).expect("id"),
-            description: String::new(),
-        };
-        told(self.feed(vec![Input::Stored(known)]))
+        told(self.feed(vec![Input::Stored(known(id, ""))]))
     }
 
     fn cloud(&mut self, resource: &str, content: &str) -> Vec<(String, Value)> {
@@ -166,6 +163,14 @@ impl Edge {
 
     fn answer(&mut self, id: u64, outcome: Outcome) {
         self.machine.answered(id, outcome, self.now.instant);
+    }
+}
+
+fn known(id: &str, uid: &str) -> Known {
+    Known {
+        id: DeviceId::parse(id).expect("id"),
+        uid: uid.to_owned(),
+        description: String::new(),
     }
 }
 
