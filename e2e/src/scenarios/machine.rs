@@ -132,8 +132,10 @@ fn start_without(system: &mut System, port: u16, without: Without) -> Result<()>
         Ok(Some((TcpListener::bind(any)?, UdpSocket::bind(any)?)))
     })?;
     let started = system.cloud.start();
-    ensure!(started.is_err() == (without == Without::Ends), "{started:?}");
-    if without == Without::Ends {
+    if without != Without::Ends {
+        started?;
+    } else {
+        // Its first ports may have been open for a moment.
         let status = system.cloud.cloudcore()?.exited(seconds(10))?;
         ensure!(
             status.and_then(|status| status.code()) == Some(1),
