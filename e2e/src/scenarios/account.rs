@@ -9,7 +9,7 @@ use rumqttc::QoS;
 use serde_json::json;
 
 use super::devices::kit::{Plant, Sides, owned, rows, set_external, update};
-use super::reach::{start_pod, until_reached};
+use super::reach::{MANAGER, remove_manager, start_pod, until_reached};
 use super::stream_access::until_status;
 use super::volumes::check_token;
 use super::{Entry, bare, needs_our_cloud};
@@ -142,12 +142,14 @@ fn account(context: &mut Context) -> Result<()> {
     system.node_ready(seconds(60))
 }
 
-/// The committed Deployment on an ordinary node serves an edge. Changed is what the machine needs: its ports are the run's,
-/// the folder is the run's, and without kube-proxy the API server has another address.
+/// The committed Deployment on an ordinary node serves an edge, and logs and exec work by the committed DaemonSet that keeps the redirect
+/// rules. Changed is what the machine needs: the ports are the run's, the folder is the run's, and without kube-proxy the API server has
+/// another address.
 fn deployment(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "running from these manifests")?;
     let manifests = context.settings.root.join("config/manifests");
     let (settings, run) = (context.settings.clone(), context.folder().to_owned());
+    let sides = Sides::of(&settings)?;
     let system = context.system()?;
     prepare(system, &manifests)?;
     let uplink = system.cloud.uplink()?;
@@ -156,7 +158,11 @@ fn deployment(context: &mut Context) -> Result<()> {
     let result = (|| {
         import_image(system, &settings, &run)?;
         let edge = EdgeHost::start(&settings, &run, "deployed-1", Wire::Veth)?;
-        for file in ["02-ha-configmap.yaml", "03-ha-deployment.yaml"] {
+        for file in [
+            "02-ha-configmap.yaml",
+            "03-ha-deployment.yaml",
+            "04-iptables-manager.yaml",
+        ] {
             let manifest = std::fs::read_to_string(manifests.join(file))?;
             let addresses = [edge.number().cloud_address(), system.edge.number().cloud_address()];
             let manifest = fit(&manifest, system, &uplink, &addresses, &run.join("cloud-node"))?;
@@ -168,6 +174,7 @@ fn deployment(context: &mut Context) -> Result<()> {
         let uplink = system.cloud.uplink()?;
         leave(system, serve(system, edge, &uplink)?)?;
         wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
+        streams(system, sides)?;
         let pods = cloudcores(system)?;
         let on_node = pods.iter().any(|pod| text(pod, "/spec/nodeName") == CLOUD_NODE);
         ensure!(on_node, "cloudcore does not run on {CLOUD_NODE}: {pods:?}");
@@ -177,13 +184,14 @@ fn deployment(context: &mut Context) -> Result<()> {
         );
         Ok(())
     })();
-    if result.is_err()
-        && let Ok(said) = system
-            .cluster
-            .kubectl(&["logs", "-n", "kubeedge", "deployment/cloudcore", "--tail", "30"])
-    {
-        println!("----- cloudcore in its pod\n{said}");
+    if result.is_err() {
+        for pod in ["deployment/cloudcore", MANAGER] {
+            if let Ok(said) = system.cluster.kubectl(&["logs", "-n", "kubeedge", pod, "--tail", "30"]) {
+                println!("----- {pod}\n{said}");
+            }
+        }
     }
+    let removed = remove_manager(system, &settings);
     system.api().delete(DEPLOYMENT)?;
     for kind in ["services", "configmaps"] {
         system
@@ -196,6 +204,7 @@ fn deployment(context: &mut Context) -> Result<()> {
     system.cluster.stop_node(CLOUD_NODE)?;
     system.cloud.start()?;
     result?;
+    removed?;
     gone?;
     system.node_ready(seconds(60))
 }
@@ -329,10 +338,13 @@ pub(super) fn with_server(manifest: &str, system: &System) -> Result<String> {
 fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], folder: &Path) -> Result<String> {
     let (monitor, advertise) = (system.cloud.monitor(), addresses.join(", "));
     let (websocket, quic, https) = (uplink.websocket, uplink.websocket + 1, uplink.https);
+    let (stream, tunnel) = (uplink.stream, uplink.tunnel);
     let manifest = manifest
         .replace("10000", &websocket.to_string())
         .replace("10001", &quic.to_string())
         .replace("10002", &https.to_string())
+        .replace("10003", &stream.to_string())
+        .replace("10004", &tunnel.to_string())
         .replace("path: /var/lib/kubeedge", &format!("path: {}", folder.display()))
         .replace(
             "      cloudHub:\n",
@@ -342,7 +354,7 @@ fn fit(manifest: &str, system: &System, uplink: &Uplink, addresses: &[String], f
             "    modules:\n",
             &format!(
                 "    commonConfig: {{monitorServer: {{bindAddress: \"{monitor}\"}}}}\n    modules:\n      \
-                 cloudStream: {{enable: false}}\n      iptablesManager: {{enable: false}}\n"
+                 cloudStream: {{streamPort: {stream}, tunnelPort: {tunnel}}}\n"
             ),
         );
     with_server(&manifest, system)

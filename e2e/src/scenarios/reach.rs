@@ -2,7 +2,6 @@
 //! host of its own with the manager of rules in a pod beside it.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -144,7 +143,7 @@ fn by_daemonset(context: &mut Context) -> Result<()> {
     {
         println!("----- the manager in its pod\n{said}");
     }
-    let removed = remove(system, &settings);
+    let removed = remove_manager(system, &settings);
     system.cluster.stop_node(CLOUD_NODE)?;
     system.clean(&namespace)?;
     system.cloud.stop()?;
@@ -192,22 +191,27 @@ fn managers(system: &System) -> Result<Vec<Value>> {
     Ok(pods)
 }
 
-/// Deletes what is in the manifest, all at once.
-fn remove(system: &System, settings: &Settings) -> Result<()> {
+/// Deletes what is in the manifest of the manager of rules, all at once; its rules go too.
+pub(super) fn remove_manager(system: &System, settings: &Settings) -> Result<()> {
     let manifest = settings.root.join(MANIFEST);
     let manifest = manifest.to_string_lossy();
     system
         .cluster
         .kubectl(&["delete", "--ignore-not-found", "-f", &manifest])?;
-    let host = system.cluster.host().context("the control plane has no host")?;
-    let netns = format!("--net={}", host.netns_path().display());
+    let rules = || match system.cluster.host() {
+        Some(host) => {
+            let netns = format!("--net={}", host.netns_path().display());
+            process::call("nsenter", &[&netns, "iptables-save", "-t", "nat"])
+        }
+        None => process::call("iptables-save", &["-t", "nat"]),
+    };
     wait::until("pod and rules gone with the DaemonSet", seconds(60), || {
         ensure!(managers(system)?.is_empty(), "the pod is there");
-        let rules = process::run(Command::new("nsenter").args([&netns, "iptables-save", "-t", "nat"]))?;
+        let rules = rules()?;
         ensure!(!rules.contains("TUNNEL-PORT"), "rules are left:\n{rules}");
         Ok(Some(()))
     })
 }
 
 const MANIFEST: &str = "config/manifests/04-iptables-manager.yaml";
-const MANAGER: &str = "daemonset/cloud-iptables-manager";
+pub(super) const MANAGER: &str = "daemonset/cloud-iptables-manager";
