@@ -12,6 +12,7 @@ const CHART_23: &str = include_str!("../../golden/cloudcore-v1.23-chart.yaml");
 const EDGE_8: &str = include_str!("../../golden/edgecore-v1.8-default.yaml");
 const EDGE_10: &str = include_str!("../../golden/edgecore-v1.10-default.yaml");
 const EDGE_12: &str = include_str!("../../golden/edgecore-v1.12-default.yaml");
+const EDGE_12_7: &str = include_str!("../../golden/edgecore-v1.12.7-default.yaml");
 const EDGE_13: &str = include_str!("../../golden/edgecore-v1.13-default.yaml");
 const EDGE_17: &str = include_str!("../../golden/edgecore-v1.17-default.yaml");
 const EDGE_22: &str = include_str!("../../golden/edgecore-v1.22-default.yaml");
@@ -51,7 +52,8 @@ fn printed_defaults_of_old_edges_load() {
     for (version, text, search, folder) in [
         ("v1.8", EDGE_8, true, "/var/lib/kubelet"),
         ("v1.10", EDGE_10, true, "/var/lib/kubelet"),
-        ("v1.12", EDGE_12, true, "/var/lib/kubelet"),
+        ("v1.12.0", EDGE_12, true, "/var/lib/kubelet"),
+        ("v1.12.7", EDGE_12_7, true, "/var/lib/edged"),
         ("v1.13", EDGE_13, false, "/var/lib/edged"),
         ("v1.17", EDGE_17, false, "/var/lib/edged"),
         ("v1.22", EDGE_22, false, "/var/lib/kubelet"),
