@@ -189,12 +189,16 @@ fn advertise_address_changed(context: &mut Context) -> Result<()> {
 /// What these troubles are about.
 pub(super) const SAYS: &str = "saying what is wrong in one line";
 
+/// The trouble that ends while edgecore runs.
+const FOREIGN: &str = "another node's certificate";
+
 /// A trouble: a name, the token in the file, the certificate, what the line says.
 type Trouble = (&'static str, String, Option<Card>, &'static str);
 
 /// Wrong tokens and wrong certificates. A clock that is a year off is, to TLS, a certificate whose time is a year off: it is played
-/// by such certificates, as a machine has one clock for all its programs. In the end an expired certificate with a good token beside
-/// it: that is used by itself, the node is Ready again, its containers the same.
+/// by such certificates, as a machine has one clock for all its programs. The right certificate in the place of another node's is used
+/// without a restart. In the end an expired certificate with a good token beside it: that is used by itself, the node is Ready again, its
+/// containers the same.
 fn certificate_troubles(context: &mut Context) -> Result<()> {
     needs_our_edge(context, SAYS)?;
     let system = context.system()?;
@@ -231,7 +235,7 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
         ),
         ("no token", none.clone(), None, "no certificate yet"),
         (
-            "another node's certificate",
+            FOREIGN,
             none.clone(),
             Some(door.forge("another", now(), hour, "[2]")?),
             "the certificate belongs to system:node:another",
@@ -263,8 +267,17 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
             system.edge.containers(&namespace)? == before,
             "{what}: containers changed"
         );
+        if what == FOREIGN {
+            ensure!(!connected(system)?, "{what}: there is a session");
+        }
         for (path, bytes) in &kept {
             std::fs::write(path, bytes)?;
+        }
+        if what == FOREIGN {
+            // edgecore looks at the files again after at most 30 s.
+            wait::until("a session, by the certificate that was put back", seconds(60), || {
+                Ok(connected(system)?.then_some(()))
+            })?;
         }
     }
     let (forged, _) = last.pem();
