@@ -63,20 +63,53 @@ impl From<NodeLimit> for Refusal {
     }
 }
 
+/// A session that is known and not served yet: its edge is still to be told. Dropped before, by whatever end of the connection or of the
+/// time for its handshake, it is left again.
+pub(super) struct Admitted {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    served: bool,
+}
+
+impl Admitted {
+    pub(super) fn features(&self) -> Features {
+        self.session.features
+    }
+
+    /// Whoever serves it leaves it.
+    pub(super) fn served(mut self) -> Arc<Session> {
+        self.served = true;
+        self.session.clone()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.served {
+            self.shared.leave(&self.session);
+        }
+    }
+}
+
 /// Lets the edge in that sent these headers: its session is known from now on. A refusal is logged and counted.
 pub(super) fn admit(
     shared: &Arc<Shared>,
     headers: &HeaderMap,
     card: &Card,
     peer: SocketAddr,
-) -> Result<Arc<Session>, Refusal> {
+) -> Result<Admitted, Refusal> {
     let judged = judge(shared.settings.legacy_certificates, headers, card.name.as_ref());
     let admitted = judged.and_then(|(node, features, legacy)| {
         if shared.revoked.read().refuses(&node, card.issued) {
             return Err(Refusal::revoked(&node));
         }
         let session = Session::new(node, features, legacy, card.issued, shared.metrics.clone());
-        shared.admit(session).map_err(Refusal::from)
+        let session = shared.admit(session).map_err(Refusal::from)?;
+        Ok(Admitted {
+            shared: shared.clone(),
+            session,
+            served: false,
+        })
     });
     admitted.inspect_err(|refusal| {
         shared.metrics.refused(refusal.label);
@@ -147,4 +180,43 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
         .ok()
         .and_then(|origin| origin.split_once("://"))
         .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::cloudhub::tests::edge::NodeIdentity;
+    use crate::cloudhub::tests::fakes::World;
+
+    #[tokio::test]
+    async fn a_session_whose_edge_is_never_told_is_left() {
+        let world = World::start(|_| {}).await;
+        let identity = NodeIdentity::of_node(world.identity.authority(), "edge-1");
+        let card = Card::of(Some(&identity.certificate));
+        let headers = HeaderMap::from_iter([("node_id", "edge-1"), ("connectionuse", "msg")].map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        }));
+        let admitted = || {
+            let peer = ([192, 0, 2, 1], 1).into();
+            admit(&world.hub.shared, &headers, &card, peer).ok().expect("admitted")
+        };
+        let first = admitted();
+        let second = admitted();
+        drop(first);
+        assert_eq!(world.hub.connected_count(), 1, "the second one has its place");
+        // As the end of the time for a handshake does.
+        let handshake = async move {
+            let _second = second;
+            std::future::pending::<()>().await;
+        };
+        drop(handshake);
+        assert_eq!(world.hub.connected_count(), 0);
+        let session = admitted().served();
+        assert_eq!(world.hub.connected_count(), 1);
+        world.hub.shared.leave(&session);
+        assert_eq!(world.hub.connected_count(), 0);
+    }
 }

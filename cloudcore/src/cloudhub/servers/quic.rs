@@ -106,8 +106,8 @@ async fn connect(shared: Arc<Shared>, incoming: Incoming, peer: SocketAddr, plac
     };
     drop(place);
     let card = Card::of(guest.certificate().as_ref());
-    let session = match admit(&shared, &headers(&guest.hello), &card, peer) {
-        Ok(session) => session,
+    let admitted = match admit(&shared, &headers(&guest.hello), &card, peer) {
+        Ok(admitted) => admitted,
         Err(refusal) => {
             let welcome = Welcome {
                 status: refusal.status.as_u16(),
@@ -122,20 +122,16 @@ async fn connect(shared: Arc<Shared>, incoming: Incoming, peer: SocketAddr, plac
         status: Welcome::ADMITTED,
         ..Welcome::default()
     };
-    if !session.features.is_empty() {
-        welcome
-            .headers
-            .insert(FEATURES_HEADER.to_owned(), session.features.to_string());
+    let features = admitted.features();
+    if !features.is_empty() {
+        welcome.headers.insert(FEATURES_HEADER.to_owned(), features.to_string());
     }
     match guest.admit(&welcome).await {
         Ok(line) => {
-            let serve = session::serve(shared.clone(), session, "quic", Box::new(line));
+            let serve = session::serve(shared.clone(), admitted.served(), "quic", Box::new(line));
             shared.tasks.spawn("edge session", serve);
         }
-        Err(error) => {
-            debug!(%peer, error = common::chain(&error), "the edge has gone");
-            shared.leave(&session);
-        }
+        Err(error) => debug!(%peer, error = common::chain(&error), "the edge has gone"),
     }
 }
 

@@ -22,10 +22,9 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{debug, info, warn};
 
-use super::admission::{Card, Refusal, admit};
+use super::admission::{Admitted, Card, Refusal, admit};
 use super::{HANDSHAKE, listen, tls_config};
-use crate::cloudhub::session::{self, Session};
-use crate::cloudhub::{Shared, StartError};
+use crate::cloudhub::{Shared, StartError, session};
 
 /// Handshakes at once: a fleet that comes back together waits as sockets, of which nothing else is in our memory yet.
 pub(in crate::cloudhub) const HANDSHAKES: usize = 128;
@@ -102,7 +101,8 @@ async fn connect(shared: Arc<Shared>, tls: Arc<ServerConfig>, stream: TcpStream,
         }
     };
     drop(place);
-    if let Some((session, socket)) = upgraded {
+    if let Some((admitted, socket)) = upgraded {
+        let session = admitted.served();
         let line = Box::new(WebSocketLine::new(socket, session.features.has_lanes()));
         let serve = session::serve(shared.clone(), session, "websocket", line);
         shared.tasks.spawn("edge session", serve);
@@ -115,18 +115,19 @@ async fn upgrade(
     shared: &Arc<Shared>,
     mut tls: Tls,
     peer: SocketAddr,
-) -> Option<(Arc<Session>, WebSocketStream<Counted<Tls>>)> {
+) -> Option<(Admitted, WebSocketStream<Counted<Tls>>)> {
     let card = Card::of(tls.peer_certificates().and_then(|chain| chain.first()));
-    let mut session = None;
+    let mut entry = None;
     #[expect(clippy::result_large_err, reason = "the type is that of the WebSocket library")]
     let decide = |request: &Request, mut response: Response| match admit(shared, request.headers(), &card, peer) {
         Ok(admitted) => {
-            if !admitted.features.is_empty()
-                && let Ok(value) = HeaderValue::from_str(&admitted.features.to_string())
+            let features = admitted.features();
+            if !features.is_empty()
+                && let Ok(value) = HeaderValue::from_str(&features.to_string())
             {
                 response.headers_mut().insert(FEATURES_HEADER, value);
             }
-            session = Some(admitted);
+            entry = Some(admitted);
             Ok(response)
         }
         Err(refusal) => Err(answer(refusal)),
@@ -134,16 +135,14 @@ async fn upgrade(
     // Nothing can follow the request before it is answered, so that no bytes are lost when the stream is wrapped anew.
     let accepted = tokio_tungstenite::accept_hdr_async_with_config(&mut tls, decide, Some(websocket::config())).await;
     let failed = accepted.err();
-    match (session, failed) {
-        (Some(session), None) => {
+    match (entry, failed) {
+        (Some(admitted), None) => {
             let socket =
                 WebSocketStream::from_raw_socket(Counted::new(tls), Role::Server, Some(websocket::config())).await;
-            Some((session, socket))
+            Some((admitted, socket))
         }
-        (session, failed) => {
-            if let Some(session) = session {
-                shared.leave(&session);
-            }
+        (entry, failed) => {
+            drop(entry);
             if let Some(WsError::Protocol(error)) = failed {
                 debug!(%peer, %error, "no WebSocket upgrade");
                 // The peer may be gone already.
