@@ -13,6 +13,7 @@ pub mod diagnosis;
 pub mod egress;
 mod forward;
 pub mod iptablesmanager;
+mod looks;
 mod nodeport;
 mod sessions;
 mod settings;

@@ -17,10 +17,10 @@ use common::tunnel::{self, TunnelSettings};
 use http::StatusCode;
 use proto::NodeName;
 use proto::tunnel::Role;
-use proto::tunnel::upgrade::{Refused, Request};
+use proto::tunnel::upgrade::{MAX_HEAD, Refused, Request};
 use rustls::AlertDescription;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -28,6 +28,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::field::display;
 use tracing::{debug, info, warn};
 
+use super::looks::Looks;
 use super::sessions::Session;
 use super::{Shared, StartError, forward, listen};
 use crate::cloudhub::Identity;
@@ -163,31 +164,25 @@ async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr)
     {
         return Some(Visitor::Cloudcore(tls));
     }
-    let mut bytes = Vec::with_capacity(1024);
-    let refused = loop {
-        match Request::read(&bytes) {
-            Ok(None) => match tls.read_buf(&mut bytes).await {
-                Ok(length) if length > 0 => {}
-                _ => return None,
-            },
-            Ok(Some(request)) => {
-                let node = NodeName::from(request.upgrade.node.as_str());
-                let Err(error) = shared.hub.vouch(&node, certificate.as_ref()) else {
-                    let admitted = Admitted {
-                        early: bytes.split_off(request.length),
-                        request,
-                        node,
-                        certificate,
-                    };
-                    return Some(Visitor::Edge(tls, Box::new(admitted)));
+    let refused = match read_request(&mut tls).await {
+        Ok(None) => return None,
+        Ok(Some((request, early))) => {
+            let node = NodeName::from(request.upgrade.node.as_str());
+            let Err(error) = shared.hub.vouch(&node, certificate.as_ref()) else {
+                let admitted = Admitted {
+                    request,
+                    node,
+                    certificate,
+                    early,
                 };
-                break Refused {
-                    status: StatusCode::FORBIDDEN,
-                    text: error.to_string(),
-                };
+                return Some(Visitor::Edge(tls, Box::new(admitted)));
+            };
+            Refused {
+                status: StatusCode::FORBIDDEN,
+                text: error.to_string(),
             }
-            Err(refused) => break refused,
         }
+        Err(refused) => refused,
     };
     warn!(%peer, status = %refused.status, reason = refused.text, "tunnel of an edge refused");
     shared.sessions.refuse(peer.ip(), refused.text.clone());
@@ -196,6 +191,25 @@ async fn greet(shared: &Shared, mut tls: TlsStream<TcpStream>, peer: SocketAddr)
         let _ = tls.shutdown().await;
     }
     None
+}
+
+/// The edge's request and what came behind it; `None` when the edge left before.
+async fn read_request(io: &mut (impl AsyncRead + Unpin)) -> Result<Option<(Request, Vec<u8>)>, Refused> {
+    let mut bytes = Vec::with_capacity(1024);
+    let mut looks = Looks::until(MAX_HEAD);
+    loop {
+        if looks.are_due(&bytes)
+            && let Some(request) = Request::read(&bytes)?
+        {
+            let early = bytes.split_off(request.length);
+            return Ok(Some((request, early)));
+        }
+        match io.read_buf(&mut bytes).await {
+            Ok(length) if length > 0 => {}
+            // What is wrong with so little of it is said all the same.
+            _ => return Request::read(&bytes).map(|_| None),
+        }
+    }
 }
 
 /// A tunnel from its upgrade to its end. The node need not exist yet.
@@ -259,7 +273,43 @@ async fn revocations(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use proto::Features;
+    use proto::tunnel::upgrade::Upgrade;
+
     use super::*;
+
+    /// What is read of it when it comes one byte at a time.
+    async fn trickled(bytes: &[u8]) -> Result<Option<(Request, Vec<u8>)>, Refused> {
+        let (mut client, mut server) = tokio::io::duplex(1);
+        let write = async move {
+            // Nobody reads on after a refusal.
+            let _ = client.write_all(bytes).await;
+        };
+        let read = async move { read_request(&mut server).await };
+        tokio::join!(write, read).1
+    }
+
+    async fn status(bytes: &[u8]) -> u16 {
+        trickled(bytes).await.expect_err("no upgrade").status.as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_trickles_in_is_read_or_refused() {
+        let upgrade = Upgrade {
+            node: "edge-1".to_owned(),
+            internal_ip: None,
+            features: Features::TUNNEL,
+        };
+        let head = upgrade.request("203.0.113.10:10004", [7; 16]);
+        let (request, early) = trickled(head.as_bytes()).await.expect("good").expect("complete");
+        assert_eq!((request.upgrade, early), (upgrade, Vec::new()));
+        let broken_off = head.get(..head.len() - 1).expect("a part");
+        assert!(trickled(broken_off.as_bytes()).await.expect("good so far").is_none());
+        assert_eq!(status(&[b'G'; MAX_HEAD]).await, 431);
+        assert_eq!(status(b"GET / HTTP/2").await, 400, "the edge says no more");
+        let elsewhere = head.replace("/v1/kubeedge/connect", "/elsewhere");
+        assert_eq!(status(elsewhere.as_bytes()).await, 404);
+    }
 
     #[test]
     fn the_address_is_the_edges_word_else_the_peers() {
