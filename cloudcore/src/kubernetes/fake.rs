@@ -332,6 +332,15 @@ impl State {
                 "the UID in the precondition does not match the UID in record",
             );
         }
+        if let Some(version) = options.pointer("/preconditions/resourceVersion")
+            && Some(version) != old.pointer("/metadata/resourceVersion")
+        {
+            return target.refusal(
+                409,
+                "Conflict",
+                "the ResourceVersion in the precondition does not match the ResourceVersion in record",
+            );
+        }
         let mut last = old.clone();
         if let Some(grace) = options.get("gracePeriodSeconds") {
             last["metadata"]["deletionGracePeriodSeconds"] = grace.clone();

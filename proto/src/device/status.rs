@@ -49,6 +49,8 @@ pub struct DeviceStatus {
     pub state: String,
     /// RFC 3339.
     pub last_online_time: String,
+    /// The Devices that it goes with: one, or none that it names.
+    pub owners: Vec<Uid>,
 }
 
 impl StatusValue {
@@ -86,13 +88,20 @@ impl DeviceStatus {
     pub fn of(object: &Object) -> Result<Self, BadObject> {
         let view: View = object.view()?;
         let status = view.status.unwrap_or_default();
+        let owners = view.metadata.owner_references.unwrap_or_default().into_iter();
         let twins = status.twins.unwrap_or_default().into_iter();
         Ok(Self {
             version: object.meta().resource_version.clone(),
             twins: twins.filter_map(|twin| serde_json::from_value(twin).ok()).collect(),
             state: status.state.unwrap_or_default(),
             last_online_time: status.last_online_time.unwrap_or_default(),
+            owners: owners.filter_map(Owner::device).collect(),
         })
+    }
+
+    /// Whether it is that of the Device with this uid, and not of an earlier one of the same name. One without an owner is anybody's.
+    pub fn is_of(&self, device: &Uid) -> bool {
+        self.owners.is_empty() || self.owners.contains(device)
     }
 
     /// The merge patch that writes it over the version it was read at.
@@ -138,7 +147,31 @@ impl DeviceStatus {
 
 #[derive(Deserialize)]
 struct View {
+    #[serde(default)]
+    metadata: Metadata,
     status: Option<Status>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    owner_references: Option<Vec<Owner>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Owner {
+    api_version: String,
+    kind: String,
+    uid: String,
+}
+
+impl Owner {
+    /// The uid of a Device, of whatever version.
+    fn device(self) -> Option<Uid> {
+        let is_device = self.kind == "Device" && self.api_version.starts_with("devices.kubeedge.io/");
+        is_device.then(|| self.uid.into())
+    }
 }
 
 #[derive(Deserialize, Default)]

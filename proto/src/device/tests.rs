@@ -167,6 +167,23 @@ fn a_status_keeps_what_it_does_not_know_and_leaves_out_what_is_empty() {
 }
 
 #[test]
+fn a_status_is_of_the_device_that_owns_it_or_of_any_when_it_names_none() {
+    let status = |owners: &str| {
+        let object = format!(r#"{{"metadata":{{"name":"d","resourceVersion":"7","ownerReferences":{owners}}}}}"#);
+        DeviceStatus::of(&crate::Object::parse(&object).expect("object")).expect("status")
+    };
+    let owner = |kind: &str, uid: &str| {
+        format!(r#"{{"apiVersion":"devices.kubeedge.io/v1beta1","kind":"{kind}","uid":"{uid}"}}"#)
+    };
+    let owned = status(&format!("[{},{}]", owner("Other", "o"), owner("Device", "u")));
+    assert!(owned.is_of(&"u".into()));
+    assert!(!owned.is_of(&"o".into()));
+    for none in ["null", "[]", format!("[{}]", owner("Other", "o")).as_str()] {
+        assert!(status(none).is_of(&"u".into()), "{none}");
+    }
+}
+
+#[test]
 fn facts_of_devices_take_null_and_empty_for_absent() {
     let facts = |text: &str| DeviceFacts::of(&crate::Object::parse(text).expect("object")).expect("facts");
     let text = r#"{"metadata":{"labels":{"description":"d"}},"spec":{"nodeName":"n","deviceModelRef":{"name":"m"},"properties":[{"name":"a"},{}]}}"#;

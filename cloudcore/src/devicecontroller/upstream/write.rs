@@ -3,6 +3,7 @@
 use common::chain;
 use proto::Uid;
 use proto::device::{DeviceFacts, DeviceId, DeviceStatus};
+use serde_json::json;
 use tracing::{debug, warn};
 
 use super::change::{Change, Merged};
@@ -22,19 +23,24 @@ pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job, always: bo
     let (mut tries, mut has_stored, was_behind) = (0, false, job.is_behind);
     // What others wrote since the Device fell behind must not be hidden by what is remembered.
     let (mut known, mut version) = (job.stored.take().filter(|_| !was_behind), device.version.to_string());
+    let mut uid = device.uid.clone();
     // An earlier run of cloudcore may have ended between the two writes.
     job.is_behind |= job.of_device && known.is_none();
     loop {
         tries += 1;
-        let mut status = match known.take() {
-            Some(status) => status,
-            None => read(kube, &job.device).await?,
+        let mut status = match current(kube, &job.device, &mut uid, known.take()).await {
+            Ok(status) => status,
+            Err(error) if tries < TRIES && error.is_conflict() => continue,
+            Err(error) => return Err(error),
         };
         let mut merged = job.change.merge(&mut status, proto::message::now_millis());
         if merged.changed {
             job.is_behind = job.of_device;
-            match store(kube, &job.device, &device.uid, &status).await {
+            match store(kube, &job.device, &uid, &status).await {
                 Ok(version) => {
+                    if status.version.is_empty() {
+                        status.owners.push(uid.clone());
+                    }
                     status.version = version;
                     has_stored = true;
                     // It is in. What comes now is somebody else's, and newer.
@@ -96,6 +102,34 @@ fn is_lasting(error: &ApiError) -> bool {
     error.status().is_some() && !error.is_transient() && !error.is_conflict() && !error.is_not_found()
 }
 
+/// The DeviceStatus of the Device that has the name now, whose uid is brought up to date; without a version when there is none. That of
+/// an earlier Device is taken away: the garbage collector is about to, and would take along whatever is written into it.
+async fn current(
+    kube: &Kube,
+    device: &DeviceId,
+    uid: &mut Uid,
+    known: Option<DeviceStatus>,
+) -> Result<DeviceStatus, ApiError> {
+    let status = match known {
+        Some(status) => status,
+        None => read(kube, device).await?,
+    };
+    if status.is_of(uid) {
+        return Ok(status);
+    }
+    // Another cloudcore may know of a newer Device, and have written.
+    let (namespace, name) = (&device.namespace, device.name.as_str());
+    *uid = kube.get(&DEVICES, namespace, name).await?.uid();
+    if status.is_of(uid) {
+        return Ok(status);
+    }
+    let options = json!({"preconditions": {"resourceVersion": status.version}}).to_string();
+    match kube.delete(&DEVICE_STATUSES, namespace, name, &options).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(DeviceStatus::default()),
+    }
+}
+
 /// Without a version when there is none.
 async fn read(kube: &Kube, device: &DeviceId) -> Result<DeviceStatus, ApiError> {
     match kube
@@ -130,7 +164,7 @@ const TRIES: u32 = 4;
 #[cfg(test)]
 mod tests {
     use proto::device::TwinUpdate;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::kubernetes::fake::FakeApi;
@@ -217,6 +251,107 @@ mod tests {
         assert!(!job.change.is_empty());
         write(&api.kube(), &known(1), &mut job, false).await.expect("written");
         assert_eq!(value(&api, 0), "1");
+    }
+
+    /// A DeviceStatus of an earlier Device of the name, beside the Device that has it now, with the uid `u`.
+    async fn left_over(api: &FakeApi) -> DeviceStatus {
+        api.put(
+            DEVICE,
+            json!({"metadata": {"name": "d", "namespace": "ns", "uid": "u"}, "spec": {"nodeName": "n"}}),
+        );
+        let earlier = Known {
+            uid: "earlier".into(),
+            ..known(1)
+        };
+        let written = write(&api.kube(), &earlier, &mut job("a", "1", AT + 5), false).await;
+        written.expect("written").status
+    }
+
+    fn owner(api: &FakeApi) -> Value {
+        api.get(STATUS).expect("stored")["metadata"]["ownerReferences"][0]["uid"].clone()
+    }
+
+    #[tokio::test]
+    async fn the_status_of_an_earlier_device_of_the_name_makes_room_for_one_of_the_new_device() {
+        for is_remembered in [false, true] {
+            let api = FakeApi::default();
+            let left = left_over(&api).await;
+            let before = api.get(STATUS).expect("left");
+            assert_eq!(owner(&api), "earlier");
+            let mut job = job("b", "2", AT);
+            job.stored = is_remembered.then_some(left);
+            let written = write(&api.kube(), &known(1), &mut job, false).await.expect("written");
+            let after = api.get(STATUS).expect("made");
+            assert_eq!((owner(&api), value(&api, 0)), ("u".into(), "2".into()));
+            assert_eq!(after["status"]["twins"].as_array().map(Vec::len), Some(1));
+            // The garbage collector removes what it has seen by its uid.
+            assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
+            assert!(written.status.is_of(&"u".into()) && !written.status.is_of(&"earlier".into()));
+        }
+    }
+
+    #[tokio::test]
+    async fn somebody_else_may_take_the_earlier_status_away_first() {
+        for (code, reason) in [(404, "NotFound"), (409, "Conflict")] {
+            let api = FakeApi::default();
+            left_over(&api).await;
+            api.refuse(&format!("DELETE {STATUS}"), code, reason);
+            write(&api.kube(), &known(1), &mut job("b", "2", AT), false)
+                .await
+                .expect("written");
+            assert_eq!((owner(&api), value(&api, 0)), ("u".into(), "2".into()), "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_right_to_take_it_away_the_garbage_collector_is_waited_for() {
+        let api = FakeApi::default();
+        left_over(&api).await;
+        api.refuse(&format!("DELETE {STATUS}"), 403, "Forbidden");
+        let mut job = job("b", "2", AT);
+        assert!(write(&api.kube(), &known(1), &mut job, false).await.is_err());
+        assert_eq!((owner(&api), value(&api, 0)), ("earlier".into(), "1".into()));
+        api.remove(STATUS, None);
+        write(&api.kube(), &known(1), &mut job, false).await.expect("written");
+        assert_eq!((owner(&api), value(&api, 0)), ("u".into(), "2".into()));
+    }
+
+    #[tokio::test]
+    async fn a_status_of_a_newer_device_than_is_known_stays() {
+        let api = FakeApi::default();
+        api.put(
+            DEVICE,
+            json!({"metadata": {"name": "d", "namespace": "ns", "uid": "u"}}),
+        );
+        write(&api.kube(), &known(1), &mut job("a", "1", AT), false)
+            .await
+            .expect("written");
+        let late = Known {
+            uid: "earlier".into(),
+            ..known(1)
+        };
+        write(&api.kube(), &late, &mut job("b", "2", AT), false)
+            .await
+            .expect("written");
+        assert_eq!(
+            (owner(&api), value(&api, 0), value(&api, 1)),
+            ("u".into(), "1".into(), "2".into())
+        );
+        assert!(!api.log().contains(&format!("DELETE {STATUS}")));
+    }
+
+    #[tokio::test]
+    async fn a_status_without_an_owner_is_written_as_it_is() {
+        let api = FakeApi::default();
+        api.put(
+            STATUS,
+            json!({"metadata": {"name": "d", "namespace": "ns"}, "status": {"extensions": {"note": "mine"}}}),
+        );
+        write(&api.kube(), &known(1), &mut job("a", "1", AT), false)
+            .await
+            .expect("written");
+        assert_eq!(value(&api, 0), "1");
+        assert_eq!(api.get(STATUS).expect("stored")["status"]["extensions"]["note"], "mine");
     }
 
     /// A Device in the API, and what the informers know of it.

@@ -55,7 +55,7 @@ fn remember(system: &mut System, keys: &[&str]) -> Result<()> {
 }
 
 fn lived(context: &mut Context) -> Result<()> {
-    let plant = Plant::new(context, "life", &["temperature"])?;
+    let plant = Plant::new(context, "life", &["temperature", "humidity"])?;
     let limit = plant.sides.limit();
     let id = format!("{}/t1", plant.namespace);
     let mark = plant.mqtt.mark();
@@ -98,6 +98,9 @@ fn lived(context: &mut Context) -> Result<()> {
     let device = plant.system.api().must(&plant.path("devices", "t1"))?;
     let stored = plant.stored("device", "t1")?.context("the stored device")?;
     ensure!(version(&device) == version(&stored), "the edge stores another version");
+    if plant.sides.cloud {
+        anew(&plant)?;
+    }
     gone(&plant)?;
     plant.clean()
 }
@@ -121,6 +124,32 @@ fn state(plant: &Plant<'_>) -> Result<()> {
         ensure!(time.parse::<jiff::Timestamp>().is_ok(), "lastOnlineTime is {time:?}");
         Ok(Some(()))
     })
+}
+
+/// A device that is created under the name of one that was deleted just now has a status of its own, with nothing of the other's.
+fn anew(plant: &Plant<'_>) -> Result<()> {
+    let (api, limit, path) = (plant.system.api(), plant.sides.limit(), plant.path("devices", "t2"));
+    plant.create("t2", &[("temperature", "30")])?;
+    plant.until_known("t2")?;
+    plant.prime("t2", &[("temperature", "20")])?;
+    api.delete(&path)?;
+    plant.create("t2", &[("humidity", "50")])?;
+    let device = api.must(&path)?;
+    let uid = text(&device, "/metadata/uid");
+    wait::until("device created anew: in edgecore's database", limit, || {
+        let stored = plant.stored("device", "t2")?;
+        Ok(stored.filter(|stored| text(stored, "/metadata/uid") == uid).map(drop))
+    })?;
+    plant.report("t2", "anew", &[("humidity", "41")], limit)?;
+    wait::until("device created anew: its own status in the API", limit, || {
+        let status = api.get(&plant.path("devicestatuses", "t2"))?.unwrap_or_default();
+        let owner = text(&status, "/metadata/ownerReferences/0/uid");
+        ensure!(owner == uid, "the status is of {owner}, not of {uid}");
+        let shown = plant.reported("t2")?;
+        ensure!(shown == owned(&[("humidity", "41")]), "the API shows {shown:?}");
+        Ok(Some(()))
+    })?;
+    api.delete(&path)
 }
 
 /// The device is deleted, then its model.
