@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -102,6 +103,13 @@ impl DeviceStatus {
     /// Whether it is that of the Device with this uid, and not of an earlier one of the same name. One without an owner is anybody's.
     pub fn is_of(&self, device: &Uid) -> bool {
         self.owners.is_empty() || self.owners.contains(device)
+    }
+
+    /// When the device was last said to be there, in milliseconds of Unix time; `None` for what is no time, or one without a zone, as
+    /// edges up to v1.17 have it.
+    pub fn last_online(&self) -> Option<i64> {
+        let time: Timestamp = self.last_online_time.parse().ok()?;
+        Some(time.as_millisecond())
     }
 
     /// The merge patch that writes it over the version it was read at.

@@ -100,6 +100,11 @@ impl Change {
         older
     }
 
+    /// Leaves the state to whoever the edge reports it to now. Returns whether there was one.
+    pub(super) fn leave_state(&mut self) -> bool {
+        self.state.take().is_some()
+    }
+
     /// Brings it into a DeviceStatus. Go keeps what is there of properties that the Device lost; so does this.
     pub(super) fn merge(&self, status: &mut DeviceStatus, now: i64) -> Merged {
         let mut merged = Merged::default();
@@ -123,16 +128,21 @@ impl Change {
                 }
             }
         }
-        if let Some(state) = &self.state {
-            for (known, text) in [
-                (&mut status.state, &state.state),
-                (&mut status.last_online_time, &state.last_online_time),
-            ] {
-                if !text.is_empty() && known != text {
-                    known.clone_from(text);
-                    merged.changed = true;
+        // Of a state that is not one of being there, no time is kept: see [`Change::leave_state`].
+        match &self.state {
+            Some(state) if is_older(state.timestamp, status.last_online(), now) => merged.older += 1,
+            Some(state) => {
+                for (known, text) in [
+                    (&mut status.state, &state.state),
+                    (&mut status.last_online_time, &state.last_online_time),
+                ] {
+                    if !text.is_empty() && known != text {
+                        known.clone_from(text);
+                        merged.changed = true;
+                    }
                 }
             }
+            None => {}
         }
         merged
     }
@@ -209,6 +219,52 @@ mod tests {
     fn a_deletion_and_an_absent_value_change_nothing() {
         let text = br#"{"twin":{"a":{"actual":{},"metadata":{"type":"deleted"}},"b":null}}"#;
         assert!(Change::from(TwinUpdate::parse(text).expect("twin")).is_empty());
+    }
+
+    #[test]
+    fn a_state_of_before_the_device_was_last_there_is_dropped() {
+        let state = |state: &str, time: &str, timestamp: i64| {
+            Change::from(StateUpdate {
+                state: state.into(),
+                last_online_time: time.into(),
+                timestamp,
+                ..StateUpdate::default()
+            })
+        };
+        let there = "2026-11-20T23:36:40Z";
+        for (late, time) in [("offline", ""), ("ok", "2026-11-20T23:36:38Z")] {
+            let mut status = DeviceStatus::default();
+            state("online", there, NOW).merge(&mut status, NOW);
+            let known = status.last_online().expect("a time");
+            let merged = state(late, time, known - 1).merge(&mut status, NOW);
+            assert_eq!((merged.changed, merged.older), (false, 1), "{late}");
+            assert_eq!(
+                (status.state.as_str(), status.last_online_time.as_str()),
+                ("online", there)
+            );
+            // In the same second, or from a clock that was never set.
+            for timestamp in [known, 7_000] {
+                assert!(
+                    state(late, "", timestamp).merge(&mut status.clone(), NOW).changed,
+                    "{late}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_zone_shuts_no_state_out() {
+        let mut status = DeviceStatus {
+            state: "online".into(),
+            last_online_time: "2026-11-20 23:36:40".into(),
+            ..DeviceStatus::default()
+        };
+        let offline = StateUpdate {
+            state: "offline".into(),
+            timestamp: NOW - 3_600_000,
+            ..StateUpdate::default()
+        };
+        assert!(Change::from(offline).merge(&mut status, NOW).changed);
     }
 
     #[test]

@@ -190,6 +190,7 @@ impl Desk {
 
     async fn perform(&self, mut job: Job) -> Ended {
         let DeviceController {
+            hub,
             kube,
             informers,
             settings,
@@ -201,6 +202,9 @@ impl Desk {
         // Somebody may have ended it since the report came.
         job.of_device = settings.status_of_device || entry.has_old_clients;
         job.is_behind &= job.of_device;
+        if job.is_retry && !hub.is_connected(&job.node) {
+            job.leave_state();
+        }
         let result = write(kube, &entry.known, &mut job, settings.status_of_device).await;
         (job, result.map(Some))
     }

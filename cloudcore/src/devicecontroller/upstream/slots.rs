@@ -36,6 +36,10 @@ pub(super) struct Report {
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) device: DeviceId,
+    /// Who reported last.
+    pub(super) node: NodeName,
+    /// Whether the last write of the device failed.
+    pub(super) is_retry: bool,
     pub(super) change: Change,
     /// As in the last [`Report`].
     pub(super) of_device: bool,
@@ -87,6 +91,18 @@ struct Slot {
 struct Turns {
     ready: VecDeque<DeviceId>,
     next: Instant,
+}
+
+impl Job {
+    /// For a write that is tried again, when its node has no session here any more. The node tells the cloudcore that it is with what was
+    /// not confirmed, and what came later: a state of before must not be the last to be written. With it go the confirmations of the
+    /// node, which has to tell it again if it was the newest.
+    pub(super) fn leave_state(&mut self) {
+        if self.change.leave_state() {
+            let node = &self.node;
+            self.reports.retain(|(reporter, _)| reporter != node);
+        }
+    }
 }
 
 impl Slots {
@@ -142,6 +158,8 @@ impl Slots {
         slot.next = now + self.pace.device * writes;
         Some(Job {
             device,
+            node: slot.node.clone(),
+            is_retry: slot.backoff.failures() > 0,
             of_device: slot.of_device,
             change: std::mem::take(&mut slot.change),
             reports: std::mem::take(&mut slot.reports),
@@ -262,7 +280,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proto::device::TwinUpdate;
+    use proto::device::{StateUpdate, TwinUpdate};
 
     use super::*;
 
@@ -328,6 +346,43 @@ mod tests {
         assert!(due >= start + RETRY);
         let job = slots.next(due).expect("due");
         assert_eq!((newest(&job), job.reports.len()), (value(2), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_could_not_be_written_is_left_to_where_its_node_is_now() {
+        let (mut slots, start) = (Slots::new(PACE), Instant::now());
+        let state = StateUpdate {
+            state: "online".into(),
+            timestamp: UNIX,
+            ..StateUpdate::default()
+        };
+        let other = Report {
+            node: "other".into(),
+            ..report(1, 1)
+        };
+        slots.take(other, start, UNIX);
+        let online = Report {
+            change: state.into(),
+            ..report(1, 2)
+        };
+        slots.take(online, start, UNIX);
+        let job = slots.next(start).expect("at once");
+        assert!(!job.is_retry && job.change.state.is_some());
+        slots.done(job, End::Failed, start, UNIX);
+        let due = slots.due().expect("again");
+        let mut job = slots.next(due).expect("due");
+        assert!(job.is_retry && job.change.state.is_some());
+        job.leave_state();
+        assert_eq!(newest(&job), value(1), "values have times of their own");
+        let left: Vec<&str> = job.reports.iter().map(|(node, _)| node.as_str()).collect();
+        assert_eq!(left, ["other"]);
+        // Without a state all are confirmed by whoever writes.
+        job.leave_state();
+        assert_eq!(job.reports.len(), 1);
+        slots.done(job, End::Done(None), due, UNIX);
+        take(&mut slots, 1, 3, due);
+        let next = slots.due().expect("due");
+        assert!(!slots.next(next).expect("due").is_retry);
     }
 
     #[tokio::test(start_paused = true)]

@@ -179,6 +179,8 @@ mod tests {
         );
         Job {
             device: DeviceId::new("ns", "d"),
+            node: "n".into(),
+            is_retry: false,
             change: TwinUpdate::parse(text.as_bytes()).expect("twin").into(),
             of_device: false,
             reports: Default::default(),
