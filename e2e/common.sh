@@ -3,6 +3,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
 export PATH=$HOME/.cargo/bin:$PATH
+# Tells the processes of this call from those of another one on the machine.
+export KUBEEDGE_E2E_RUN=${KUBEEDGE_E2E_RUN:-$$-$RANDOM}
 environment=$("$here/setup")
 eval "$environment"
 

@@ -1,6 +1,8 @@
 //! `e2e/demo`, as its user runs it, with a cluster of its own and with somebody's: what it shows, and that nothing of it is left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::{Entry, our_cloud, our_edge};
 use crate::api;
 use crate::cluster::Cluster;
+use crate::edge::NUMBER;
+use crate::hosts::HostNumber;
 use crate::process;
 use crate::run;
 use crate::settings::Settings;
@@ -16,6 +20,9 @@ use crate::system::{Context, Skip};
 use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[("demo", false, demo)];
+
+/// A variable of all processes of one call of our scripts, and of what they start; each call has another value (`e2e/common.sh`).
+const RUN: &str = "KUBEEDGE_E2E_RUN";
 
 /// What our edge says of itself: the Kubernetes and the KubeEdge that it stands for.
 const VERSION: &str = "v1.32.10-kubeedge-v1.23.1";
@@ -53,12 +60,14 @@ fn comes_and_goes(settings: &Settings, ours: bool, arguments: &[&str]) -> Result
         );
         Ok(())
     });
+    let hosts = hosts();
     let down = call(settings, &["--down"]);
     shown?;
+    ensure!(!hosts.is_empty(), "the demo's edge has no host");
     let said = down?;
     ensure!(said.ends_with("The demo is gone.\n"), "e2e/demo --down said {said:?}");
     wait::until("nothing of the demo is left", seconds(20), || {
-        let left = Machine::look()?.since(&before);
+        let left = Machine::look()?.since(&before, &hosts);
         ensure!(left.is_empty(), "e2e/demo --down left {left:#?}");
         Ok(Some(()))
     })
@@ -67,7 +76,21 @@ fn comes_and_goes(settings: &Settings, ours: bool, arguments: &[&str]) -> Result
 /// The script; the programs are there, as this one is.
 fn call(settings: &Settings, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(settings.root.join("e2e/demo"));
-    process::run(command.args(arguments).env("KUBEEDGE_E2E_BUILT", "1"))
+    command.env("KUBEEDGE_E2E_BUILT", "1").env(RUN, own_run());
+    process::run(command.args(arguments))
+}
+
+/// The value of [`RUN`] that the demo's processes have.
+fn own_run() -> OsString {
+    std::env::var_os(RUN).unwrap_or_else(|| std::process::id().to_string().into())
+}
+
+/// The names of the demo's hosts, while it is there.
+fn hosts() -> BTreeSet<String> {
+    let edges = std::fs::read_dir(run::base().join(crate::demo::NAME).join("edges"));
+    let edges = edges.into_iter().flatten().flatten();
+    let numbers = edges.filter_map(|edge| HostNumber::read(&edge.path().join(NUMBER)).ok());
+    numbers.map(HostNumber::netns).collect()
 }
 
 /// It ends with the node Ready, the Deployment running, its page fetched and the device's value in the API; the API agrees.
@@ -141,7 +164,7 @@ fn has_nothing_of_it(cluster: &Cluster, ours: bool) -> Result<()> {
 }
 
 /// What a machine has that a demo could leave; of processes, interfaces and rules those of this network namespace, and processes of
-/// network namespaces that are new.
+/// network namespaces that are new. What belongs to another run on the machine is not looked at.
 struct Machine {
     network: PathBuf,
     /// By pid and start, their network namespace and name.
@@ -165,9 +188,10 @@ impl Machine {
         })
     }
 
-    /// What is here and was not before.
-    fn since(&self, before: &Self) -> Vec<String> {
-        let things = self.things.difference(&before.things).cloned();
+    /// What is here and was not before; `hosts` are the demo's.
+    fn since(&self, before: &Self, hosts: &BTreeSet<String>) -> Vec<String> {
+        let things = self.things.difference(&before.things);
+        let things = things.filter(|thing| !is_of_other_host(thing, hosts)).cloned();
         let known: BTreeSet<&PathBuf> = before.processes.values().map(|(network, _)| network).collect();
         let processes = self.processes.iter().filter(|(id, (network, _))| {
             !before.processes.contains_key(*id) && (*network == self.network || !known.contains(network))
@@ -178,6 +202,7 @@ impl Machine {
 }
 
 fn processes() -> Result<BTreeMap<(u32, String), (PathBuf, String)>> {
+    let own = own_run();
     let pids = std::fs::read_dir("/proc")?.flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // One that ends meanwhile, or has ended and is not waited for, has no network any more.
@@ -185,9 +210,35 @@ fn processes() -> Result<BTreeMap<(u32, String), (PathBuf, String)>> {
         let started = run::start_time(pid)?;
         let network = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        if is_of_other_run(pid, &own)? {
+            return None;
+        }
         Some(((pid, started), (network, name.trim_end().to_owned())))
     });
     Ok(found.collect())
+}
+
+/// Whether a process is of another call of our scripts than `own`: by its environment or, as what runs in a pod has not got that, by that of
+/// the nearest process it descends from that has. None when one of them has ended meanwhile.
+fn is_of_other_run(pid: u32, own: &OsStr) -> Option<bool> {
+    let mut at = pid;
+    while at > 1 {
+        let environment = std::fs::read(format!("/proc/{at}/environ")).ok()?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let run = variables.find_map(|variable| variable.strip_prefix(RUN.as_bytes())?.strip_prefix(b"="));
+        if let Some(run) = run {
+            return Some(run != own.as_bytes());
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{at}/stat")).ok()?;
+        at = stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()?;
+    }
+    Some(false)
+}
+
+/// Whether a thing has the name of a host that is not the demo's: of another edge, or of an ordinary node, of which the demo has none.
+fn is_of_other_host(thing: &str, hosts: &BTreeSet<String>) -> bool {
+    let mut words = thing.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-');
+    words.any(|word| word.starts_with("testnode-") || (word.starts_with("ke2e-") && !hosts.contains(word)))
 }
 
 /// All but the folder of network namespaces, which `ip netns` mounts once and for good.
@@ -244,4 +295,24 @@ fn rules() -> String {
         rules.extend(lines.map(|line| format!("{program}: {line}")));
     }
     rules.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_of_another_run_has_is_not_the_demos() {
+        let hosts = ["ke2e-1".to_owned()].into();
+        for (thing, others) in [
+            ("network namespace ke2e-1", false),
+            ("network namespace ke2e-12 (id: 3)", true),
+            ("mount nsfs /run/netns/ke2e-2 nsfs rw 0 0", true),
+            ("cgroup /sys/fs/cgroup/pids/ke2e-1", false),
+            ("cgroup /sys/fs/cgroup/testnode-ab12", true),
+            ("mount tmpfs /mnt tmpfs rw 0 0", false),
+        ] {
+            assert_eq!(is_of_other_host(thing, &hosts), others, "{thing}");
+        }
+    }
 }
