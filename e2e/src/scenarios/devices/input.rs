@@ -1,5 +1,6 @@
 //! What a broken mapper publishes, and a fast one: each bad payload has its answer, memory stays, and the API server is not flooded.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::super::{needs_our_cloud, our_edge};
 use super::kit::{Plant, owned, set_external, update};
 use super::old_clients::restart_cloud;
 use crate::api::{number, text};
-use crate::mqtt::{EXTERNAL, start_mosquitto};
+use crate::mqtt::{EXTERNAL, Heard, start_mosquitto};
 use crate::process;
 use crate::system::{Context, Skip};
 use crate::wait::{self, pause, seconds};
@@ -24,6 +25,8 @@ const PROPERTIES: [&str; 2] = ["count", "a/b#c"];
 /// Names of devices that do not exist, and how many of them others than ours are sent: they take a minute for all.
 const TOPICS: usize = 10_000;
 const TOPICS_OF_OTHERS: usize = 500;
+/// What an update of such a device is answered.
+const UNKNOWN: &str = "update rejected due to the device is not existed";
 /// What they may cost edgecore, in MB.
 const MEMORY: f64 = 8.0;
 /// The longest payload that is read, in bytes.
@@ -104,7 +107,7 @@ fn refused() -> Vec<Bad> {
             "nobody",
             with(json!({"count": {"actual": {"value": "1"}}})),
             404,
-            "update rejected due to the device is not existed",
+            UNKNOWN,
         ),
     ]
 }
@@ -292,6 +295,7 @@ fn many_topics(plant: &Plant<'_>) -> Result<()> {
     let pid = process_of(plant)?;
     let topics = if plant.sides.edge { TOPICS } else { TOPICS_OF_OTHERS };
     let (before, taken, start) = (process::resident_mb(pid)?, plant.mqtt.taken(), Instant::now());
+    let mark = plant.mqtt.mark();
     for number in 0..topics {
         let topic = plant.topic(&format!("nobody-{number}"), "twin/update");
         plant
@@ -304,6 +308,9 @@ fn many_topics(plant: &Plant<'_>) -> Result<()> {
         Ok(Some(()))
     })?;
     let took = start.elapsed().as_secs_f64();
+    if plant.sides.edge {
+        all_refused(plant, mark, topics)?;
+    }
     plant.report("t1", "between", &[("count", "3")], seconds(30))?;
     let grown = process::resident_mb(pid)? - before;
     println!("    {topics} topics of unknown devices: {took:.1} s, edgecore {grown:+.1} MB of {before:.1}");
@@ -311,6 +318,34 @@ fn many_topics(plant: &Plant<'_>) -> Result<()> {
         ensure!(grown <= MEMORY, "edgecore grew by {grown:.1} MB");
     }
     Ok(())
+}
+
+/// Each of the devices that do not exist has its refusal, on a topic of its own.
+fn all_refused(plant: &Plant<'_>, mark: usize, topics: usize) -> Result<()> {
+    wait::until("updates of unknown devices answered", seconds(60), || {
+        let now = plant.mqtt.count(mark, is_of_nobody);
+        ensure!(now >= topics, "{now} of {topics} are answered");
+        Ok(Some(()))
+    })?;
+    let mut answers = plant.mqtt.since(mark);
+    answers.retain(is_of_nobody);
+    let refusals = answers.iter().filter(|one| {
+        let content = one.json();
+        number(&content, "/code") == 404 && text(&content, "/reason") == UNKNOWN
+    });
+    let refused: BTreeSet<&str> = refusals.map(|one| one.topic.as_str()).collect();
+    ensure!(
+        answers.len() == topics && refused.len() == topics,
+        "{topics} unknown devices have {} answers, {} of them are refused",
+        answers.len(),
+        refused.len()
+    );
+    Ok(())
+}
+
+/// Whether it is an answer for one of the many devices that do not exist.
+fn is_of_nobody(one: &Heard) -> bool {
+    one.topic.contains("/nobody-") && one.topic.ends_with("/twin/update/result")
 }
 
 fn process_of(plant: &Plant<'_>) -> Result<nix::unistd::Pid> {
