@@ -1,10 +1,9 @@
 //! What a broken mapper publishes, and a fast one: each bad payload has its answer, memory stays, and the API server is not flooded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,9 +37,9 @@ const LONG_NAME: usize = 65_500;
 /// Updates of one device, ...
 const UPDATES: usize = 2_000;
 /// ... how many writes a second they may cause, ...
-const WRITES: f64 = 10.0;
+pub(crate) const WRITES: f64 = 10.0;
 /// ... and how many at once.
-const BURST: f64 = 10.0;
+pub(crate) const BURST: f64 = 10.0;
 /// Where the paces are configured, so many devices ...
 const DEVICES: usize = 6;
 /// ... that report for so long ...
@@ -375,18 +374,18 @@ pub(super) fn rate(context: &mut Context) -> Result<()> {
     plant.until_reported("the last value in the API", "t1", &newest, seconds(120))?;
     // What comes late counts as well.
     pause(seconds(1));
-    check_pace(&writes, start, WRITES, BURST)?;
+    check_pace("API writes", writes.count(), start, WRITES, BURST)?;
     plant.clean()
 }
 
 /// What was written since `start` is so much a second at most, and a burst.
-fn check_pace(writes: &Writes, start: Instant, pace: f64, burst: f64) -> Result<()> {
-    let (count, took) = (writes.count(), start.elapsed().as_secs_f64());
-    println!("    {count} API writes in {took:.1} s");
+pub(crate) fn check_pace(what: &str, count: usize, start: Instant, pace: f64, burst: f64) -> Result<()> {
+    let took = start.elapsed().as_secs_f64();
+    println!("    {count} {what} in {took:.1} s");
     let allowed = pace.mul_add(took, burst);
     ensure!(
         f64::from(u32::try_from(count)?) <= allowed,
-        "{count} writes in {took:.1} s, at most {allowed:.0} are good"
+        "{count} {what} in {took:.1} s, at most {allowed:.0} are good"
     );
     ensure!(count > 0, "no write was seen: the watch does not work");
     Ok(())
@@ -437,12 +436,13 @@ fn paced(plant: &Plant<'_>, names: &[String]) -> Result<()> {
         let shown: Result<Vec<_>> = names.iter().map(|name| plant.reported(name)).collect();
         Ok(shown?.iter().all(|values| *values == newest))
     })?;
-    check_pace(&writes, start, WRITES_OF_NODE, BURST_OF_NODE)
+    check_pace("API writes", writes.count(), start, WRITES_OF_NODE, BURST_OF_NODE)
 }
 
 /// Counts the changes of a DeviceStatus, as the API server tells them.
 pub(crate) struct Writes {
-    count: Arc<AtomicUsize>,
+    /// By the DeviceStatus.
+    counts: Arc<Mutex<BTreeMap<String, usize>>>,
     kubectl: std::process::Child,
 }
 
@@ -453,26 +453,38 @@ impl Writes {
         command.args(["get", "devicestatuses", "-n", &plant.namespace, "--watch", "-o", "name"]);
         let mut kubectl = command.stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(kubectl.stdout.take().context("standard output")?);
-        let count = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&count);
+        let counts = Arc::default();
+        let writes = Self {
+            counts: Arc::clone(&counts),
+            kubectl,
+        };
         std::thread::spawn(move || {
-            for _ in output.lines().map_while(Result::ok) {
-                counter.fetch_add(1, Ordering::Relaxed);
+            for name in output.lines().map_while(Result::ok) {
+                *hold(&counts).entry(name).or_default() += 1;
             }
         });
         // The first lines tell what is there already.
         wait::quietly("the watch of DeviceStatus", seconds(30), || {
-            Ok((count.load(Ordering::Relaxed) > 0).then_some(()))
+            Ok((writes.count() > 0).then_some(()))
         })?;
         pause(seconds(1));
-        count.store(0, Ordering::Relaxed);
-        Ok(Self { count, kubectl })
+        hold(&writes.counts).clear();
+        Ok(writes)
     }
 
     /// How many so far.
     pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        hold(&self.counts).values().sum()
     }
+
+    /// How many of the one that was written most.
+    pub(crate) fn most(&self) -> usize {
+        hold(&self.counts).values().max().copied().unwrap_or_default()
+    }
+}
+
+fn hold(counts: &Mutex<BTreeMap<String, usize>>) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Writes {
