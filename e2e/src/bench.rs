@@ -177,7 +177,7 @@ impl Bench {
             self.many(wanted)?;
         }
         if channels::NAMES.into_iter().any(wanted) {
-            self.channels(run, wanted)?;
+            self.channels(settings, run, wanted)?;
         }
         if devices::NAMES.into_iter().any(wanted) {
             self.devices(settings, wanted)?;
