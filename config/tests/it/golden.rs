@@ -48,6 +48,95 @@ fn defaults_differ_from_go_only_in_the_rows_of_defaults_md() {
     }
 }
 
+/// The keys that only we have, with their defaults as DEFAULTS.md tells them.
+const CLOUD_OURS: &[(&str, &str)] = &[
+    ("cloudHub.legacyCertificates", "true"),
+    ("cloudHub.edgeCertSigningSeconds", "0"),
+    ("cloudStream.streamAuthorization", "true"),
+    ("cloudStream.streamCompat", "false"),
+    ("cloudStream.streamCertSigner", "cloudhub"),
+    ("cloudStream.egress.enable", "false"),
+    ("cloudStream.egress.address", "0.0.0.0"),
+    ("cloudStream.egress.port", "10005"),
+    ("cloudStream.egress.unixSocket", "''"),
+    ("cloudStream.egress.clientCAFile", "''"),
+    ("cloudStream.egress.clientNames", "[]"),
+    ("cloudStream.egress.passThrough", "true"),
+    ("cloudStream.egress.folder", "/etc/kubeedge/egress"),
+    ("iptablesManager.address", "''"),
+    ("iptablesManager.edgeAddressesOnly", "false"),
+    ("webhook.enable", "true"),
+    ("webhook.address", "0.0.0.0"),
+    ("webhook.port", "10006"),
+    ("webhook.url", "''"),
+    ("deviceController.writesPerDevice", "10"),
+    ("deviceController.writesPerNode", "100"),
+    ("deviceController.statusOfDevice", "false"),
+];
+const EDGE_OURS: &[(&str, &str)] = &[
+    ("edged.searchRuntime", "false"),
+    ("deviceTwin.reportsPerDevice", "10"),
+    ("deviceTwin.reportsPerSecond", "100"),
+    ("deviceTwin.history.enable", "false"),
+    ("deviceTwin.history.maxValues", "10000"),
+    ("deviceTwin.history.maxBytes", "33554432"),
+    ("deviceTwin.history.maxAge", "0s"),
+    ("eventBus.uploadBytes", "16777216"),
+    ("eventBus.broker.users", "{}"),
+    ("eventBus.broker.passwordFile", "''"),
+    ("eventBus.broker.tls.certFile", "''"),
+    ("eventBus.broker.tls.keyFile", "''"),
+    ("eventBus.broker.tls.clientCAFile", "''"),
+    ("eventBus.broker.limits.connections", "1000"),
+    ("eventBus.broker.limits.connectSeconds", "10"),
+    ("eventBus.broker.limits.packetBytes", "1114112"),
+    ("eventBus.broker.limits.inflight", "20"),
+    ("eventBus.broker.limits.queueBytes", "4194304"),
+    ("eventBus.broker.limits.storeBytes", "33554432"),
+    ("eventBus.broker.limits.retained", "10000"),
+    ("eventBus.broker.limits.sessions", "1000"),
+    ("eventBus.broker.limits.subscriptions", "1000"),
+    ("eventBus.broker.limits.topicLevels", "64"),
+    ("eventBus.broker.limits.topicBytes", "1024"),
+    ("eventBus.broker.limits.clientIDBytes", "256"),
+];
+
+/// The YAML that sets one key of a module.
+fn setting(key: &str, value: &str) -> String {
+    let sections = key.split('.').count();
+    format!(
+        "modules: {{{}: {value}{}",
+        key.replace('.', ": {"),
+        "}".repeat(sections)
+    )
+}
+
+#[test]
+fn keys_that_only_we_have_have_the_defaults_of_defaults_md() {
+    let table = include_str!("../../DEFAULTS.md");
+    for (key, value) in CLOUD_OURS {
+        let loaded = cloud(&setting(key, value)).expect(key);
+        assert_eq!(
+            (loaded.config, loaded.warnings),
+            (CloudCore::defaults(&host()), vec![]),
+            "{key}"
+        );
+    }
+    for (key, value) in EDGE_OURS {
+        let loaded = edge(&setting(key, value)).expect(key);
+        assert_eq!(
+            (loaded.config, loaded.warnings),
+            (EdgeCore::defaults(&host()), vec![]),
+            "{key}"
+        );
+    }
+    for (key, value) in CLOUD_OURS.iter().chain(EDGE_OURS) {
+        let name = key.rsplit('.').next().unwrap_or_default();
+        assert!(table.contains(name), "{key}");
+        assert!(matches!(*value, "''" | "[]" | "{}") || table.contains(value), "{key}");
+    }
+}
+
 #[test]
 fn defaults_without_a_file_are_what_is_printed() {
     let cloud = cloud("").expect("nothing set");

@@ -33,7 +33,7 @@ pub(super) const LIST: &[Entry] = &[
 ];
 
 /// A device from its creation to its deletion: membership, model and device at the edge, a value up, a desired value down, its
-/// state, and nothing left of it on either side.
+/// state, and nothing left of it on either side. Its values are remembered where that is configured, and not where nothing is.
 fn life(context: &mut Context) -> Result<()> {
     if !our_edge(context)? {
         return lived(context);
@@ -41,7 +41,19 @@ fn life(context: &mut Context) -> Result<()> {
     remember(context.system()?, &["history: {enable: true}"])?;
     let outcome = lived(context);
     remember(context.system()?, &[])?;
-    outcome
+    outcome?;
+    forgotten(context)
+}
+
+/// As an edge comes it keeps no history of a device whose value it has.
+fn forgotten(context: &mut Context) -> Result<()> {
+    let plant = Plant::new(context, "forgotten", &["temperature"])?;
+    plant.create("t1", &[("temperature", "30")])?;
+    plant.until_known("t1")?;
+    plant.prime("t1", &[("temperature", "20")])?;
+    let status = history(&plant)?;
+    ensure!(status == "404", "a history that is off is answered {status}");
+    plant.clean()
 }
 
 /// Restarts edgecore with these keys of `deviceTwin`.
