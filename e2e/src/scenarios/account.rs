@@ -29,6 +29,7 @@ pub(super) const LIST: &[Entry] = &[
 
 /// The node that the manifests' pods run on.
 pub(super) const CLOUD_NODE: &str = "cloud-1";
+const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devices.devices.kubeedge.io";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kubeedge/deployments/cloudcore";
 
 /// What the API server lets the account do is what is committed, and nothing in it is too much.
@@ -142,9 +143,10 @@ fn account(context: &mut Context) -> Result<()> {
     system.node_ready(seconds(60))
 }
 
-/// The committed Deployment on an ordinary node serves an edge, and logs and exec work by the committed DaemonSet that keeps the redirect
-/// rules. Changed is what the machine needs: the ports are the run's, the folder is the run's, and without kube-proxy the API server has
-/// another address.
+/// The committed Deployment on an ordinary node serves an edge, converts devices for an API server that finds it by its Service, and
+/// logs and exec work by the committed DaemonSet that keeps the redirect rules. Changed is what the machine needs: the ports are the
+/// run's, the folder is the run's, and without kube-proxy the API server has another
+/// address.
 fn deployment(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "running from these manifests")?;
     let manifests = context.settings.root.join("config/manifests");
@@ -171,6 +173,7 @@ fn deployment(context: &mut Context) -> Result<()> {
         wait::until("cloudcore's pod Ready", seconds(60), || {
             Ok(cloudcores(system)?.iter().any(api::is_ready).then_some(()))
         })?;
+        converts(system)?;
         let uplink = system.cloud.uplink()?;
         leave(system, serve(system, edge, &uplink)?)?;
         wait::until("the edge that was there before is back", seconds(60), renewal(system)?)?;
@@ -219,6 +222,38 @@ pub(super) fn import_image(system: &System, settings: &Settings, run: &Path) -> 
     system.cluster.import(CLOUD_NODE, &archive)?;
     std::fs::remove_file(&archive)?;
     Ok(())
+}
+
+/// A device of today is read in the version of before: the API server asks the pod's webhook, by the Service.
+fn converts(system: &System) -> Result<()> {
+    const DEVICE: &str = "apiVersion: devices.kubeedge.io/v1beta1\nkind: Device\nmetadata: {name: new}\n\
+                          spec: {nodeName: nowhere, properties: [{name: temp, visitors: {protocolName: screen, configData: {line: 3}}}]}\n";
+    wait::until("the API server told of the Service", seconds(60), || {
+        let crd = system.api().must(CRD)?;
+        let client = crd.pointer("/spec/conversion/webhook/clientConfig");
+        let client = client.context("no conversion")?;
+        let (service, bundle) = (text(client, "/service/name"), text(client, "/caBundle"));
+        ensure!(service == "cloudcore" && !bundle.is_empty(), "{client}");
+        Ok(Some(()))
+    })?;
+    let namespace = system.namespace("converted")?;
+    system.cluster.apply(&namespace, DEVICE)?;
+    let resource = "devices.v1alpha2.devices.kubeedge.io/new";
+    // An API server that was told just now may not ask yet.
+    let old = wait::until("v1alpha2 by the Service", seconds(20), || {
+        let read = ["get", "-n", &namespace, resource, "-o", "json"];
+        system.cluster.kubectl(&read).map(Some)
+    })?;
+    let old: serde_json::Value = serde_json::from_str(&old)?;
+    ensure!(
+        text(&old, "/apiVersion") == "devices.kubeedge.io/v1alpha2"
+            && text(&old, "/spec/propertyVisitors/0/propertyName") == "temp",
+        "{old}"
+    );
+    system.api().delete(&format!(
+        "/apis/devices.kubeedge.io/v1beta1/namespaces/{namespace}/devices/new"
+    ))?;
+    system.api().delete(&format!("/api/v1/namespaces/{namespace}"))
 }
 
 /// Who asks for logs and exec is looked up, be it by certificate or by token.

@@ -168,15 +168,14 @@ fn series(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What an API server needs to speak to metrics-server for its users; there is no kube-proxy here.
-const AGGREGATION: [&str; 7] = [
+/// What an API server needs to speak to metrics-server for its users.
+const AGGREGATION: [&str; 6] = [
     "--requestheader-client-ca-file=PKI/ca.crt",
     "--requestheader-username-headers=X-Remote-User",
     "--requestheader-group-headers=X-Remote-Group",
     "--requestheader-extra-headers-prefix=X-Remote-Extra-",
     "--proxy-client-cert-file=PKI/admin.crt",
     "--proxy-client-key-file=PKI/admin.key",
-    "--enable-aggregator-routing=true",
 ];
 
 /// `kubectl top` of the node and of a pod that uses a fifth of a processor, by a real metrics-server that asks the edge through the
