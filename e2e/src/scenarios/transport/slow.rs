@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use proto::{Content, Group, Message, MsgId, Operation};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::super::{IDLE, bare};
 use super::{NODE, call, is_ready, request};
-use crate::api;
+use crate::api::{self, text};
 use crate::cloud::http_body;
 use crate::link::Quality;
 use crate::system::{Context, System};
@@ -24,11 +25,15 @@ const MEGABIT: u32 = 1_000_000;
 const BULK: usize = 900_000;
 /// Bytes of a record that goes up.
 const RECORD: usize = 200_000;
+/// How old the edge's lease may become, which it renews every 10 s (s): the API server would take it for lost after 40.
+const LEASE: f64 = 15.0;
 
-/// A line of 1 Mbit/s that a node made by hand keeps full, up and then down: its urgent messages and their answers pass all the same,
-/// acknowledgements too, and the edge on the same line stays Ready.
+/// A line of 1 Mbit/s that is full of what the edge itself has to take, and then of what a node made by hand sends and gets: the edge stays
+/// Ready and renews its lease in time, and the node's urgent messages and their answers pass all the same, acknowledgements too.
 pub(super) fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     let period = seconds(if context.long { 60 } else { 12 });
+    // Long enough for a lease that nobody renews to become too old.
+    let own = seconds(if context.long { 60 } else { 20 });
     let system = context.system()?;
     let name = way.name();
     let namespace = system.namespace(&format!("bulk-{name}"))?;
@@ -37,18 +42,30 @@ pub(super) fn slow_line(context: &mut Context, way: Way) -> Result<()> {
         system.api().create("/api/v1/nodes", &node)?;
     }
     let maps = format!("/api/v1/namespaces/{namespace}/configmaps");
-    for (map, text) in [("big", "x".repeat(BULK)), ("small", String::new())] {
+    for (map, text) in [("big", bulk(0)), ("small", String::new()), ("own", String::new())] {
         let map = json!({"metadata": {"name": map}, "data": {"k": text}});
         system.api().create(&maps, &map)?;
     }
-    let volumes = "  volumes: [{name: big, configMap: {name: big}}, {name: small, configMap: {name: small}}]";
-    system.cluster.apply(&namespace, &bare("reader", NODE, volumes, IDLE))?;
+    let volume = "  volumes: [{name: own, configMap: {name: own}}]";
+    let container = format!("{IDLE}\n    volumeMounts: [{{name: own, mountPath: /own}}]");
+    let carrier = bare("carrier", system.edge.name(), volume, &container);
+    system.cluster.apply(&namespace, &carrier)?;
+    system.converged("carrier Running", &namespace, 1, 60)?;
     let link = Quality {
         delay: Duration::from_millis(20),
         rate: MEGABIT,
         ..Quality::default()
     };
     system.edge.link()?.set(link);
+    let carried = carry(system, &format!("{maps}/own"), own)?;
+    let main = system.edge.container(&namespace, "carrier", "main")?;
+    wait::until("the last of it in the container", seconds(60), || {
+        let start = system.edge.exec(&main, &["head", "-c", "8", "/own/k"])?;
+        Ok((start == format!("{:08}", carried - 1)).then_some(()))
+    })?;
+    println!("    {name}: {carried} changes of {BULK} bytes for the edge, which kept its lease");
+    let volumes = "  volumes: [{name: big, configMap: {name: big}}, {name: small, configMap: {name: small}}]";
+    system.cluster.apply(&namespace, &bare("reader", NODE, volumes, IDLE))?;
     let (call, resource) = (call(system)?, format!("{namespace}/configmap/big"));
     let (connected, connection) = std::sync::mpsc::sync_channel(1);
     let measured = inside(system.edge.number(), move || async move {
@@ -96,7 +113,52 @@ pub(super) fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// Until the talker is done the edge stays Ready; a ConfigMap of the talker's node changes again and again up to a moment at which its
+/// A large text, another one for each number.
+fn bulk(number: usize) -> String {
+    format!("{number:08}{}", "x".repeat(BULK))
+}
+
+/// A large ConfigMap of a pod on the edge changes as soon as the edge has acknowledged all there is, for a time; the edge stays alive
+/// meanwhile. Returns how often.
+fn carry(system: &System, map: &str, period: Duration) -> Result<usize> {
+    let start = Instant::now();
+    let mut carried = 0;
+    while start.elapsed() < period {
+        let (before, _) = states(system)?;
+        let change = json!({"data": {"k": bulk(carried)}});
+        system.api().patch(map, &change)?;
+        loop {
+            is_alive(system)?;
+            let (acknowledged, oldest) = states(system)?;
+            if acknowledged > before && oldest <= 0.0 {
+                break;
+            }
+            ensure!(
+                start.elapsed() < period * 10,
+                "{carried} changes have come, the next one has not"
+            );
+            pause(Duration::from_millis(500));
+        }
+        carried += 1;
+    }
+    Ok(carried)
+}
+
+/// The edge's node is Ready, and its lease is not older than a renewal and what that may take.
+fn is_alive(system: &System) -> Result<()> {
+    ensure!(is_ready(system)?, "the edge left Ready");
+    let name = system.edge.name();
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
+    let lease = system.api().must(&path)?;
+    let renewed: Timestamp = text(&lease, "/spec/renewTime")
+        .parse()
+        .context("the lease's renewTime")?;
+    let age = Timestamp::now().duration_since(renewed).as_secs_f64();
+    ensure!(age <= LEASE, "the edge's lease is {age:.1} s old");
+    Ok(())
+}
+
+/// Until the talker is done the edge stays alive; a ConfigMap of the talker's node changes again and again up to a moment at which its
 /// bulk still fills the direction of the acknowledgements. Returns how long each change took until it was acknowledged.
 fn changing(system: &System, map: &str, until: Option<Instant>, is_done: impl Fn() -> bool) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
@@ -112,7 +174,7 @@ fn changing(system: &System, map: &str, until: Option<Instant>, is_done: impl Fn
             })?;
             times.push(start.elapsed());
         }
-        ensure!(is_ready(system)?, "the edge left Ready");
+        is_alive(system)?;
         pause(Duration::from_millis(500));
     }
     Ok(times)
