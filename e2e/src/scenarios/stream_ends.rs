@@ -196,7 +196,8 @@ pub(super) fn told(text: &str, name: &str) -> Result<usize> {
 
 /// Waits until nothing of streams is left that was not there before.
 pub(super) fn until_left(system: &mut System, before: &[Usage; 2]) -> Result<()> {
-    wait::until("files, tasks and streams as before", seconds(60), || {
+    // Clients of the API server keep connections that nobody uses for 90 s.
+    wait::until("files, tasks and streams as before", seconds(120), || {
         let now = Usage::of_cores(system)?;
         for (now, before) in now.iter().zip(before) {
             let well = now.files <= before.files + SLACK && now.tasks <= before.tasks + SLACK;
