@@ -32,8 +32,9 @@ status: {{twins: [{{propertyName: "n", desired: {{value: "30"}}}}]}}
 pub(super) fn old_clients(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "values in the Device beside those in its DeviceStatus")?;
     let mut plant = Plant::new(context, "old", &["n"])?;
-    // An API server that was told of the webhook just now may not ask it yet.
-    wait::quietly("v1alpha2 is served", seconds(20), || {
+    // An API server that was told of the webhook just now may not ask it yet, and what one that is gone told it stands until that one was
+    // silent for some looks, 10 s apart.
+    wait::quietly("v1alpha2 is served", seconds(90), || {
         let manifest = old(plant.system.edge.name());
         plant.system.cluster.apply(&plant.namespace, &manifest).map(Some)
     })?;
