@@ -5,6 +5,8 @@
 mod head;
 #[path = "../../cloudcore/src/cloudstream/streamserver/lastword/mod.rs"]
 mod lastword;
+#[path = "../../cloudcore/src/cloudstream/looks.rs"]
+mod looks;
 #[path = "kubelet.rs"]
 pub mod readers;
 #[path = "../../cloudcore/src/cloudstream/streamserver/refusal.rs"]
