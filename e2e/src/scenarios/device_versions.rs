@@ -64,7 +64,7 @@ fn device_versions(context: &mut Context) -> Result<()> {
     system.cloud.stop()?;
     system.cloud.start()?;
     without?;
-    wait::until("v1alpha2 is back", seconds(90), || {
+    wait::until("v1alpha2 is back", seconds(20), || {
         Ok(system
             .api()
             .get(&devices_path("v1alpha2", &namespace, "old"))
@@ -77,7 +77,7 @@ fn device_versions(context: &mut Context) -> Result<()> {
 
 /// Cloudcore has told the API server where its webhook is. It takes API servers a moment to use it.
 fn told(system: &System) -> Result<()> {
-    wait::until("the API server told of the webhook", seconds(90), || {
+    wait::until("the API server told of the webhook", seconds(20), || {
         let hooks = system.api().get(HOOKS)?;
         let told = hooks.is_some_and(|hooks| {
             elements(&hooks, "/webhooks").all(|hook| !text(hook, "/clientConfig/caBundle").is_empty())
@@ -205,7 +205,7 @@ fn repaired(system: &System) -> Result<()> {
     let before = bundle(system)?;
     let broken = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": null}}}}});
     system.api().patch(CRD, &broken)?;
-    wait::until("the authority is put back", seconds(90), || {
+    wait::until("the authority is put back", seconds(20), || {
         Ok((bundle(system)? == before).then_some(()))
     })
 }
@@ -213,7 +213,7 @@ fn repaired(system: &System) -> Result<()> {
 /// v1beta1 needs no webhook: read, listed, watched, written and created, also what was created in v1alpha2.
 fn without_webhook(system: &System, namespace: &str) -> Result<()> {
     let old = devices_path("v1alpha2", namespace, "old");
-    wait::until("v1alpha2 refused", seconds(90), || {
+    wait::until("v1alpha2 refused", seconds(20), || {
         Ok(system.api().get(&old).is_err().then_some(()))
     })?;
     let path = devices_path("v1beta1", namespace, "old");

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Entry;
+use super::{Entry, our_cloud};
 use crate::api::{self, Api, text};
 use crate::cloud::CloudHost;
 use crate::process::{self, Daemon, call};
@@ -34,10 +34,6 @@ pub(super) const OTHERS: &[&str] = &[
     "-A OUTPUT -p tcp -d 10.99.0.1 --dport 10351:10360 -j DNAT --to-destination 10.99.0.2:1",
     "-A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE",
 ];
-
-fn our_cloud(context: &Context) -> Result<bool> {
-    Ok(is_ours(&program(&context.settings.cloud, "cloudcore")?))
-}
 
 /// Go's cloudcore repairs nothing: it does not start, or leaves the entries.
 pub(super) fn only_ours(context: &Context) -> Result<()> {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::channels::works_soon;
 use super::kubectl::{self, Transport};
-use super::{Entry, bare, needs_our_cloud, our_cloud};
+use super::{Entry, bare, needs_our_cloud, our_cloud, our_edge};
 use crate::api;
 use crate::edge::EdgeHost;
 use crate::process::{self, resident_mb};
@@ -65,7 +65,7 @@ fn aborted_execs(context: &mut Context) -> Result<()> {
 /// A cut under `logs -f` and `exec`, by both of kubectl's transports: all end and say so, what they started on the edge ends too, and it
 /// all works again.
 fn link_cut(context: &mut Context) -> Result<()> {
-    let tells = our_cloud(context)?;
+    let (tells, ours) = (our_cloud(context)?, our_edge(context)?);
     let system = context.system()?;
     let namespace = pod(system, "cut")?;
     wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
@@ -76,7 +76,6 @@ fn link_cut(context: &mut Context) -> Result<()> {
 
     system.edge.set_link(false)?;
     let cut = Instant::now();
-    let ours = has_metrics(system);
     // 20 s of silence, then the API server and kubectl have to notice. A Go cloud looks at its streams only when a client speaks.
     let outcome = if tells {
         ends(&mut execs, &mut logs, "lost its connection")
@@ -260,10 +259,6 @@ fn streams(system: &System) -> Result<Option<String>> {
         .lines()
         .find_map(|line| line.strip_prefix("edgecore_tunnel_streams "))
         .map(ToOwned::to_owned))
-}
-
-fn has_metrics(system: &System) -> bool {
-    streams(system).ok().flatten().is_some()
 }
 
 /// Waits until no stream is open on the edge and its files have come to rest.
