@@ -1,19 +1,22 @@
 //! Readers that do not read: each holds up its own stream and nobody else's.
 
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::kubectl::{Transport, kubectl};
 use super::stream_ends::{Running, Usage, told, until_left};
 use super::streams::{checksum, pod};
-use super::{Entry, IDLE, needs_our_cloud, our_edge};
+use super::{Entry, IDLE, needs_our_cloud, needs_our_edge, our_edge};
 use crate::cloud::http_body;
 use crate::system::{Context, System};
 use crate::wait::{self, pause, seconds};
 
-pub(super) const LIST: &[Entry] = &[("slow_reader", false, slow_reader)];
+pub(super) const LIST: &[Entry] = &[
+    ("slow_reader", false, slow_reader),
+    ("slow_reader_of_the_end", false, slow_reader_of_the_end),
+];
 
 /// What the container gives: more than all sockets on the way hold.
 const FILE: &str = "/tmp/file";
@@ -24,6 +27,10 @@ const FLOOD: u64 = 300_000_000;
 const ROOM: f64 = 16.0;
 /// The same for a cloudcore whose edge knows no credits: up to 64 MiB of a node may wait.
 const CAP: f64 = 68.0;
+/// What commands give whose reader pauses: some of it fits into the sockets of the first host, some into all on the way.
+const PAUSED: [usize; 6] = [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000];
+/// Longer than client-go's 5 s between pings.
+const PAUSE: Duration = seconds(7);
 /// Bytes a second through the tunnel while nothing goes on.
 const QUIET: usize = 64 * 1024;
 
@@ -100,6 +107,34 @@ fn slow_reader(context: &mut Context) -> Result<()> {
     );
     drop((slow, flood));
     until_left(system, &before)?;
+    system.clean(&namespace)
+}
+
+/// Commands that have ended long before their output is read, by readers that pause: nothing of it is lost, however much waits on the way.
+/// kubectl pings meanwhile, and a ping that meets a closed connection would end it. Over WebSocket it is the API server's own connection
+/// that it meets: there the end is lost before any kubelet could know, and kubectl exits with 1.
+fn slow_reader_of_the_end(context: &mut Context) -> Result<()> {
+    needs_our_cloud(context, "a connection that stays until the end is read")?;
+    needs_our_edge(context, "pings that wait until the end is read")?;
+    let system = context.system()?;
+    let namespace = pod(system, "paused", IDLE)?;
+    let mut readers = Vec::new();
+    for size in PAUSED {
+        let script = format!("echo begun; head -c {size} /dev/zero; echo ended");
+        let command = ["exec", "-n", &namespace, "main", "--", "sh", "-c", &script];
+        let mut reader = Running::start(system, &command, Transport::Spdy)?;
+        ensure!(reader.line()? == "begun\n", "exec");
+        readers.push((size, reader));
+    }
+    pause(PAUSE);
+    for (size, reader) in &mut readers {
+        let (bytes, code) = reader.rest()?;
+        ensure!(
+            code == Some(0) && bytes.len() == *size + 6 && bytes.ends_with(b"\0ended\n"),
+            "{} of {size} bytes, exit code {code:?}",
+            bytes.len()
+        );
+    }
     system.clean(&namespace)
 }
 

@@ -138,7 +138,7 @@ async fn streaming_server(listener: TcpListener) -> String {
         head.push(stream.read_u8().await.expect("a head"));
     }
     stream
-        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\nearly ")
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\nearly ")
         .await
         .expect("written");
     let mut bytes = [0; 1024];
@@ -171,7 +171,7 @@ async fn a_caller_is_connected_with_the_runtime_and_both_end_together() {
 
     let mut caller = TcpStream::connect(address).await.expect("connected");
     caller
-        .write_all(b"POST /exec/default/web/main?output=1 HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v5.channel.k8s.io\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\nfirst ")
+        .write_all(b"POST /exec/default/web/main?output=1 HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Stream-Protocol-Version: v5.channel.k8s.io\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\nfirst ")
         .await
         .expect("written");
     let mut said = String::new();

@@ -47,9 +47,9 @@ pub(super) enum First {
     Refused(Refusal),
 }
 
-/// Passes bytes both ways until one side ends. Either end ends both: the client's at once, the edge's after its last byte. A stream that
-/// breaks, or that cloudcore's own end (`stop`) breaks, ends with a word about it; where none is possible, without the end of TLS, so that
-/// what was cut does not look complete.
+/// Passes bytes both ways until one side ends. Either end ends both: the client's at once, the edge's after its last byte, and the client
+/// has time to take that. A stream that breaks, or that cloudcore's own end (`stop`) breaks, ends with a word about it; where none is
+/// possible, without the end of TLS, so that what was cut does not look complete.
 pub(in crate::cloudstream) async fn relay<C, E>(client: &mut C, edge: E, mut opening: Opening, stop: &CancellationToken)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
@@ -90,24 +90,36 @@ where
         ended = down => ended,
         () = up => return,
     };
+    drop((edge_read, edge_write));
     let why = match ended {
-        Ok(()) => {
-            // The client may be gone already.
-            let _ = client_write.shutdown().await;
-            return;
-        }
+        Ok(()) => None,
         Err(Broken::Writing(error)) => return debug!(node = %opening.node, %error, "a client left"),
         Err(Broken::Reading(error)) => {
             debug!(node = %opening.node, %error, "a stream of an edge broke");
-            format!("edge node {} lost its connection: {error}", opening.node)
+            Some(format!("edge node {} lost its connection: {error}", opening.node))
         }
-        Err(Broken::Stopping) => "this cloudcore stops".to_owned(),
+        Err(Broken::Stopping) => Some("this cloudcore stops".to_owned()),
     };
-    if let Some(bytes) = last_word.bytes(&why)
-        && send(&mut client_write, bytes).await.is_ok()
-    {
-        // The client may be gone already.
-        let _ = client_write.shutdown().await;
+    if let Some(why) = why {
+        let Some(bytes) = last_word.bytes(&why) else { return };
+        if send(&mut client_write, bytes).await.is_err() {
+            return;
+        }
+    }
+    // What a client sends while it has not read everything, a ping as a rule, must not meet a closed socket: that would answer with a
+    // reset, and the rest would be lost. A client of SPDY knows from the frames when it is done. Until it has gone it is told no end,
+    // because an API server closes its own client's connection at once, in the same manner.
+    if last_word.said_goodbye() {
+        tokio::select! {
+            left = timeout(LEAVE, discard(&mut client_read)) => if left.is_ok() {
+                return;
+            },
+            () = stop.cancelled() => {}
+        }
+    }
+    // The client may be gone already.
+    if client_write.shutdown().await.is_ok() {
+        let _ = timeout(LINGER, discard(&mut client_read)).await;
     }
 }
 
@@ -209,6 +221,10 @@ where
 const PROTOCOL: &[u8] = b"HTTP/1.";
 /// Bytes of a client that are held back until the edge has answered.
 const HELD: usize = 64 * 1024;
+/// For a client of SPDY to take what was sent to it. Whoever waits for the connection's end instead gets it then.
+const LEAVE: Duration = Duration::from_secs(300);
+/// For others, once they are told the end.
+const LINGER: Duration = Duration::from_secs(60);
 /// A buffer for keystrokes and lines, ...
 const SMALL: usize = 4 * 1024;
 /// ... and one for files.

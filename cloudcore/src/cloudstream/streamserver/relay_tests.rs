@@ -31,7 +31,7 @@ async fn rest(stream: &mut DuplexStream) -> String {
     text
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bytes_go_both_ways_and_early_ones_wait_for_the_answer() {
     let mut ends = start(b"early ", None, 4096);
     ends.client.write_all(b"and late").await.expect("sent");
@@ -66,7 +66,7 @@ async fn a_followed_log_may_begin_after_an_hour() {
     assert_eq!(rest(&mut ends.client).await, "HTTP/1.1 200 OK\r\n\r\nline");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_no_answer_is_a_bad_gateway() {
     for (said, status) in [(b"SPDY!!!!".as_slice(), "502"), (b"HTT", "502"), (b"", "502")] {
         let mut ends = start(b"", None, 4096);
@@ -77,7 +77,7 @@ async fn what_is_no_answer_is_a_bad_gateway() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_ends_the_stream_at_once() {
     for answered in [false, true] {
         let mut ends = start(b"", None, 4096);
@@ -93,7 +93,7 @@ async fn a_client_that_leaves_ends_the_stream_at_once() {
 }
 
 /// A client that still sends, and is slower to read than the edge was to write: nothing of the answer is lost.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_is_passed_on_to_its_end_although_the_edge_takes_no_more() {
     let mut ends = start(b"", None, 16);
     let answer = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(5000));
@@ -101,6 +101,32 @@ async fn an_answer_is_passed_on_to_its_end_although_the_edge_takes_no_more() {
     drop(ends.edge);
     ends.client.write_all(b"ping").await.expect("sent");
     assert_eq!(rest(&mut ends.client).await, answer);
+}
+
+/// A client that still pings while it reads: frames tell it the end where the runtime said it, others are told at once, and none meets a
+/// closed connection.
+#[tokio::test(start_paused = true)]
+async fn a_client_has_time_to_read_the_end() {
+    let goodbye = [SPDY, &[0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0]].concat();
+    for (answer, silent) in [(goodbye.as_slice(), LEAVE), (SPDY, Duration::ZERO)] {
+        for leaves in [true, false] {
+            let mut ends = start(b"", None, 4096);
+            ends.edge.write_all(answer).await.expect("sent");
+            drop(ends.edge);
+            let begun = tokio::time::Instant::now();
+            let mut got = vec![0; answer.len()];
+            ends.client.read_exact(&mut got).await.expect("the answer");
+            ends.client.write_all(b"ping").await.expect("it is read");
+            if !leaves {
+                assert_eq!(rest(&mut ends.client).await, "");
+                assert_eq!(begun.elapsed(), silent);
+                ends.client.write_all(b"ping").await.expect("it is read");
+            }
+            drop(ends.client);
+            ends.relay.await.expect("ends");
+            assert!(begun.elapsed() <= silent, "{silent:?}, leaves: {leaves}");
+        }
+    }
 }
 
 /// Relays an answer that breaks off after these pieces, and returns what the client gets.
@@ -125,7 +151,7 @@ async fn broken_after(pieces: &[&[u8]], last_word: Form) -> Vec<u8> {
 
 const SPDY: &[u8] = b"HTTP/1.1 101 Switching\r\nUpgrade: SPDY/3.1\r\n\r\n";
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_command_that_breaks_off_says_so_on_its_error_stream() {
     let whole = b"\0\0\0\x05\0\0\0\x02hi";
     // Of the second frame only the beginning came: the client gets nothing of it.
@@ -146,7 +172,7 @@ async fn a_command_that_breaks_off_says_so_on_its_error_stream() {
 }
 
 /// A frame larger than the buffer goes on as it comes: after its beginning nothing can be said, after its end it can.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_frame_that_does_not_fit_goes_on_in_parts() {
     let frame = [&[0, 0, 0, 5, 0, 3, 0, 0][..], &[7; 3 << 16]].concat();
     for cut in [frame.len(), frame.len() - 1] {
@@ -159,13 +185,13 @@ async fn a_frame_that_does_not_fit_goes_on_in_parts() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn other_answers_break_off_without_a_word() {
     let frame = b"\0\0\0\x05\0\0\0\x02hi";
     assert_eq!(broken_after(&[SPDY, frame], Form::None).await, [SPDY, frame].concat());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_end_of_cloudcore_is_told() {
     let (mut client, mut server) = duplex(64 * 1024);
     let (mut edge, tunnel) = duplex(64 * 1024);

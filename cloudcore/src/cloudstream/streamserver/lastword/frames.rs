@@ -26,6 +26,8 @@ pub(super) struct Body {
     left: u64,
     /// The complete frames so far are part of a WebSocket message that goes on.
     fragment: bool,
+    /// SPDY's GOAWAY was among the frames.
+    goodbye: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,11 @@ impl Frames {
             }
             Self::Other => {}
         }
+    }
+
+    /// Whether a peer of SPDY has said that it goes.
+    pub(super) const fn said_goodbye(&self) -> bool {
+        matches!(self, Self::Body(Body { goodbye: true, .. }))
     }
 
     /// Bytes of a frame that is not complete; 0 between frames.
@@ -133,6 +140,7 @@ impl Body {
             begun: 0,
             left: 0,
             fragment: false,
+            goodbye: false,
         }
     }
 
@@ -168,6 +176,7 @@ impl Body {
     fn end_of_frame(&mut self) {
         if self.left == 0 {
             self.note_fragment();
+            self.goodbye |= matches!(self.framing, Framing::Spdy) && self.header.starts_with(GOAWAY);
             self.begun = 0;
             self.header.clear();
         }
@@ -242,6 +251,8 @@ fn framing(head: &[u8]) -> Option<Framing> {
 
 /// Control bit and version or stream, then flags and length.
 const SPDY_HEADER: usize = 8;
+/// How the frame begins with which servers of SPDY/3.1 end a connection.
+const GOAWAY: &[u8] = &[0x80, 3, 0, 7];
 /// The client opens the streams, and in every version of client-go the error stream first.
 const ERROR_STREAM: u32 = 1;
 /// The flag of a stream's last frame, above the length.

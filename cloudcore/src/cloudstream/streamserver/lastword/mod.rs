@@ -76,6 +76,11 @@ impl LastWord {
         self.held = held;
     }
 
+    /// Whether the frames tell the client that all is said.
+    pub(super) const fn said_goodbye(&self) -> bool {
+        matches!(&self.follows, Follows::Frames(frames) if frames.said_goodbye())
+    }
+
     /// The last bytes for the client, where something can be said.
     pub(super) fn bytes(&self, why: &str) -> Option<Vec<u8>> {
         match &self.follows {

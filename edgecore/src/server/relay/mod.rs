@@ -1,15 +1,18 @@
 //! A caller and the runtime's streaming server, connected: the request goes on as it came, then bytes go both ways (spec 04 §9.1).
 //!
-//! What is spoken after the upgrade, SPDY or WebSocket, nobody here looks at. Either side's end ends both: those protocols have a
-//! half-close of their own.
+//! What is spoken after the upgrade, SPDY or WebSocket, nobody here looks at, but for SPDY's pings, which wait while there is something to
+//! read. Either side's end ends both: those protocols have a half-close of their own.
+
+mod pings;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use common::{Tasks, chain};
@@ -19,10 +22,12 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::kubelet::plain;
+use pings::Pings;
 
 /// The runtime is on this machine.
 const DIAL: Duration = Duration::from_secs(5);
@@ -30,6 +35,8 @@ const DIAL: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// For the last bytes to whoever still takes them.
 const LAST_BYTES: Duration = Duration::from_secs(5);
+/// A runtime that has not said anything for so long has nothing on its way.
+const SILENCE: Duration = Duration::from_millis(100);
 /// Bytes on their way, in each direction.
 const BUFFER: usize = 64 * 1024;
 
@@ -101,40 +108,104 @@ async fn pass_on(url: &str, mut caller: Request, tasks: &Tasks) -> Result<Respon
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
+    let spdy = answer
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"SPDY/3.1"));
     let upgrades = (hyper::upgrade::on(&mut caller), hyper::upgrade::on(answer));
     tasks.spawn("stream", async move {
         // A caller that is gone before its upgrade has none.
         if let Ok((caller, runtime)) = futures::future::try_join(upgrades.0, upgrades.1).await {
-            connect(TokioIo::new(caller), TokioIo::new(runtime)).await;
+            connect(TokioIo::new(caller), TokioIo::new(runtime), spdy).await;
         }
     });
     Ok(response)
 }
 
-/// Copies until either side ends; what one has said by then still reaches the other.
-async fn connect<A, B>(mut one: A, mut other: B)
+/// Copies until the runtime has said everything, or the caller is gone: what the runtime has said by its end still reaches the caller,
+/// also when it takes no more.
+async fn connect<A, B>(mut caller: A, mut runtime: B, spdy: bool)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     {
-        let (mut from_one, mut to_one) = tokio::io::split(&mut one);
-        let (mut from_other, mut to_other) = tokio::io::split(&mut other);
+        let (mut from_caller, mut to_caller) = tokio::io::split(&mut caller);
+        let (mut from_runtime, mut to_runtime) = tokio::io::split(&mut runtime);
+        let (silence, silent) = watch::channel(false);
+        let up = async {
+            if up(&mut from_caller, &mut to_runtime, silent, spdy).await.is_err() {
+                // The caller's end is the end all the same.
+                let _ = tokio::io::copy(&mut from_caller, &mut tokio::io::sink()).await;
+            }
+        };
         tokio::select! {
-            () = copy(&mut from_one, &mut to_other) => {}
-            () = copy(&mut from_other, &mut to_one) => {}
+            // Whatever ends it, there is nothing more to pass on.
+            _ended = down(&mut from_runtime, &mut to_caller, &silence) => {}
+            () = up => {}
         }
     }
-    let _ = timeout(LAST_BYTES, futures::future::join(one.shutdown(), other.shutdown())).await;
+    let _ = timeout(LAST_BYTES, futures::future::join(caller.shutdown(), runtime.shutdown())).await;
 }
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+/// To the runtime, until the caller's end. Fails when the runtime takes no more.
+async fn up(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut silent: watch::Receiver<bool>,
+    spdy: bool,
+) -> io::Result<()> {
+    let mut pings = Pings::default();
     let mut buffer = vec![0; BUFFER];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+    let mut passed = Vec::new();
+    loop {
+        let bytes = tokio::select! {
+            read = from.read(&mut buffer) => {
+                let Ok(count @ 1..) = read else { return Ok(()) };
+                let bytes = buffer.get(..count).unwrap_or_default();
+                if spdy {
+                    passed.clear();
+                    pings.pass(bytes, &mut passed);
+                    &passed
+                } else {
+                    bytes
+                }
+            }
+            Ok(_) = silent.wait_for(|silent| *silent), if pings.wait() => {
+                passed = pings.take();
+                &passed
+            }
+        };
+        to.write_all(bytes).await?;
+        to.flush().await?;
+    }
+}
+
+/// From the runtime, until its end, or until the caller takes no more. Tells when nothing has come for a while.
+async fn down(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    silence: &watch::Sender<bool>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = {
+            let mut reading = pin!(from.read(&mut buffer));
+            if let Ok(read) = timeout(SILENCE, &mut reading).await {
+                read?
+            } else {
+                silence.send_replace(true);
+                let read = reading.await;
+                silence.send_replace(false);
+                read?
+            }
+        };
         let bytes = buffer.get(..count).unwrap_or_default();
-        if to.write_all(bytes).await.is_err() || to.flush().await.is_err() {
-            return;
+        if bytes.is_empty() {
+            return Ok(());
         }
+        to.write_all(bytes).await?;
+        to.flush().await?;
     }
 }
 
@@ -175,6 +246,8 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
     use super::*;
 
     #[test]
@@ -196,6 +269,58 @@ mod tests {
             "",
         ] {
             assert!(Place::parse(url).is_none(), "{url}");
+        }
+    }
+    const PING: &[u8] = &[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1];
+    const DATA: &[u8] = &[0, 0, 0, 5, 0, 0, 0, 1, b'x'];
+
+    /// The caller's own end, the runtime's, and what connects them.
+    fn ends(spdy: bool) -> (DuplexStream, DuplexStream, impl Future<Output = ()>) {
+        let ((caller, near), (runtime, far)) = (duplex(16), duplex(64 * 1024));
+        (caller, runtime, connect(near, far, spdy))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_waits_while_there_is_something_to_read_and_all_else_does_not() {
+        let (mut caller, mut runtime, connected) = ends(true);
+        let script = async {
+            let long = "x".repeat(10_000);
+            runtime.write_all(long.as_bytes()).await.expect("sent");
+            caller.write_all(PING).await.expect("sent");
+            caller.write_all(DATA).await.expect("sent");
+            let mut got = [0; DATA.len()];
+            runtime.read_exact(&mut got).await.expect("data");
+            assert_eq!(got, DATA);
+            let mut got = [0; PING.len()];
+            let nothing = timeout(Duration::from_secs(60), runtime.read(&mut got)).await;
+            assert!(nothing.is_err(), "the ping came by {got:?}");
+            let mut read = vec![0; long.len()];
+            caller.read_exact(&mut read).await.expect("all of it");
+            runtime.read_exact(&mut got).await.expect("the ping");
+            assert_eq!(got, PING);
+            drop(runtime);
+            assert_eq!(caller.read(&mut got).await.expect("the end"), 0);
+        };
+        tokio::join!(script, connected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_runtime_has_said_reaches_a_caller_that_still_speaks() {
+        for spdy in [true, false] {
+            let (mut caller, mut runtime, connected) = ends(spdy);
+            let script = async {
+                let long = "x".repeat(10_000);
+                runtime.write_all(long.as_bytes()).await.expect("sent");
+                drop(runtime);
+                for _ in 0..3 {
+                    caller.write_all(DATA).await.expect("it is read");
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                let mut read = String::new();
+                caller.read_to_string(&mut read).await.expect("all of it");
+                assert_eq!(read, long, "spdy: {spdy}");
+            };
+            tokio::join!(script, connected);
         }
     }
 }
