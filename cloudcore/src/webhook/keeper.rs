@@ -46,8 +46,14 @@ impl Keeper {
     pub(super) async fn run(mut self, target: impl Fn() -> Target + Send) {
         loop {
             self.registration.point_to(target());
+            let silent = self.silent;
             self.look().await;
-            sleep(LOOK).await;
+            if self.silent > silent {
+                sleep(SOON).await;
+            } else {
+                self.silent = 0;
+                sleep(LOOK).await;
+            }
         }
     }
 
@@ -147,6 +153,8 @@ const fn resource(place: Place) -> Resource {
 
 /// Between two looks; each asks for three objects.
 const LOOK: Duration = Duration::from_secs(10);
+/// The same while another cloudcore is silent: until this one takes its place nobody converts.
+const SOON: Duration = Duration::from_secs(2);
 /// How long another cloudcore may take.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Times that another cloudcore may be silent: one look has three objects.
