@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Tasks;
+use common::places::Places;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -103,17 +104,13 @@ pub fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
         kubelets,
     } = parts;
     let proxy = Arc::new(Proxy::new(kubelets, settings.pass_through, tasks.clone()));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     if let Some(path) = &settings.unix_socket {
         let listener = listen_unix(path).map_err(|source| StartError::Socket {
             path: path.clone(),
             source,
         })?;
         info!(path = %path.display(), "listening for the API server's connections into the cluster");
-        tasks.spawn(
-            "egress socket",
-            accept_unix(listener, proxy.clone(), places.clone(), tasks.clone()),
-        );
+        tasks.spawn("egress socket", accept_unix(listener, proxy.clone(), tasks.clone()));
     }
     if let Some(address) = settings.address {
         let access = Access::new(&settings, &identity)?;
@@ -121,28 +118,38 @@ pub fn start(parts: Parts, tasks: &Tasks) -> Result<(), StartError> {
         info!(%address, "listening for the API server's connections into the cluster");
         tasks.spawn(
             "egress listener",
-            accept(listener, Arc::new(access), proxy, places, tasks.clone()),
+            accept(listener, Arc::new(access), proxy, tasks.clone()),
         );
     }
     tasks.spawn("egress files", material::keep(settings, advertised, identity, secrets));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, access: Arc<Access>, proxy: Arc<Proxy>, places: Arc<Semaphore>, tasks: Tasks) {
-    while let Ok(place) = places.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+async fn accept(listener: TcpListener, access: Arc<Access>, proxy: Arc<Proxy>, tasks: Tasks) {
+    let mut places = Places::new("connections of API servers", CONNECTIONS);
+    loop {
+        match places.next(|_| listener.accept()).await {
+            Ok((stream, peer, place)) => {
                 let peer = common::listen::peer(peer);
                 // Keystrokes are sent one by one. A socket without the option works as well.
                 let _ = stream.set_nodelay(true);
                 let (access, proxy) = (access.clone(), proxy.clone());
                 tasks.spawn("egress", async move {
-                    match timeout(HANDSHAKE, access.accept(stream)).await {
-                        Ok(Ok((tls, caller))) => proxy.serve(tls, peer, caller, place).await,
-                        Ok(Err(error)) => {
+                    // Who had to give way is told nothing.
+                    match place.hold(timeout(HANDSHAKE, access.accept(stream))).await {
+                        Some(Ok(Ok((tls, caller @ Caller::Allowed)))) => {
+                            if place.keep() {
+                                proxy.serve(tls, peer, caller, Some(place)).await;
+                            }
+                        }
+                        Some(Ok(Ok((tls, caller)))) => {
+                            let _ = place.hold(proxy.serve(tls, peer, caller, None)).await;
+                        }
+                        Some(Ok(Err(error))) => {
                             debug!(%peer, error = %common::chain(&error), "TLS handshake of an API server failed");
                         }
-                        Err(_) => debug!(%peer, "TLS handshake of an API server took too long"),
+                        Some(Err(_)) => debug!(%peer, "TLS handshake of an API server took too long"),
+                        None => {}
                     }
                 });
             }
@@ -151,15 +158,19 @@ async fn accept(listener: TcpListener, access: Arc<Access>, proxy: Arc<Proxy>, p
     }
 }
 
-async fn accept_unix(listener: UnixListener, proxy: Arc<Proxy>, places: Arc<Semaphore>, tasks: Tasks) {
+async fn accept_unix(listener: UnixListener, proxy: Arc<Proxy>, tasks: Tasks) {
+    let mut places = Places::new("connections of an API server on this host", CONNECTIONS);
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    while let Ok(place) = places.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+    loop {
+        let accepted = places.next(|_| async { Ok::<_, io::Error>((listener.accept().await?.0, nowhere)) });
+        match accepted.await {
+            Ok((stream, _, place)) => {
                 let proxy = proxy.clone();
                 tasks.spawn("egress", async move {
                     // Whoever may open the socket is let in.
-                    proxy.serve(stream, nowhere, Caller::Allowed, place).await;
+                    if place.keep() {
+                        proxy.serve(stream, nowhere, Caller::Allowed, Some(place)).await;
+                    }
                 });
             }
             Err(error) => pause(&error).await,
@@ -190,9 +201,6 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     std::fs::rename(&unnamed, path)?;
     Ok(listener)
 }
-
-/// A connection and the place that it takes until it ends.
-type Place = OwnedSemaphorePermit;
 
 /// Connections at once: an API server has one for each watch, log and webhook.
 const CONNECTIONS: usize = 16_384;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Tasks;
+use common::places::Place;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -23,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::super::streamserver::LAST_WORDS;
 use super::access::Caller;
-use super::{Connection, Kubelets, Place};
+use super::{Connection, Kubelets};
 use crate::informers::Host;
 
 pub(super) struct Proxy {
@@ -50,13 +51,18 @@ impl Proxy {
         }
     }
 
-    /// Serves a connection until it ends.
-    pub(super) async fn serve<C>(self: &Arc<Self>, connection: C, peer: SocketAddr, caller: Caller, place: Place)
-    where
+    /// Serves a connection until it ends, and what it becomes, which keeps its place.
+    pub(super) async fn serve<C>(
+        self: &Arc<Self>,
+        connection: C,
+        peer: SocketAddr,
+        caller: Caller,
+        place: Option<Place>,
+    ) where
         C: Connection + 'static,
     {
         // Hyper may call the service again, for a second request: that one finds no place.
-        let place = Arc::new(Mutex::new(Some(place)));
+        let place = Arc::new(Mutex::new(place));
         let service = service_fn(|request| {
             let (caller, place) = (caller.clone(), place.lock().take());
             async move { Ok::<_, Infallible>(self.answer(request, peer, &caller, place).await) }
