@@ -58,17 +58,22 @@ impl Driver {
         let timer = tokio::time::sleep_until(self.deadline());
         tokio::pin!(timer);
         tokio::select! {
-            () = poll_fn(|context| self.poll(context, timer.as_mut())) => {}
+            // First: the stop ends the holders of streams too, and what they had not finished must not look as if it had come to its end.
+            biased;
             () = stop.cancelled() => self.shared.drive(|mux| mux.close("the program stops")),
+            () = poll_fn(|context| self.poll(context, timer.as_mut(), &stop)) => {}
         }
         // Nobody may be left waiting, and the peer is told why if it still listens.
         let _ = tokio::time::timeout(FAREWELL, poll_fn(|context| self.poll_farewell(context))).await;
     }
 
-    /// Ready when the tunnel has ended.
-    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+    /// Ready when the tunnel has ended. Does nothing more once `stop` says so, which wakes by itself.
+    fn poll(&mut self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, stop: &CancellationToken) -> Poll<()> {
         self.shared.driver.register(context.waker());
         loop {
+            if stop.is_cancelled() {
+                return Poll::Pending;
+            }
             // Reading first: it brings credits, and tells a peer that is alive from one that is not.
             let progress = match self.transfer(context) {
                 Ok(progress) => progress,

@@ -88,6 +88,34 @@ async fn the_end_of_a_tunnel_reaches_everybody_with_its_reason() {
     assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
 }
 
+/// A program that stops drops what serves a stream: its caller must not take that for the end of the answer.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_the_stop_ends_does_not_look_finished() {
+    for _ in 0..32 {
+        let tasks = Tasks::new();
+        let edges = tasks.child();
+        let (cloud, edge) = tokio::io::duplex(64 * 1024);
+        let settings = |role| TunnelSettings {
+            role,
+            features: Features::TUNNEL,
+            early: Vec::new(),
+            metrics: TunnelMetrics::default(),
+        };
+        let (cloud, _) = start(cloud, settings(Role::Cloud), &tasks);
+        let (_edge, mut requests) = start(edge, settings(Role::Edge), &edges);
+        let mut client = cloud.open(connect(1)).await.unwrap();
+        let mut server = requests.recv().await.unwrap().stream;
+        server.write_all(b"begun").await.unwrap();
+        let mut begun = [0; 5];
+        client.read_exact(&mut begun).await.unwrap();
+        edges.token().cancel();
+        drop(server);
+        let error = client.read_u8().await.unwrap_err();
+        assert!(error.to_string().contains("the program stops"), "{error}");
+        assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
+    }
+}
+
 #[test]
 fn a_tunnel_at_rest_is_small() {
     let bytes = size_of::<super::shared::Shared>() + size_of::<super::driver::Driver>();
