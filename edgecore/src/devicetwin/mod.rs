@@ -4,7 +4,8 @@
 //! values of mappers, messages of the cloud, and which `device` objects are stored. Emits publications for MQTT, reports to the cloud,
 //! and every accepted value and removed device. Must not know sockets, MQTT or gRPC. Behaviour: spec 03 §3.
 //!
-//! Rows come first, then memory, then publications: nothing is told that is not stored. Requests that wait share one transaction.
+//! Rows come first, then memory, then publications: nothing is told that is not stored. Requests that wait share one transaction. Who
+//! made them may have been told already that they were taken: a stop loses none that came here.
 
 mod machine;
 mod metrics;
@@ -133,7 +134,7 @@ impl DeviceTwin {
             requests: requested,
             messages,
         };
-        tasks.spawn("devicetwin", task.run(ends));
+        tasks.spawn_draining("devicetwin", |stop| task.run(ends, stop));
         let handle = Self {
             requests,
             room: Arc::new(Semaphore::new(BYTES)),

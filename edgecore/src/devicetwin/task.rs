@@ -9,7 +9,8 @@ use proto::device::{DeviceFacts, DeviceId};
 use proto::{Kind, Message, Object, ObjectPath};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::machine::{Effects, Input, Known, Machine, Now, Outcome, Rates};
@@ -30,6 +31,8 @@ const ANSWER: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_secs(5);
 /// How often the age of the oldest change is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// After a stop, when nothing has come for so long: the broker of our own hands on what it has acknowledged.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// The ends of the queues that the task reads.
 pub(super) struct Ends {
@@ -90,7 +93,7 @@ impl Task {
         }
     }
 
-    pub(super) async fn run(mut self, mut ends: Ends) {
+    pub(super) async fn run(mut self, mut ends: Ends, stop: CancellationToken) {
         let mut link = self.uplink.link();
         link.mark_changed();
         let mut changes = self.meta.changes();
@@ -100,6 +103,7 @@ impl Task {
             let mut inputs = Vec::new();
             tokio::select! {
                 biased;
+                () = stop.cancelled() => break,
                 Ok(()) = link.changed() => {
                     let up = link.borrow_and_update().is_up();
                     self.machine.link(up, Instant::now());
@@ -138,6 +142,16 @@ impl Task {
                 }
             }
             self.look();
+        }
+        self.finish(ends.requests).await;
+    }
+
+    /// Stores what was taken before the stop: a mapper that reports changes only says it once. The cloud is told after the start.
+    async fn finish(mut self, mut requests: mpsc::Receiver<Waiting>) {
+        while let Ok(Some(request)) = timeout(QUIET, requests.recv()).await {
+            let mut inputs = Vec::new();
+            gather(request, &mut requests, &mut inputs);
+            self.work(inputs).await;
         }
     }
 

@@ -236,6 +236,24 @@ async fn two_thousand_updates_are_all_answered_and_the_newest_survives() {
     edge.stop().await;
 }
 
+/// A mapper was told that they were taken.
+#[tokio::test]
+async fn a_stop_loses_no_update_that_waits() {
+    let folder = tempfile::tempdir().expect("folder");
+    let database = folder.path().join("edgecore.db");
+    let mut edge = Edge::start(&database).await;
+    edge.device(Operation::Insert).await;
+    edge.on("$hw/events/node/edge-go/membership/updated").await;
+    for value in 0..500 {
+        edge.update(value).await;
+    }
+    edge.stop().await;
+    let mut edge = Edge::start(&database).await;
+    edge.cloud.link.send_replace(Link::Up(1));
+    assert_eq!(edge.cloud_until("499").await, 1);
+    edge.stop().await;
+}
+
 /// What the new database lacks is not gone: the devices are written to it, and a mapper notices nothing.
 #[tokio::test]
 async fn a_database_that_is_replaced_takes_no_device_away() {
