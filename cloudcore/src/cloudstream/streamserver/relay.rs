@@ -92,6 +92,8 @@ where
     };
     drop((edge_read, edge_write));
     let why = match ended {
+        // The runtime has stopped, or reset the connection over input that it did not take any more.
+        Ok(()) if last_word.is_open() => Some(format!("the stream of edge node {} broke off", opening.node)),
         Ok(()) => None,
         Err(Broken::Writing(error)) => return debug!(node = %opening.node, %error, "a client left"),
         Err(Broken::Reading(error)) => {

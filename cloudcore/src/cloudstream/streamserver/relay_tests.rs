@@ -108,7 +108,8 @@ async fn an_answer_is_passed_on_to_its_end_although_the_edge_takes_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_client_has_time_to_read_the_end() {
     let goodbye = [SPDY, &[0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0]].concat();
-    for (answer, silent) in [(goodbye.as_slice(), LEAVE), (SPDY, Duration::ZERO)] {
+    let other = b"HTTP/1.1 101 Switching\r\n\r\n";
+    for (answer, silent) in [(goodbye.as_slice(), LEAVE), (other, Duration::ZERO)] {
         for leaves in [true, false] {
             let mut ends = start(b"", None, 4096);
             ends.edge.write_all(answer).await.expect("sent");
@@ -168,6 +169,30 @@ async fn a_command_that_breaks_off_says_so_on_its_error_stream() {
                 "edge node edge-1 lost its connection: the link is cut; how the command ends is not known"
             )
         );
+    }
+}
+
+/// A runtime that stops says no goodbye, and its edge ends the stream as any other.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_whose_end_nothing_was_told_has_not_gone_well() {
+    let output = b"\0\0\0\x05\0\0\0\x02hi";
+    for (last, told) in [
+        (&b""[..], false),
+        (b"\0\0\0\x05\x01\0\0\0", false),
+        (b"\0\0\0\x01\x01\0\0\x02{}", true),
+        (b"\x80\x03\0\x07\0\0\0\x08\0\0\0\x01\0\0\0\0", true),
+    ] {
+        let mut ends = start(b"", None, 4096);
+        let answer = [SPDY, output, last].concat();
+        ends.edge.write_all(&answer).await.expect("sent");
+        drop(ends.edge);
+        let mut got = Vec::new();
+        ends.client.read_to_end(&mut got).await.expect("bytes");
+        let rest = got.strip_prefix(answer.as_slice()).expect("what came");
+        let status = b"the stream of edge node edge-1 broke off; how the command ends is not known";
+        let has_status = rest.windows(status.len()).any(|part| part == status);
+        assert_eq!((rest.is_empty(), has_status), (told, !told), "{last:?}");
+        assert!(told || rest.starts_with(b"\0\0\0\x01\x01"));
     }
 }
 

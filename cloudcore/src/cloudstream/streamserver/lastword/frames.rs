@@ -28,6 +28,8 @@ pub(super) struct Body {
     fragment: bool,
     /// SPDY's GOAWAY was among the frames.
     goodbye: bool,
+    /// So was one of SPDY's error stream.
+    told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,20 @@ impl Frames {
     /// Whether a peer of SPDY has said that it goes.
     pub(super) const fn said_goodbye(&self) -> bool {
         matches!(self, Self::Body(Body { goodbye: true, .. }))
+    }
+
+    /// Whether a peer of SPDY has not told how the command ends, nor that it goes: all that is served by the library of the kubelet and
+    /// the runtimes ends with that.
+    pub(super) const fn is_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Body(Body {
+                framing: Framing::Spdy,
+                goodbye: false,
+                told: false,
+                ..
+            })
+        )
     }
 
     /// Bytes of a frame that is not complete; 0 between frames.
@@ -141,6 +157,7 @@ impl Body {
             left: 0,
             fragment: false,
             goodbye: false,
+            told: false,
         }
     }
 
@@ -176,7 +193,10 @@ impl Body {
     fn end_of_frame(&mut self) {
         if self.left == 0 {
             self.note_fragment();
-            self.goodbye |= matches!(self.framing, Framing::Spdy) && self.header.starts_with(GOAWAY);
+            if matches!(self.framing, Framing::Spdy) {
+                self.goodbye |= self.header.starts_with(GOAWAY);
+                self.told |= self.header.starts_with(&ERROR_STREAM.to_be_bytes());
+            }
             self.begun = 0;
             self.header.clear();
         }

@@ -81,6 +81,11 @@ impl LastWord {
         matches!(&self.follows, Follows::Frames(frames) if frames.said_goodbye())
     }
 
+    /// Whether an end here would leave the client in the belief that its command went well.
+    pub(super) const fn is_open(&self) -> bool {
+        matches!(&self.follows, Follows::Frames(frames) if frames.is_open())
+    }
+
     /// The last bytes for the client, where something can be said.
     pub(super) fn bytes(&self, why: &str) -> Option<Vec<u8>> {
         match &self.follows {
