@@ -1,6 +1,7 @@
 //! One client's connection: bytes to packets and back. Ends with the client, with the broker's word, or with the process.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,9 +103,24 @@ where
     if shared.inputs.send(input).await.is_err() {
         return;
     }
-    let end = tokio::select! {
-        end = reader.run(id, &outbox, shared) => end,
-        end = write(&mut writer, &outbox, &shared.metrics) => end,
+    let end = {
+        let mut run = pin!(reader.run(id, &outbox, shared));
+        tokio::select! {
+            end = &mut run => end,
+            end = write(&mut writer, &outbox, &shared.metrics) => match end {
+                // It has left with something unread. What it said before, DISCONNECT too, is there still.
+                End::Io(_) => {
+                    let rest = async {
+                        tokio::select! {
+                            end = run => end,
+                            () = discard(&outbox) => End::ByBroker,
+                        }
+                    };
+                    timeout(FLUSH, rest).await.unwrap_or(end)
+                }
+                end => end,
+            },
+        }
     };
     // What was queued before the end still leaves: a refusal, the answer to a last message.
     if outbox.is_closing() {
@@ -159,6 +175,14 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), outbox: &Outbox, metrics:
         }
     }
     End::ByBroker
+}
+
+/// Takes what nobody reads, until the broker ends the connection.
+async fn discard(outbox: &Outbox) {
+    let mut bytes = BytesMut::new();
+    while outbox.fill(&mut bytes).await {
+        bytes.clear();
+    }
 }
 
 struct Reader<'a, R> {
@@ -218,5 +242,56 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 .bytes_received
                 .inc_by(u64::try_from(count).unwrap_or_default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    /// It has not read everything, so writing to it fails. What it said last is there still.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_said_before_it_left_is_heard() {
+        let (inputs, mut taken) = mpsc::channel(8);
+        let (link, _received) = Link::new(Metrics::default());
+        let shared = Shared {
+            inputs,
+            link,
+            users: Users::default(),
+            packet_limit: 1024,
+            connect_deadline: FLUSH,
+            metrics: Metrics::default(),
+        };
+        let (mut client, from_client) = duplex(1024);
+        let (to_client, gone) = duplex(1024);
+        drop(gone);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let script = async {
+            let connect = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a";
+            client.write_all(connect).await.expect("sent");
+            let Some(Input::Connect(_, _, outbox)) = taken.recv().await else {
+                panic!("no CONNECT")
+            };
+            outbox.push(Packet::PingResp);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(b"\x30\x04\x00\x01ax\xe0\x00").await.expect("sent");
+            let next = taken.recv().await;
+            assert!(
+                matches!(next, Some(Input::Packet(_, Packet::Publish(_), _))),
+                "{next:?}"
+            );
+            let next = taken.recv().await;
+            assert!(
+                matches!(next, Some(Input::Packet(_, Packet::Disconnect, _))),
+                "{next:?}"
+            );
+            outbox.close();
+            let next = taken.recv().await;
+            assert!(matches!(next, Some(Input::Lost(_))), "{next:?}");
+        };
+        let stream = tokio::io::join(from_client, to_client);
+        tokio::join!(script, serve(stream, ConnectionId(1), peer, None, &shared));
     }
 }
