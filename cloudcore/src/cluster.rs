@@ -53,7 +53,7 @@ impl Cluster for HubCluster {
         match self.informers.devices().place(device) {
             DevicePlace::Node(owner) => owner == *node,
             DevicePlace::Unbound => false,
-            // Reports about no device are dropped by who gets them.
+            // Let through: DeviceController, which gets the report, drops those about devices that do not exist.
             DevicePlace::Unknown | DevicePlace::Absent => true,
         }
     }

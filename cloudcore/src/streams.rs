@@ -92,7 +92,7 @@ pub(crate) async fn start(below: Below<'_>, registry: &mut Registry) -> anyhow::
 pub(crate) async fn diagnose(flags: &Flags, node: &str) -> anyhow::Result<bool> {
     let access = Access {
         kubeconfig: flags.kubeconfig.clone(),
-        // What a stream server says is the finding.
+        // Not repeated: a refusal such as 503 is the very answer that the diagnosis looks for.
         ask_once: true,
         ..Access::default()
     };

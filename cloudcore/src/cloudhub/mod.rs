@@ -329,7 +329,7 @@ impl Shared {
     /// Connections that come meanwhile wait in the kernel's queue.
     async fn knows_revocations(&self) {
         let mut known = self.revocations.subscribe();
-        // Whoever waits has the sender.
+        // This cannot fail: the sender is a part of `self`, so it lives as long as anybody waits here.
         let known = async { drop(known.wait_for(|known| *known).await) };
         tokio::pin!(known);
         if timeout(REVOCATIONS, &mut known).await.is_err() {

@@ -192,7 +192,8 @@ async fn connect(
         chain: vec![CertificateDer::from(issued.certificate)],
         key: PrivateKeyDer::try_from(issued.key).map_err(DialError::Key)?,
     };
-    // All cloudcores share one certificate, whose names are those that edges dial. An operator's may be of another CA.
+    // The address that is dialled here need not be in the other cloudcore's certificate: all share one, with the names that edges dial. An
+    // operator's certificate may even come from another CA. So any name passes here, and `is_server` decides below.
     let (config, mismatch) = cloud_config_any_name(&shared.authorities, Some(identity))?;
     let connector = TlsConnector::from(Arc::new(config));
     let dialled = timeout(DIAL, async {

@@ -36,7 +36,7 @@ pub(super) fn start(
                     Some(change) => down.changed(change).await,
                     None => return,
                 },
-                // One that is missed is seen by SyncController's next round.
+                // Nodes whose notice was lost (the channel overflowed) are found by SyncController's next round.
                 Ok(node) = models.recv() => down.reconciler.model_delivered(&node).await,
             }
         }

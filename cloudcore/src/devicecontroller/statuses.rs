@@ -58,7 +58,8 @@ pub(super) fn start(devices: &Devices, kube: &Kube, metrics: &Metrics, tasks: &T
 async fn create(kube: &Kube, device: &DeviceId, uid: &Uid) -> Result<(), ApiError> {
     let object = DeviceStatus::default().object(device, uid);
     match kube.create(&DEVICE_STATUSES, &device.namespace, &object).await {
-        // A namespace that is deleted takes its Devices along, its DeviceStatuses perhaps a moment before them.
+        // A namespace under deletion takes no new objects. Its Devices go with it, perhaps a moment after their DeviceStatuses: nothing to
+        // repair.
         Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
         _ => Ok(()),
     }

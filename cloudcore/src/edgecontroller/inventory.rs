@@ -125,7 +125,8 @@ async fn bring(
 async fn wanted(informers: &Informers, node: &NodeName) -> Result<Wanted, Status> {
     if informers.ready_for(node, REGISTERED_WITHIN).await {
         informers.devices().settled().await;
-        // Looked at first: they may become known in between.
+        // Asked before the items are listed. The other way round devices could become known in between, and the list would pass for
+        // complete without them.
         let has_devices = informers.devices().is_ready();
         let items = informers.inventory(node);
         return Ok(Wanted { items, has_devices });

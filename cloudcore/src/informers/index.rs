@@ -301,7 +301,7 @@ impl Index {
             node: node.clone(),
             object,
         }];
-        // Before the first list of Pods is complete none was passed over for lack of its node.
+        // Before the first list of Pods is complete, no Pod was skipped because its node was unknown: there is nothing to look for.
         if self.synced.contains(&Watch::Pods) || self.listing.contains_key(&Watch::Pods) {
             self.looking.insert(node.clone(), HashSet::new());
             changes.push(Change::NodeAppeared { node });
@@ -330,7 +330,7 @@ impl Index {
             return Vec::new();
         };
         let key = (path.namespace.clone(), name);
-        // The deletion of one that had the name before was not seen. It may have been on another node than this one.
+        // Another object with this name: the deletion of the earlier one, perhaps on another node, was missed, and is made up for here.
         let old = self.pods.get(&key).map(|old| old.known.uid.clone());
         let mut changes = match old.filter(|old| *old != object.uid()) {
             Some(old) => self.pod_absent(&path, shell(&path, &old)),

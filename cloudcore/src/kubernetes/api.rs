@@ -227,7 +227,7 @@ impl Kube {
             .await
             .map_err(|error| unreachable(verb, path, error))?
             .to_bytes();
-        // Go's clients strip the two type fields, and edges get what they pass on.
+        // `kind` and `apiVersion` are left out: edges know the Status as Go's cloudcore passes it on, and Go's clients strip both.
         let status = match proto::json::from_slice::<Status>(&body) {
             Ok(status) if status.code != 0 => Status {
                 kind: None,

@@ -190,7 +190,7 @@ impl DeliveryRecords for ObjectSyncs {
 
     fn deleted<'a>(&'a self, node: &'a NodeName, object: &'a ObjectRef) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            // The record knows its scope better than the shell of a deleted object.
+            // Found by uid alone: what is left of a deleted object may not tell its namespace, the record does.
             self.forget(node, &object.uid).await;
         })
     }

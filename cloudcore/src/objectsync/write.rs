@@ -68,7 +68,7 @@ async fn perform(kube: &Kube, name: String, namespace: Namespace, want: Want) ->
     loop {
         match once(kube, &name, &namespace, &want).await {
             Ok(()) => return name,
-            // It takes its objects along, and their records with them.
+            // The namespace is being deleted: its objects go with it, and so do their records.
             Err(error) if error.is_namespace_terminating() => return name,
             Err(error) if backoff.failures() + 1 < TRIES && (error.is_transient() || error.is_conflict()) => {
                 tokio::time::sleep(backoff.next_delay()).await;

@@ -69,17 +69,18 @@ pub(super) fn plan(
             plan.unknown.push((uid.clone(), record.clone()));
             continue;
         }
-        // A Device may be there for another node, and a DeviceModel without a Device of this node.
+        // Being known does not count for Devices and DeviceModels: they may be there for another node only.
         let known = known(&path).filter(|object| object.uid == *uid && !is_of_devices(&path.kind));
         match known {
-            // Asked for by the edge although no Pod names it.
+            // Not among the wanted objects, but it exists: the edge asked for it although no Pod names it.
             Some(object) if object.told > record.number() => {
                 if news(uid, object.told) {
                     plan.send.push((path, Operation::Update));
                 }
             }
             Some(_) => {}
-            // A Go edge deletes by name, the Node that was made anew, too, and does not start without one.
+            // No deletion is sent for a Node: a Go edge deletes by name, so it would lose the Node that was made anew, too, and it does not
+            // start without one.
             None if path.kind == Kind::Node => plan.forget.push(uid.clone()),
             None => {
                 if news(uid, u64::MAX) {

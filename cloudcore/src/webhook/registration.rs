@@ -104,7 +104,7 @@ impl Registration {
             return None;
         }
         let mut patch = wanted;
-        // Nobody else's change is overwritten unseen.
+        // With the version that was read: if somebody changed the object meanwhile, the patch fails instead of overwriting the change.
         patch["metadata"] = json!({"resourceVersion": object.pointer("/metadata/resourceVersion")});
         Some(patch)
     }

@@ -83,7 +83,7 @@ impl Server {
                     let router = self.router.clone().layer(Extension(place.clone()));
                     let tls = self.tls.clone();
                     self.tasks.spawn("webhook connection", async move {
-                        // Who had to give way is told nothing.
+                        // `None`: the connection had to make room for another one. It ends without an answer.
                         let _ = place.hold(serve(tls, router, stream)).await;
                     });
                 }
@@ -143,11 +143,11 @@ impl Answers {
         let (outcome, response) = match self.read(limit, request).await {
             Err(refusal) => ("refused", refusal.into_response()),
             Ok((body, _room)) => {
-                // As long as there is an answer to be made the connection gives way to nobody.
+                // The question is read: until it is answered this connection is not closed to make room for another one.
                 if let Some(place) = &place {
                     place.keep();
                 }
-                // A list of many devices takes longer than a worker may be kept.
+                // Converting a long list takes longer than a worker thread of the runtime may be blocked.
                 match tokio::task::spawn_blocking(move || reader(&body)).await {
                     Ok(Ok(answer)) => ("answered", ([(CONTENT_TYPE, JSON)], answer).into_response()),
                     Ok(Err(error)) => {

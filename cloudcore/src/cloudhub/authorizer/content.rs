@@ -64,9 +64,9 @@ pub(super) fn checked(verdict: Result<(), Reason>) -> Rule {
 pub(super) fn registration(message: &Message) -> Result<(), Reason> {
     let node: Value = match message.content.parse() {
         Ok(node) => node,
-        // Others may read what ours cannot, such as a number beyond all bounds.
+        // Refused, as another reader may understand what ours cannot, such as a number beyond all bounds.
         Err(_) if message.content.document().trim_start().starts_with('{') => return Err("the content is no Node"),
-        // The answer tells what is wrong with it.
+        // Let through as harmless: nobody can make an object of it, and the answer to the edge tells what is wrong.
         Err(_) => Value::Null,
     };
     let labels = node["metadata"]["labels"].as_object();
@@ -140,7 +140,7 @@ fn has_directive(patch: &Value) -> bool {
 /// A Lease is made under the name in its content.
 pub(super) fn lease(message: &Message, path: &ObjectPath) -> Result<(), Reason> {
     let Ok(lease) = message.content.object() else {
-        // The answer tells what is wrong with it.
+        // Let through as harmless: nobody can make an object of it, and the answer to the edge tells what is wrong.
         return Ok(());
     };
     if lease.name().as_str() == path.name_str() {

@@ -95,7 +95,8 @@ fn object_rule(node: &NodeName, message: &Message, path: &ObjectPath) -> Rule {
         }
         Kind::Lease if matches!(operation, Insert | Update) => content::checked(content::lease(message, path)),
         Kind::Lease => Rule::Allow,
-        // Its pods are named in the content: who writes them asks for each where it is bound.
+        // The statuses of several pods in one message: the content names them, and whoever writes them asks of each whether it is bound to
+        // this node.
         Kind::PodStatus if path.name.is_none() => Rule::Allow,
         Kind::PodStatus => Rule::BoundPod(path.clone()),
         Kind::PodPatch => match content::pod_patch(message) {

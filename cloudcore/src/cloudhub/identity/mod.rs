@@ -192,7 +192,7 @@ impl Identity {
         let period = self.shared.settings.token_refresh;
         let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
         let mut token_due = Instant::now() + period;
-        // What was loaded names what is configured alone.
+        // Due at once: the certificate that was loaded at the start names only what is configured, not this host's address.
         let mut reload_due = Instant::now();
         loop {
             tokio::select! {
@@ -218,7 +218,7 @@ impl Identity {
             if now >= reload_due {
                 reload_due = now + RELOAD;
                 let own = Some(advertised.borrow_and_update().first).filter(|ip| !ip.is_loopback());
-                // The operator's certificate may not have it.
+                // Reserved here too, as a certificate of the operator's need not name this host's address.
                 self.reserve(&ServerNames {
                     dns: Vec::new(),
                     addresses: own.into_iter().collect(),

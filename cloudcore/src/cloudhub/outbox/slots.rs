@@ -284,7 +284,8 @@ fn replaces(new: State, stored: State) -> bool {
     }
     match (new.version, stored.version) {
         (Some(new), Some(stored)) => new > stored,
-        // A deletion carries the version of what was deleted or none: one is as good as another.
+        // One of the two has no version. Of two deletions the second one says nothing new: a deletion carries the version of what was
+        // deleted, or none.
         _ => new.rank != Rank::Deleted,
     }
 }

@@ -77,7 +77,7 @@ async fn believed(endpoint: &Endpoint, free: usize) -> Result<(Incoming, SocketA
             let peer = incoming.remote_address();
             return Ok((incoming, peer));
         }
-        // Fails where it was asked before only.
+        // Fails only for a client that was asked to retry before, which `may_retry` has just ruled out.
         let _ = incoming.retry();
     }
 }

@@ -74,7 +74,7 @@ async fn connect(shared: Arc<Shared>, tls: Arc<ServerConfig>, stream: TcpStream,
             Err(error) => {
                 shared.metrics.refused("tls");
                 if error.kind() == std::io::ErrorKind::InvalidData {
-                    // Not a broken connection: the certificate, as a rule.
+                    // The connection works, but what the other side shows is refused, mostly its certificate: the operator should know.
                     warn!(%peer, reason = %error, "edge refused");
                 } else {
                     debug!(%peer, %error, "TLS handshake of an edge failed");

@@ -113,7 +113,7 @@ async fn run(shared: &Shared, session: &Session, line: &mut dyn Line) -> End {
                 if Box::pin(dispatch::dispatch(shared, session, message)).await.is_err() {
                     return End::Stopping;
                 }
-                // What the controllers take to make room is not the edge's silence.
+                // While the controllers' queue was full nothing was read here. That time must not count as silence of the edge.
                 alive_until += heard.elapsed();
             }
         }

@@ -37,7 +37,7 @@ fn addresses() -> Vec<IpAddr> {
         })
         .filter(|address| match address {
             IpAddr::V4(_) => true,
-            // Of one link only: no certificate can name the link.
+            // A link-local address is valid on one link only, and a certificate has no place to say on which.
             IpAddr::V6(address) => !address.is_unicast_link_local(),
         })
         .collect();

@@ -97,7 +97,8 @@ impl<C: Fn() -> Duration + Send> Keeper<C> {
                     if changed.is_err() {
                         return;
                     }
-                    // A large fleet takes its time to be walked through: at most a tenth of a core's.
+                    // Walking through a large fleet takes a while. With a pause of ten times the last walk it costs at most a tenth of a
+                    // core.
                     sleep(self.signer.settle().max(walk.min(LOOK) * 10)).await;
                 }
             }

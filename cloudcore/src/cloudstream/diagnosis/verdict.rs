@@ -19,7 +19,7 @@ pub(super) fn verdict(answer: &Result<Bytes, ApiError>) -> (Option<Hop>, String)
         Err(error) => error,
     };
     let Some(status) = error.status() else {
-        // The stream server says no after a third of the time.
+        // Without a status nothing answered at all. It was not the stream server: that one would have refused after a third of the time.
         let text = format!(
             "{}: the API server's connections to the node end nowhere; {RULES}",
             chain(error)

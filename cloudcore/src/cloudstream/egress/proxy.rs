@@ -61,7 +61,7 @@ impl Proxy {
     ) where
         C: Connection + 'static,
     {
-        // Hyper may call the service again, for a second request: that one finds no place.
+        // Hyper may call the service again for a second request. The place belongs to the first one, so the second finds `None`.
         let place = Arc::new(Mutex::new(place));
         let service = service_fn(|request| {
             let (caller, place) = (caller.clone(), place.lock().take());

@@ -36,7 +36,8 @@ impl Backend {
                 v6: find(&format!("ip6tables{suffix}"), path.clone()),
             })
         };
-        // Only to look at it would load the legacy variant's modules.
+        // The kernel's list of tables is read instead of asking iptables-legacy, because asking it would load the modules of the legacy
+        // variant.
         let tables = std::fs::read_to_string(LEGACY_TABLES).unwrap_or_default();
         let legacy_in_use = tables.lines().any(|table| table == "nat");
         let legacy = if legacy_in_use { variant("-legacy") } else { None };
@@ -71,7 +72,7 @@ impl Backend {
             Self::Nft(program) => {
                 let listing = match run(program, &nftables::listing(family), "").await {
                     Ok(listing) => listing,
-                    // No such table; whatever else it is, the next command says so too.
+                    // The table does not exist. If the failure has another cause, the next command fails by it as well.
                     Err(error) if error.has_code(1) => String::new(),
                     Err(error) => return Err(error),
                 };

@@ -34,7 +34,8 @@ impl Changes {
             let mut changed = false;
             loop {
                 match self.0.try_recv(&mut buffer) {
-                    // What was said does not matter, nor that more was said than there was room for.
+                    // The content of a message does not matter: each one means a change, and so does an overflow of the socket's buffer
+                    // (ENOBUFS).
                     Ok(_) => changed = true,
                     Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed = true,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

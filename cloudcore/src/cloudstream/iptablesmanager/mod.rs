@@ -198,7 +198,7 @@ impl Manager {
                 match &applied {
                     // A kernel without IPv6 has nothing to be removed.
                     Err(_) if wanted.is_empty() => continue,
-                    // The second address of a cloudcore costs nobody the rules for the first.
+                    // Failing for IPv6 must not cost the rules for IPv4: it is only reported.
                     Err(error) if !pass.rules.is_empty() => {
                         pass.without_v6 = Some(chain(error));
                         continue;

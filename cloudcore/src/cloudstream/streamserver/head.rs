@@ -50,7 +50,7 @@ impl Head {
                 return Ok((head, bytes.split_off(length)));
             }
             if io.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
-                // What is wrong with so little of it is said all the same.
+                // The connection ended within the head. If the part that came is wrong already, the caller is told so.
                 Self::parse(&bytes).map_err(Some)?;
                 return Err(None);
             }

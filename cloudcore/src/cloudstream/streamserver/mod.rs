@@ -75,7 +75,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 shared.tasks.spawn_lingering("stream", LAST_WORDS, async move {
                     let destination = original_destination(&stream);
                     let served = serve(&server, stream, (peer, Way::Port), destination, Some(&place));
-                    // Who had to give way is told nothing.
+                    // `None`: the connection had to make room for another one. It ends without an answer.
                     let _ = place.hold(served).await;
                 });
             }

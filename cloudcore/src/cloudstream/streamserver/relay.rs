@@ -84,7 +84,8 @@ where
         copy(&mut edge_read, &mut client_write, &mut last_word).await
     };
     let ended = tokio::select! {
-        // What the edge has sent goes out before the client's end is looked at; with cloudcore ends the tunnel.
+        // In this order (`biased`): the stop first, as the tunnel ends with cloudcore; then what the edge has sent, before the client's end
+        // is looked at.
         biased;
         () = stop.cancelled() => Err(Broken::Stopping),
         ended = down => ended,

@@ -126,7 +126,7 @@ impl Keeper {
             self.tell(record, claim.port);
             return None;
         }
-        // Somebody who always removes it is not raced.
+        // If somebody removes the entry again and again, it is written at most once per `PAUSE`.
         let now = Instant::now();
         Some(self.claimed.map_or(now, |at| now.max(at + PAUSE)))
     }

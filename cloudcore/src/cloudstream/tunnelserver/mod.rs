@@ -107,7 +107,7 @@ async fn connect(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, 
             Ok(tls) => tls,
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
-                    // Not a broken connection: the certificate, as a rule.
+                    // The connection works, but what the other side shows is refused, mostly its certificate: the operator should know.
                     let reason = tls_reason(&error);
                     warn!(%peer, reason, "tunnel of an edge refused");
                     shared.sessions.refuse(peer.ip(), reason);
@@ -206,7 +206,7 @@ async fn read_request(io: &mut (impl AsyncRead + Unpin)) -> Result<Option<(Reque
         }
         match io.read_buf(&mut bytes).await {
             Ok(length) if length > 0 => {}
-            // What is wrong with so little of it is said all the same.
+            // The connection ended within the head. If the part that came is wrong already, the caller is told so.
             _ => return Request::read(&bytes).map(|_| None),
         }
     }

@@ -199,7 +199,7 @@ impl Desk {
         let Some(entry) = informers.devices().entry(&job.device) else {
             return (job, Ok(None));
         };
-        // Somebody may have ended it since the report came.
+        // Asked again: since the report came, somebody may have decided that this Device no longer shows values.
         job.of_device = settings.status_of_device || entry.has_old_clients;
         job.is_behind &= job.of_device;
         if job.is_retry && !hub.is_connected(&job.node) {

@@ -21,7 +21,7 @@ pub(super) struct Written {
 /// value is never lost to an older one, and a conflict is settled by reading anew. `always` is whether every Device shows its values.
 pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job, always: bool) -> Result<Written, ApiError> {
     let (mut tries, mut has_stored, was_behind) = (0, false, job.is_behind);
-    // What others wrote since the Device fell behind must not be hidden by what is remembered.
+    // While the Device was behind its DeviceStatus, others may have written: what is remembered would hide that, so it is read anew.
     let (mut known, mut version) = (job.stored.take().filter(|_| !was_behind), device.version.to_string());
     let mut uid = device.uid.clone();
     // An earlier run of cloudcore may have ended between the two writes.
@@ -43,10 +43,10 @@ pub(super) async fn write(kube: &Kube, device: &Known, job: &mut Job, always: bo
                     }
                     status.version = version;
                     has_stored = true;
-                    // It is in. What comes now is somebody else's, and newer.
+                    // The change is written. If the object is changed from here on, somebody else wrote something newer.
                     job.change = Change::default();
                 }
-                // Also one that vanished, or appeared, since it was read.
+                // Not only a plain conflict: the object may also have vanished or appeared since it was read.
                 Err(error)
                     if tries < TRIES && (error.is_conflict() || error.is_already_exists() || error.is_not_found()) =>
                 {

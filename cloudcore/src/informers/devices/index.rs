@@ -265,7 +265,7 @@ impl Index {
         let mut changes = Vec::new();
         let mut old = self.devices.get(id);
         if old.is_some_and(|old| old.known.uid != entry.known.uid) {
-            // The deletion of one that had the name before was not seen.
+            // Another object with this name: the deletion of the earlier one was missed, and is made up for here.
             changes = self.device_absent(id, object.clone());
             old = None;
         }
@@ -290,7 +290,7 @@ impl Index {
             let unneeded = self.leave(id, old_node, old.model_id(id));
             changes.push(DeviceChange::Removed {
                 node: old_node.clone(),
-                // As it is now: mappers are found by its protocol.
+                // The device as it is now, not as the old node knew it: its protocol tells which mapper has to forget it.
                 device: object.clone(),
                 model: unneeded,
             });

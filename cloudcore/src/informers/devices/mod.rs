@@ -89,7 +89,7 @@ impl Devices {
         };
         let mut ready = self.shared.ready.subscribe();
         let known = ready.wait_for(|ready| *ready);
-        // Late lists: who asks goes on without devices.
+        // If the lists are late, the caller goes on without devices.
         let _ = tokio::time::timeout_at(started + FIRST_LISTS, known).await;
     }
 
@@ -139,7 +139,7 @@ impl Devices {
     /// A node was compared before the devices were known; this is what it holds of them. Returns false when they are known meanwhile.
     pub(crate) fn compare_later(&self, node: &NodeName, held: &[Item]) -> bool {
         let mut early = self.shared.early.lock();
-        // Who takes it asks after they are known.
+        // Decided under the lock: `compared_early` is called only once devices are known, so nothing is put in behind its back.
         let is_early = !self.is_ready();
         // Where there are no such definitions this stays: only nodes that hold something take room.
         if is_early && held.is_empty() {

@@ -101,7 +101,7 @@ async fn connect(
         connection.await.map_err(std::io::Error::other)
     });
     match place.hold(served).await {
-        // Who had to give way is told nothing.
+        // `None`: the connection had to make room for another one. It ends without an answer.
         None | Some(Ok(Ok(()))) => {}
         Some(Ok(Err(error))) => debug!(%peer, error = common::chain(&error), "connection of a joining node failed"),
         Some(Err(_)) => debug!(%peer, "connection of a joining node took too long"),
