@@ -89,7 +89,7 @@ where
 {
     let (now, told) = watch::channel(first);
     tasks.spawn("address", async move {
-        // The start did.
+        // The start has just asked for the host's name.
         let mut asked = Instant::now();
         loop {
             let known = *now.borrow();

@@ -349,7 +349,7 @@ fn own_broker(config: &EdgeCore) -> broker::Settings {
         connect_deadline: Duration::from_secs(limits.connect_seconds.into()),
         limits: broker::Limits {
             inflight: count(limits.inflight),
-            // One packet at least, whatever its size.
+            // The bytes of the longest packet, so that one packet is always allowed, whatever its size.
             inflight_bytes: count(limits.packet_bytes),
             queue: usize::try_from(bus.mqtt_session_queue_size).unwrap_or(0),
             queue_bytes: count(limits.queue_bytes),

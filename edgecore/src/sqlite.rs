@@ -11,7 +11,7 @@ pub(crate) const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
 
 /// Whether the file cannot be trusted any more.
 pub(crate) fn is_damage(error: &Error) -> bool {
-    // SQLite has no check sums and looks into no text.
+    // SQLite has no checksums and does not check text: damage may show only here, as text that is not UTF-8.
     matches!(error, Error::Utf8Error(..))
         || matches!(
             error.sqlite_error_code(),

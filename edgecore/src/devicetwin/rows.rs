@@ -119,7 +119,8 @@ fn write(connection: &Connection, row: &Row) -> Result<(), Error> {
                     device.state,
                     device.last_online
                 ])?;
-            // Also an unknown one: what is there may be of a device that went while a Go edgecore ran.
+            // Written even if the uid is unknown (empty): a row that is there already may belong to an earlier device, deleted while a Go
+            // edgecore ran.
             connection
                 .prepare_cached("INSERT OR REPLACE INTO device_uid (deviceid, uid) VALUES (?1, ?2)")?
                 .execute([&id.to_string(), &device.uid])?;

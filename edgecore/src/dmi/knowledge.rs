@@ -130,7 +130,8 @@ impl Knowledge {
         self.silent_until = None;
         let thing = &call.thing;
         match (outcome, call.verb) {
-            // A mapper forgets a device before the driver's end can fail, and one that it does not know is no error to us.
+            // A refused removal counts as done: a mapper forgets the device before it stops the driver, which is what can fail, and for us
+            // it is no error if it did not know the device.
             (Outcome::Refused, Verb::Remove) => self.note(thing, None),
             (Outcome::Done(digest), _) => self.note(thing, digest),
             (Outcome::Refused, verb) => {
@@ -161,7 +162,7 @@ impl Knowledge {
             let verb = match self.told.get(thing) {
                 None => Verb::Add,
                 Some(told) if *told == digest => return None,
-                // Another device under its name: after this it is added.
+                // Another device has the name now: the old one is removed first, the next call adds the new one.
                 Some(told) if told.is_of_another(digest) => Verb::Remove,
                 Some(_) => Verb::Update,
             };
@@ -170,7 +171,7 @@ impl Knowledge {
                 verb,
             })
         });
-        // Devices are after models: from the end, they go first.
+        // Models come before devices in this order. Removals go from the end, so that devices are removed before their models.
         let removals = self.told.keys().rev().filter(|thing| !wanted.contains_key(thing));
         additions.chain(removals.map(|thing| Call {
             thing: thing.clone(),

@@ -92,7 +92,7 @@ impl Mapper {
         };
         let (mapper, thing, verb) = (&self.name, name(&call.thing), call.verb);
         match told {
-            // Nothing was sent.
+            // The object went meanwhile, so the mapper was not called.
             Ok(Outcome::Gone) => Outcome::Gone,
             Ok(outcome) => {
                 if std::mem::take(&mut self.silent) {
@@ -170,7 +170,7 @@ impl Mapper {
         let object = self.stored(Kind::Device, id).await?;
         let model = dmi::device_reference(&object).ok()?.model?;
         let model = self.stored(Kind::DeviceModel, &model).await?;
-        // What is wrong with it was told by the owner.
+        // The warnings of this conversion are not logged here: `owner` has done so.
         let device = dmi::device(&object, &model).ok()?.device;
         let digest = Digest::of_device(&device).with_uid(&object.meta().uid);
         Some((device, digest))

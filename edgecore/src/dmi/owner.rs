@@ -289,7 +289,7 @@ impl Owner {
                 Status::unavailable(format!("edgecore cannot read its devices: {}", common::chain(&error)))
             })?;
         }
-        // The framework takes nothing of an answer in which one list is empty.
+        // Go's mapper-framework ignores the whole answer if one of its two lists is empty: it counts as not told.
         if response.device_list.is_empty() || response.model_list.is_empty() {
             told.clear();
         }
@@ -302,7 +302,7 @@ impl Owner {
         );
         let stored = Stored { info, told };
         let row = stored.clone();
-        // The rows of the one whose protocol it takes would stay for ever.
+        // A mapper that had this protocol before is replaced. Its rows are removed, as nobody else would do so.
         let replaced = self.mappers.get(&stored.info.protocol);
         let replaced = replaced.map(|running| running.name.clone());
         let written = self

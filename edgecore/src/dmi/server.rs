@@ -75,7 +75,7 @@ impl<R: Reports> Service<R> {
         if name.is_empty() {
             return Err(Status::invalid_argument("deviceName is empty"));
         }
-        // They become topics of MQTT.
+        // Both become parts of MQTT topics, which bounds what they may be.
         let is_bad = |name: &str| name.len() > MAX_NAME || name.contains(char::is_control);
         if is_bad(&name) || is_bad(&namespace) {
             return Err(Status::invalid_argument(format!(

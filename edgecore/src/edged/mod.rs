@@ -337,7 +337,7 @@ async fn adopt(runtime: Arc<dyn Runtime>, meta: MetaManager) {
     let mut running: Vec<RunningPod> = sandboxes
         .iter()
         .filter(|sandbox| sandbox.state == proto::cri::PodSandboxState::SandboxReady as i32)
-        // The cloud never had those of files.
+        // Without the pods that come from files: the cloud never had them.
         .filter(|sandbox| !sandbox.annotations.contains_key("kubernetes.io/config.hash"))
         .filter_map(|sandbox| {
             let label = |key: &str| sandbox.labels.get(key);

@@ -168,7 +168,7 @@ impl Hub {
             }
             match end {
                 End::Replaced(next, renewed) => (connection, credentials) = (*next, *renewed),
-                // Everything ends at the same time then.
+                // The process is stopping: that the connection ends is no news.
                 End::Broken(_) if self.tasks.token().is_cancelled() => return None,
                 End::Broken(reason) => return Some(reason),
             }

@@ -112,7 +112,8 @@ impl Hub {
                 let reads = pending.is_none();
                 tokio::select! {
                     biased;
-                    // A module may itself wait for room in the uplink's queue, which is emptied below: nothing here waits for it alone.
+                    // Delivering is only one branch of the select: the module may itself wait for room in the uplink's queue, which is
+                    // emptied below.
                     () = self.inboxes.deliver(&mut pending), if !reads => {}
                     turn = turn(&mut *line, &mut queues, reads) => match turn {
                         Ok(Turn::Room | Turn::Came(Came::Sign)) => {}
@@ -172,7 +173,7 @@ impl Hub {
         };
         self.metrics.received(&message);
         match state.received(message) {
-            // An asker that has just given up: the cloud is told all the same.
+            // The asker has just given up: the cloud gets its acknowledgement all the same.
             Received::Answer(asker, message) => {
                 if let Err(message) = asker.send(message) {
                     self.queue(queues, &late_ack(&message));
@@ -185,7 +186,7 @@ impl Hub {
                 self.metrics.dropped(&message, "late");
                 self.queue(queues, &late_ack(&message));
             }
-            // A confirmation of DeviceTwin's that came too late: its values are told again.
+            // Such as a confirmation for DeviceTwin that came too late. Dropping it is safe: those values are told again.
             Received::Unknown(message) if message.is_answer() => {
                 debug!(route = %message.route, "answer to no question");
                 self.metrics.dropped(&message, "late");

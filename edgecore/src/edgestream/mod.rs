@@ -96,7 +96,7 @@ impl EdgeStream {
         let mut fresh = true;
         loop {
             self.settle(fresh).await;
-            // What comes up from now on is a reason to try at once.
+            // Only a link that comes up from here on cuts the next pause short.
             self.link.mark_unchanged();
             let address = *self.settings.address.borrow_and_update();
             match dial::dial(&self.settings, address, identity).await {

@@ -144,7 +144,8 @@ fn read_only_connection(path: &Path) -> Result<Connection, rusqlite::Error> {
     if log == 0 {
         return read_by_uri(path, "mode=ro&immutable=1");
     }
-    // The log holds changes and needs an index that cannot be made there: it is merged in a copy, in memory, which then loses its name.
+    // SQLite cannot read the changes in the log without an index file, which cannot be made there. So database and log are copied into
+    // memory and merged; the copy is unlinked as soon as it is open.
     let folder = PathBuf::from(SHARED_MEMORY).join(format!("edgecore-{}", std::process::id()));
     let copied = copy(path, &folder).and_then(|copy| {
         let connection = Connection::open(copy)?;
@@ -264,7 +265,7 @@ fn sweep(connection: &Connection) -> Result<(), rusqlite::Error> {
             rows = lost.len(), keys = ?keys(&lost),
             "stored pods are damaged and were deleted; they come again from the cloud, running containers are kept"
         );
-        // Before they go: without them it looks as if there never was such a pod.
+        // Set before the rows are deleted: after a crash in between, a database without them would look as if those pods had never been.
         connection.pragma_update(None, "user_version", VERSION_UNFILLED)?;
     }
     for (id, _) in removed.iter().chain(&lost) {
@@ -298,7 +299,7 @@ fn inspect(row: &Row<'_>) -> Result<Stored, rusqlite::Error> {
         return Ok(Stored::LostPod);
     };
     let is_pod = kind == "pod";
-    // They say the same unless one of them is damaged.
+    // Key and type name the same kind unless one of them is damaged.
     if is_pod != (key.split('/').nth(1) == Some("pod")) {
         return Ok(Stored::LostPod);
     }

@@ -50,7 +50,7 @@ impl Owner {
                 match call {
                     Call::Apply(write) => writes.push(write),
                     Call::Read(query) => {
-                        // What was written before is read after.
+                        // A read must see what was queued for writing before it.
                         self.write(std::mem::take(&mut writes));
                         self.read(query, false);
                     }

@@ -381,7 +381,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.guard.take();
         let mut asking = self.meta.shared.asking.lock();
-        // The map's and this one: nobody else waits.
+        // Two references are left, the map's and this one: nobody else waits for the key.
         if Arc::strong_count(&self.lock) <= 2 {
             asking.remove(&self.key);
         }

@@ -75,7 +75,7 @@ fn remove(
 ) -> Result<Applied, rusqlite::Error> {
     let key = path.to_string();
     let stored = stored(connection, &key)?;
-    // The row of a successor with the same name stays, and a damaged one of a pod, which may be one.
+    // The row stays if it is that of a successor with the same name. So does a damaged row of a pod, as it may be a successor's.
     let stays = match &stored {
         Some(stored) => !uid.is_empty() && !stored.meta().uid.is_empty() && stored.uid() != *uid,
         None => path.kind == Kind::Pod,

@@ -190,7 +190,7 @@ impl Store {
             let mut rows = statement.query([])?;
             let mut stored = Vec::new();
             while let Some(row) = rows.next()? {
-                // What is left out comes again.
+                // A row that cannot be read is left out: the cloud sends such an object again.
                 if let (Some(key), Some(value)) = (sqlite::text(row, 0)?, sqlite::text(row, 1)?)
                     && let (Route::Object(path), Ok(object)) =
                         (Route::parse(&Group::Resource, &key), Object::parse(&value))

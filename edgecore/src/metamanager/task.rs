@@ -447,7 +447,7 @@ impl Task {
                 let unknown = matches!(outcome, Fetched::Unknown);
                 fetched.push((pod, outcome));
                 if unknown {
-                    // One pod a link that does not answer is enough; the rest stays on the list.
+                    // The link does not answer: the other pods are not asked for over it, they stay on the list.
                     tokio::time::sleep(super::readiness::GRACE).await;
                     break;
                 }

@@ -207,7 +207,7 @@ impl<'a> Disks<'a> {
             let entries = std::fs::read_dir(folder.join(kind)).into_iter().flatten().flatten();
             for entry in entries {
                 let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-                // One in memory is a file system of its own.
+                // A volume in memory (tmpfs) is a file system of its own.
                 let is_mounted = device(&path) != own;
                 let fs = if is_mounted {
                     let disk = machine::file_system(&path);

@@ -124,7 +124,8 @@ impl Machine {
             };
             self.add(member, now);
         }
-        // It is new, came with a message of the cloud, or was a Go edgecore's, which keeps no uids.
+        // The uid may still be missing: the device is new, came with a message of the cloud, or was stored by a Go edgecore, which keeps no
+        // uids.
         let is_learnt = |device: &Device| !uid.is_empty() && device.uid != uid;
         if self.device(&id).is_some_and(is_learnt) {
             self.stage(&id).learn(uid);

@@ -226,7 +226,7 @@ impl Machine {
             let (id, device, told) = self.reports.next(now.instant)?;
             match self.message(id, &device, told, now) {
                 Some(message) => return Some((id, message)),
-                // Nothing is there any more to be told of.
+                // The device or its values are gone meanwhile: the report counts as confirmed.
                 None => self.reports.answered(id, Outcome::Confirmed, now.instant),
             }
         }

@@ -326,7 +326,7 @@ impl Reports {
         }
         self.queue(&flight.device);
         if is_confirmed && std::mem::take(&mut self.silent) {
-            // The cloud was away, not these devices unknown to it.
+            // It was silent because it was away, not because it does not know these devices: all reports that wait are due now.
             self.all_at_once(now);
         }
     }

@@ -36,7 +36,7 @@ impl Machine {
                 self.refuse(topic, event_id_of(payload), 400, NOT_THE_CLOUD, now);
             }
             Some(DeviceRequest::StateUpdate(device)) => {
-                // Bad states are met by silence.
+                // A state update that cannot be read gets no answer.
                 if let Ok(update) = StateUpdate::parse_request(payload) {
                     self.state(&device, &update.state, now);
                 }

@@ -41,7 +41,7 @@ fn has_swap_controller(unified: bool) -> bool {
     if !unified {
         return Path::new(MOUNT).join("memory/memory.memsw.limit_in_bytes").exists();
     }
-    // The root has no such file, so ours is looked at.
+    // In version 2 the root cgroup has no memory.swap.max: the one of this process's own cgroup is looked at.
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own
         .lines()

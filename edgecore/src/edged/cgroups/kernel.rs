@@ -134,7 +134,7 @@ impl Tree for Kernel {
                 Err(error) => refusal = Some(error),
             }
         }
-        // A hierarchy that this machine keeps to itself does not matter while there is one that it gives us.
+        // Version 1 has several hierarchies, and a machine may refuse us some of them. One that took the folder is enough.
         if let Some(error) = refusal.filter(|_| made == 0) {
             return Err(error);
         }

@@ -108,7 +108,7 @@ impl Correlator {
         if messages.len() < SIMILAR {
             return (message.clone(), message);
         }
-        // No message is empty.
+        // An empty message stands for the combined event: no real one is empty.
         (String::new(), format!("{COMBINED}{message}"))
     }
 

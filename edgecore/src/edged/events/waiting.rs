@@ -183,7 +183,7 @@ impl Waiting {
 
     /// What became of an event.
     pub(super) fn sent(&mut self, now: Instant, name: &str, outcome: Outcome) {
-        // It may have given way meanwhile.
+        // The event may have been dropped meanwhile to make room for others.
         let Some(index) = self.held.iter().position(|held| held.said.name == name && held.flight) else {
             return;
         };

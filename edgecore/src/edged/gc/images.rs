@@ -102,7 +102,7 @@ fn in_use(containers: &[cri::Container], images: &[cri::Image]) -> BTreeSet<Stri
             .chain(&image.repo_tags)
             .chain(&image.repo_digests);
         names.into_iter().any(|name| named.contains(name.as_str()))
-            // A sandbox runs the pause image without a container of its own to tell.
+            // Pause images count as used: sandboxes run them, but no container names them.
             || image.repo_tags.iter().any(|tag| tag.contains("pause"))
     });
     order::set(used.map(|image| image.id.clone()))

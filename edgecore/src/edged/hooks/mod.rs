@@ -83,7 +83,7 @@ async fn run(
                 Err(HttpError::Plain) => http_get(get, container, pod_ip, "lifecycle", false).await,
                 answer => answer,
             };
-            // Whatever the server says, it was told.
+            // Any answer is a success, whatever its status: the hook was delivered.
             answer.map(|_| ()).map_err(|error| common::chain(&error))
         };
         (what, tokio::time::timeout(limit, request).await)

@@ -117,7 +117,7 @@ impl Rotation {
                 return;
             }
         };
-        // Others write nothing any more.
+        // Containers that do not run write no more lines.
         containers.retain(|c| c.state == cri::ContainerState::ContainerRunning as i32);
         self.troubled.retain(|id| containers.iter().any(|c| c.id == *id));
         for container in &containers {

@@ -53,7 +53,7 @@ impl Reader {
             path: path.to_owned(),
             source,
         };
-        // Docker's are links; what is rotated is the file itself.
+        // Docker's log paths are links. The file behind the link is the one that is rotated, so that is followed.
         let path = path.canonicalize().map_err(failed)?;
         let mut file = File::open(&path).map_err(failed)?;
         if let Some(lines) = options.tail_lines {

@@ -235,7 +235,7 @@ impl Keeper {
     }
 
     async fn register(&mut self, report: Report) -> Result<(), RequestError> {
-        // A Node that is known is there already, as a rule: one message less until it is Ready.
+        // A Node in the database is in the API too, as a rule: patching it without asking first saves one message on the way to Ready.
         match self.meta.node().await {
             Ok(Some(stored)) => match self.patch(report.clone(), Some(&stored)).await {
                 Err(RequestError::Refused(status)) if status.is_not_found() => {}

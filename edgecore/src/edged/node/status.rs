@@ -119,7 +119,7 @@ impl Report {
                 .map(|condition| json!({"type": condition.kind}))
                 .collect();
             status.insert("$setElementOrder/conditions".into(), order.into());
-            // A board without a network leaves what it was known by.
+            // A board without a network keeps the addresses that it is known by.
             if !self.reachable && has_address(stored.as_ref()) {
                 status.remove("addresses");
             }

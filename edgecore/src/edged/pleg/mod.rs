@@ -56,7 +56,7 @@ pub(crate) async fn run(runtime: Arc<dyn Runtime>, waker: Waker, listed: watch::
                     reachable = true;
                     info!("the container runtime answers again");
                     waker.wake_all();
-                    // Perhaps another version of it.
+                    // It may be another version now, with other ways to tell of events.
                     source = Source::new(&*runtime);
                 }
             }

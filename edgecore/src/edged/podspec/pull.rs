@@ -174,7 +174,7 @@ fn matches(key: &str, image: &str) -> bool {
 /// In steps that grow with the product of both lengths at most: whoever writes the secret writes the stars.
 fn glob_matches(glob: &[u8], name: &[u8]) -> bool {
     let (mut at, mut here) = (0_usize, 0_usize);
-    // What follows the last star, and the first letter that this star has not taken.
+    // To go back to: the place in the pattern after the last star, and the first letter of the name that this star has not taken.
     let mut star = None;
     while let Some(letter) = name.get(here) {
         match glob.get(at) {

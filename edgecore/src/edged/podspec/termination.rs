@@ -74,7 +74,7 @@ fn last_lines(path: &Path) -> io::Result<String> {
     let bytes = read_tail(File::open(path)?, LOG_WINDOW)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    // A line that the window cuts has no time stamp and falls out below.
+    // The first line may be cut off by the window. It has no time stamp then, and is dropped below.
     let first = lines.len().saturating_sub(MAX_LINES);
     let mut all = String::new();
     for line in lines.iter().skip(first) {

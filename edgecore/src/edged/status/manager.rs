@@ -269,7 +269,7 @@ async fn send(api: Arc<dyn Api>, job: Job) -> Sent {
         finished,
         ..
     } = &job.report;
-    // Of a pod from a file the API has another one, its mirror.
+    // A pod from a file has another uid in the API: that of its mirror.
     let uid = &job.known.uid();
     let mut sent = Sent {
         uid: job.report.uid.clone(),
@@ -285,7 +285,7 @@ async fn send(api: Arc<dyn Api>, job: Job) -> Sent {
                 is_deleting |= object.is_deleting();
                 sent.answer = Some(object);
             }
-            // A pod of the same name: this one is gone, the set will say so.
+            // The answer is about another pod of this name: ours is gone, and the set of pods will say so.
             Ok(_) => return sent,
             Err(error) => {
                 sent.failure = Some((error, "the status of the pod was not sent"));

@@ -43,7 +43,7 @@ pub(super) fn set(dir: &Path, group: Option<i64>, read_only: bool) -> io::Result
             }
             continue;
         };
-        // As for removal, of folders alone the device tells whether they are ours.
+        // As for removal: a folder on another device is a mount, and not a part of this volume.
         if fstat(&inner)?.st_dev != device {
             let name = entry.file_name().to_string_lossy();
             warn!(volume = %dir.display(), %name, "a folder is on another file system, its group stays");

@@ -152,7 +152,7 @@ impl Paths {
             write_atomic(&self.certificate, certificate.as_bytes(), PUBLIC)?;
         }
         match std::fs::remove_file(&staging) {
-            // Another reader of the pair was as quick: it had the same pair.
+            // Another reader of the staged pair was faster. It wrote the same pair.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         }

@@ -278,7 +278,7 @@ pub(in crate::edgehub) fn tls_hint(error: &std::io::Error) -> &'static str {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             ": it was issued by another cluster's CA"
         }
-        // Also what a certificate of the future gets.
+        // A certificate that is not valid yet gets this alert as well.
         Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
             ": this node's certificate is not valid now: set the clock right, or put a token of `keadm gettoken` into modules.edgeHub.token"
         }

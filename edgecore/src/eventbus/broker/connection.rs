@@ -92,7 +92,7 @@ where
     };
     connect.user = match name {
         Some(name) => Some(name),
-        // Where nobody is asked for a password, a user name says nothing.
+        // Without configured users nobody checks the name, so it must not count as one.
         None if shared.users.is_empty() => None,
         None => connect.user,
     };

@@ -32,7 +32,7 @@ pub struct Received(mpsc::Receiver<(Publication, Credit)>);
 impl Received {
     /// The next one; `None` when the broker has ended.
     pub async fn recv(&mut self) -> Option<Publication> {
-        // The credit is given back here: who takes the next message has done with this one's predecessors.
+        // Dropping `_credit` makes room for one more message: whoever asks for the next one is done with those before it.
         self.0.recv().await.map(|(publication, _credit)| publication)
     }
 }

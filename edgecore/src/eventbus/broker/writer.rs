@@ -41,7 +41,7 @@ impl Writer {
     /// Adds a change.
     pub(super) fn add(&mut self, op: Op, now: Instant) {
         if self.lost {
-            // All of it is taken from memory then.
+            // After a failed write the next batch is the whole state from memory: single changes need not be kept.
             return;
         }
         self.urgent |= op.is_urgent();
@@ -68,7 +68,7 @@ impl Writer {
         let after = if promise && !self.lost {
             self.number
         } else if self.held_for.contains_key(&to) && has_order(&packet) {
-            // Behind those that wait; not for a batch that may never come.
+            // It goes behind the packets that wait already, and waits for the same batch as the last of them: a later batch may never come.
             self.held.back().map_or(self.number, |(after, _, _)| *after)
         } else {
             return Some(packet);

@@ -277,7 +277,7 @@ async fn adjust(client: &AsyncClient, wanted: &BTreeSet<String>, done: &mut BTre
 
 async fn publish(client: &AsyncClient, publication: Publication, metrics: &Metrics) -> Result<(), Ended> {
     let Publication { topic, payload } = publication;
-    // The library would end the connection over either.
+    // The client library would end the connection over a bad topic as over a payload that is too large.
     if !is_name(&topic) {
         let start = topic.get(..topic.floor_char_boundary(SHOWN)).unwrap_or_default();
         warn!(

@@ -237,7 +237,7 @@ impl Machine {
     pub(super) fn opened(&mut self, amount: Amount, last: u64) {
         self.opened = true;
         self.backlog = amount;
-        // What is in memory came later than all rows.
+        // Everything in memory is newer than the rows of the database: its numbers are moved behind theirs.
         for held in self.flight.held.iter_mut().chain(&mut self.tail.held) {
             held.record.sequence = held.record.sequence.saturating_add(last);
         }
@@ -267,7 +267,7 @@ impl Machine {
         }
         for record in records {
             self.read = record.sequence;
-            // By the row: a damaged id is another one each time.
+            // Compared by the row's number, not by the id: a damaged id is replaced by another one at each read.
             let mut under_way = self.flight.held.iter();
             let is_known =
                 under_way.any(|held| held.record.sequence == record.sequence) || self.forget.contains(&record.sequence);

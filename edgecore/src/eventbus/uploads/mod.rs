@@ -216,7 +216,7 @@ impl Task {
         let (uplink, stop) = (self.uplink.clone(), self.stop.clone());
         self.metrics.sent.inc();
         self.sending.push(Box::pin(async move {
-            // Nothing sets out any more.
+            // The process is stopping: nothing more is sent.
             if stop.is_cancelled() {
                 return (id, Err(AskError::Stopped));
             }

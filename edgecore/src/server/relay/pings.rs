@@ -43,7 +43,7 @@ impl Pings {
                 out.append(&mut self.begun);
             }
             _ if self.begun.len() < PING => {}
-            // Nobody has so many on their way.
+            // Nobody has that many pings under way: what comes beyond is passed on at once.
             _ if self.held.len() >= MOST * PING => out.append(&mut self.begun),
             _ => self.held.append(&mut self.begun),
         }

@@ -293,7 +293,7 @@ impl Worker {
             return until;
         }
         let left = self.deadline().map(|at| at.duration_since((self.shared.clock)()));
-        // One that is over already was looked at.
+        // A deadline that has passed was dealt with when it was first seen.
         match left.and_then(|left| Duration::try_from(left).ok()) {
             Some(left) if !left.is_zero() => until.min(Instant::now() + left),
             _ => until,

@@ -40,7 +40,7 @@ impl Worker {
         }
         let plan = self.plan();
         debug!(pod = %self.key(), ?plan, "plan");
-        // Only what starts needs one: a look at a running pod walks through no hierarchy.
+        // A cgroup is needed only where something starts: looking at a running pod should not cost a walk through the hierarchy.
         if plan.starts()
             && let Err(error) = self.shared.parts.create_cgroup(&ctx).await
         {

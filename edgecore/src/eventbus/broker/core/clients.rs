@@ -99,7 +99,7 @@ impl Core {
             if let Some(old) = self.sessions.get(&key).and_then(|session| session.connection) {
                 self.end(now, old, CloseReason::TakenOver);
             }
-            // A clean one went with its connection; another user's is nobody's business.
+            // A clean session ended with its connection. A session of another user is not handed over, but removed.
             let same = self.sessions.get(&key).is_some_and(|session| session.user == user);
             if same && !clean {
                 return (key, true);

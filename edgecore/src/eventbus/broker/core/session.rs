@@ -186,7 +186,7 @@ impl Session {
     pub(super) fn messages(&self) -> impl Iterator<Item = StoredMessage> {
         let sent = self.sent.iter().map(|sent| {
             let mut publish = sent.entry.publish.clone();
-            // At least once needs no id after a restart.
+            // For QoS 1 the packet id need not survive a restart.
             publish.id = publish.id.filter(|_| publish.qos == Qos::ExactlyOnce);
             (sent.entry.number, publish, sent.phase == Phase::Release)
         });

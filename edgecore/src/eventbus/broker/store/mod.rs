@@ -69,7 +69,7 @@ impl Store {
 
     /// Gives a batch to the thread. The one before must be done.
     pub(super) fn write(&self, batch: Batch) {
-        // Full only if somebody broke the rule above; closed only after a panic of the thread, which `done` tells.
+        // The queue is full only if a caller broke the rule above. It is closed only after the thread has panicked, which `done` reports.
         let _ = self.batches.try_send(batch);
     }
 
