@@ -28,7 +28,7 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     match std::str::from_utf8(bytes) {
         Ok(text) => from_str(text),
-        // Says where.
+        // It fails on bytes that are not UTF-8, and its error says where they are.
         Err(_) => serde_json::from_slice(bytes),
     }
 }
@@ -47,7 +47,7 @@ fn check(text: &str) -> Result<(), Error> {
     if !text.contains(LITERAL) && !text.contains(ESCAPE) {
         return Ok(());
     }
-    // Whatever it cannot read may hide such a key: readers pass over what they do not know without a limit.
+    // An error counts as a reserved key: text that this check cannot read may hide one, as readers skip unknown values without any limit.
     serde_json::from_str::<Plain<false>>(text).map(drop)
 }
 

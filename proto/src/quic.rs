@@ -79,7 +79,7 @@ impl From<BadFrame> for DecodeError {
 
 /// A frame that holds the text.
 pub fn frame(text: &str) -> Bytes {
-    // What is larger than a length can say is cut, and refused by the other side; the senders' limits are far below.
+    // Senders' limits are far below 4 GiB. Beyond it the length would be too small, and the other side would refuse the frame.
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
     let mut frame = Vec::with_capacity(LENGTH + text.len());
     frame.extend_from_slice(&length.to_be_bytes());

@@ -94,7 +94,7 @@ impl TunnelPortRecord {
         let view: View = config_map.view().map_err(BadRecord::Object)?;
         let annotations = view.metadata.annotations.unwrap_or_default();
         let mut record = Self::parse(annotations.get(ANNOTATION).ok_or(BadRecord::Missing)?)?;
-        // What cannot be read is written anew by those whom it is about.
+        // Second addresses that cannot be read count as absent: the cloudcores that they belong to write them anew.
         record.second = annotations
             .get(SECOND_ANNOTATION)
             .filter(|text| text.len() <= MAX_RECORD)

@@ -58,7 +58,7 @@ impl ServerCertVerifier for Cloud {
         let verified = self
             .inner
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        // The name is looked at when all else is right.
+        // The verifier looks at the name last: an error about the name means that all else is right.
         if matches!(
             verified,
             Ok(_)

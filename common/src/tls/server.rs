@@ -115,7 +115,7 @@ pub fn certified_key(
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let certified = CertifiedKey::new(chain, any_supported_type(key)?);
     match certified.keys_match() {
-        // Unknown: the key's kind cannot say its public half.
+        // `Unknown`: a key of this kind cannot tell its public half, so there is nothing to compare.
         Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
         Err(error) => Err(error),
     }

@@ -48,7 +48,7 @@ pub(super) fn build(
     all.modules.edge_stream.server = address.with(TUNNEL);
 
     let bus = &mut all.modules.event_bus;
-    // One broker on a port: who has one already keeps it.
+    // A port takes one broker: where one runs already, edgecore uses that (mode 2) instead of its own (mode 0).
     bus.mqtt_mode = if other_broker { 2 } else { 0 };
     bus.mqtt_server_internal = format!("tcp://{MQTT}");
     bus.mqtt_server_external = format!("tcp://{MQTT}");

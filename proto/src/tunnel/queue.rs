@@ -28,7 +28,7 @@ impl ByteQueue {
             bytes = later;
         }
         while !bytes.is_empty() {
-            // The more waits, the larger the block.
+            // The more bytes wait, the larger the next block.
             let capacity = bytes.len().max(self.length).clamp(MIN_BLOCK, MAX_BLOCK);
             let (now, later) = bytes.split_at(bytes.len().min(capacity));
             let mut block = Vec::with_capacity(capacity);

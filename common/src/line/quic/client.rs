@@ -89,7 +89,7 @@ pub async fn dial(
         urgent.write(&greeting(hello)).await?;
         let (send, receive) = connection.open_bi().await.map_err(connection_error)?;
         let mut bulk = Stream::new(send, receive, Lane::Bulk, MAX_MESSAGE);
-        // Shows the stream to the server.
+        // An empty frame: the server learns of a stream only when something is sent on it.
         bulk.write(&frame("")).await?;
         let answer = urgent.read().await?;
         urgent.frames.set_limit(MAX_MESSAGE);

@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
             // Whatever a Go peer sends is taken as text (spec 01 §2.2).
             Some(Ok(WsMessage::Binary(bytes))) => Ok(Received::Message(bytes.into())),
             Some(Ok(WsMessage::Close(frame))) => {
-                // The answer to it waits there; a socket that does not take it now never will.
+                // The library has queued the answer to the close frame. If the socket does not take it now, it never will.
                 let _ = Pin::new(&mut self.socket).poll_flush(context);
                 let words = frame.map(|frame| frame.reason.chars().filter(|c| !c.is_control()).take(200).collect());
                 Err(LineError::Closed(words.unwrap_or_default()))
@@ -164,7 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for WebSocketLine<S> {
             Some(Ok(WsMessage::Pong(payload))) => {
                 let done = |pace: &mut Box<Pace>| pace.answered(Instant::now(), &payload);
                 if self.pace.as_mut().is_some_and(done) && self.outgoing.is_none() {
-                    // Most connections carry bulk rarely, and the next time the line may be another.
+                    // Nothing is under way: the measurements are dropped. Most connections carry bulk rarely, and by the next time the line
+                    // may have changed.
                     self.pace = None;
                 }
                 Ok(Received::Sign)

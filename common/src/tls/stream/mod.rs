@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
                     ready!(sent);
                     return Poll::Ready(Ok(()));
                 }
-                // Also while it does not take what is sent: it may wait for us to take something.
+                // Receiving goes on even while the peer takes nothing of ours: it may be waiting for us to read first.
                 Waits::Handshake => ready!(self.poll_receive(context))?,
                 Waits::Nothing => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             }
@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
     /// Looks at what came. An error is told to the peer, as far as the connection takes it at once.
     fn advance(&mut self, context: &mut Context<'_>, say: Say<'_>) -> io::Result<Waits> {
         self.process(say).map_err(|error| {
-            // With the same bytes: the library remembers places in them.
+            // Called with the same bytes as before, because the library keeps offsets into them; it gives the alert for the peer.
             let status = self.connection.process_tls_records(&mut self.incoming);
             if let Ok(ConnectionState::EncodeTlsData(mut state)) = status.state {
                 let _ = append(&mut self.outgoing, OVERHEAD, |space| {
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerStream<S> {
                 })
                 .map(|()| None),
                 Ok(ConnectionState::TransmitTlsData(state)) => {
-                    // It is in `outgoing`, in its order.
+                    // The bytes are in `outgoing` already, in the right order.
                     state.done();
                     Ok(None)
                 }

@@ -42,7 +42,7 @@ impl Mux {
             Part::Unknown { .. } => self.counts.unknown += 1,
             // Of several, the last is answered (RFC 6455 §5.5.3).
             Part::Ping(payload) => self.pong = Some(payload),
-            // It was heard of, which is all that it says.
+            // A pong says only that the peer is alive, which was noted when it arrived.
             Part::Pong(_) => {}
             Part::Close { code, reason } => {
                 let code = code.map_or_else(|| "without a code".to_owned(), |code| format!("with code {code}"));
@@ -85,7 +85,7 @@ impl Mux {
             self.events.push_back(Event::Readable(Key(key)));
         }
         if self.waiting > TUNNEL_CAP {
-            // Those count, too, that the peer has removed and somebody reads slowly.
+            // Of all streams, including those that the peer has removed and that are still being read, slowly.
             let largest = self.streams.iter().max_by_key(|(_, stream)| stream.incoming.len());
             let largest = largest.map_or(key, |(largest, _)| largest);
             self.fail(largest, Failure::Cap);
@@ -136,7 +136,7 @@ impl Mux {
             return;
         }
         if let Some(place) = self.missed.iter().position(|missed| *missed == id) {
-            // What would be served has a hole where its first bytes were.
+            // The first bytes of this stream came before it was opened, and were dropped: it would be served with a hole at its start.
             self.missed.remove(place);
             self.counts.refused += 1;
             self.remove_later(id);
@@ -174,7 +174,7 @@ impl Mux {
         self.waiting -= stream.incoming.len();
         stream.incoming.clear();
         if !stream.is_live() {
-            // The wire is done with it.
+            // On the wire this stream has ended already.
             stream.state = State::Failed(failure);
             return;
         }
