@@ -82,9 +82,12 @@ async fn run(loaded: &Loaded<CloudCore>, host: &HostFacts) -> anyhow::Result<boo
         .context("no way to the API server")?;
     let identity = secrets::identity(&settings, &kube)
         .await
-        .context("cannot have the certificates of the join")?;
+        .context("cannot get the CA, the server certificate and the join token")?;
     let tasks = Tasks::new();
-    let first = host.local_ip.parse().context("this host's address is no IP address")?;
+    let first = host
+        .local_ip
+        .parse()
+        .with_context(|| format!("this host's address {:?} is no IP address", host.local_ip))?;
     let own = addresses::follow(first, HostFacts::addresses_by_route, &tasks);
     let written = loaded.is_set("modules.cloudHub.advertiseAddress");
     let advertised = addresses::advertised(&settings.advertise_addresses, written, first, &own, &tasks);

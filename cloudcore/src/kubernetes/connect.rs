@@ -41,7 +41,7 @@ impl From<&Loaded<CloudCore>> for Access {
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The kubeconfig cannot be used.
-    #[error("kubeAPIConfig.kubeConfig {} cannot be used: check that the file exists, is readable and has a current context", path.display())]
+    #[error("the kubeconfig {} (kubeAPIConfig.kubeConfig, or --kubeconfig) cannot be used: check that it exists, is readable and has a current context", path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -60,7 +60,8 @@ pub enum ConnectError {
     },
     /// Not in a pod.
     #[error(
-        "kubeAPIConfig names neither kubeConfig nor master, and this is no pod with a service account: set kubeAPIConfig.kubeConfig"
+        "no kubeconfig is named, and this is no pod with a service account: set kubeAPIConfig.kubeConfig, or give --kubeconfig to \
+         --diagnose and --iptables-manager"
     )]
     InCluster(#[source] Box<kube::config::InClusterError>),
     /// TLS or authentication of the kubeconfig is unusable.
