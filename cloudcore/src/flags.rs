@@ -1,4 +1,4 @@
-//! The flags of cloudcore (spec 06 §1.10).
+//! The command line of cloudcore (spec 06 §1.10).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,13 @@ pub(crate) struct Flags {
     /// The port of cloudcore's stream server, for --iptables-manager and --diagnose.
     #[arg(long, value_name = "PORT", default_value_t = 10003)]
     pub(crate) forwardport: u16,
-    /// How much is logged: 0 information, 2 debugging, 5 everything.
+    /// How much is logged: 0 information, 2 debugging, 5 everything; RUST_LOG in the environment wins.
     #[arg(short, default_value_t = 0)]
     pub(crate) verbosity: u8,
 }
 
 impl Flags {
-    /// Reads the command line. Under the name of Go's program, `iptables-manager`, it is that.
+    /// Reads the command line. A program that is called `iptables-manager`, as Go's is, takes `--iptables-manager` for given.
     pub(crate) fn read(arguments: &[OsString]) -> Self {
         let mut flags = Self::parse_from(arguments);
         let name = arguments.first().and_then(|path| Path::new(path).file_name());

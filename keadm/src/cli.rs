@@ -69,13 +69,13 @@ pub(crate) struct Join {
     /// A folder or release archive with edgecore [default: keadm's own folder]
     #[arg(long)]
     pub(crate) tarballpath: Option<PathBuf>,
-    /// Accepted: the version is that of the edgecore at hand
+    /// Accepted without effect: the version is that of the edgecore at hand
     #[arg(long, num_args = 0..=1, default_missing_value = "")]
     pub(crate) kubeedge_version: Option<String>,
-    /// Accepted: no image is needed
+    /// Accepted without effect: no image is needed
     #[arg(long)]
     pub(crate) image_repository: Option<String>,
-    /// Accepted: certificates are kept in /etc/kubeedge
+    /// Accepted without effect: certificates are kept in /etc/kubeedge
     #[arg(long = "certPath")]
     pub(crate) cert_path: Option<String>,
     /// Accepted from older releases: docker or remote
@@ -108,10 +108,10 @@ pub(crate) enum ResetTarget {
 pub(crate) struct ResetEdge {
     #[arg(skip)]
     pub(crate) force: bool,
-    /// Accepted: containers are left to the runtime
+    /// Accepted without effect: containers are left to the runtime
     #[arg(long)]
     pub(crate) remote_runtime_endpoint: Option<String>,
-    /// Accepted from older releases: the cluster is never touched from an edge
+    /// Accepted from older releases without effect: the cluster is never touched from an edge
     #[arg(long = "kube-config")]
     pub(crate) kube_config: Option<PathBuf>,
     /// A script to run first
