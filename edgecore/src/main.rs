@@ -78,7 +78,7 @@ async fn serve(file: &Path, host: &HostFacts) -> anyhow::Result<bool> {
     let mut config = loaded.config;
     let from_bootstrap = config
         .take_bootstrap_token(Path::new(BOOTSTRAP_FILE))
-        .context(BOOTSTRAP_FILE)?;
+        .with_context(|| format!("the token in {BOOTSTRAP_FILE} cannot be read"))?;
     environment::note_version(file, &config);
 
     let tasks = Tasks::new();

@@ -34,7 +34,8 @@ pub(crate) fn run(options: &ResetEdge, force: bool) -> anyhow::Result<()> {
     Manager::of_host(&paths).remove(&paths)?;
     steps.begin("clean up mounts of pods");
     let folders: Vec<PathBuf> = folders(&paths);
-    let mounts = std::fs::read_to_string(paths.at("/proc/self/mountinfo")).context("/proc/self/mountinfo")?;
+    let mounts =
+        std::fs::read_to_string(paths.at("/proc/self/mountinfo")).context("/proc/self/mountinfo could not be read")?;
     for mount in mounts_below(&mounts, &folders) {
         umount2(&mount, MntFlags::UMOUNT_NOFOLLOW).with_context(|| {
             format!(
@@ -49,7 +50,7 @@ pub(crate) fn run(options: &ResetEdge, force: bool) -> anyhow::Result<()> {
     }
     let network = paths.cni().join(crate::join::NETWORK_FILE);
     if network.exists() {
-        std::fs::remove_file(&network).with_context(|| network.display().to_string())?;
+        std::fs::remove_file(&network).with_context(|| format!("{} could not be removed", network.display()))?;
     }
     if let Some(script) = &options.post_run {
         steps.begin(&format!("executing post-run script: {}", script.display()));

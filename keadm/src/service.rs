@@ -50,7 +50,7 @@ impl Manager {
             Self::OpenRc => (paths.openrc_script(), SCRIPT, EXECUTABLE),
             Self::Detached => return Ok(()),
         };
-        write_atomic(&path, text.as_bytes(), mode).with_context(|| path.display().to_string())
+        write_atomic(&path, text.as_bytes(), mode).with_context(|| format!("{} could not be written", path.display()))
     }
 
     pub(crate) fn start(self, paths: &Paths) -> anyhow::Result<()> {
@@ -124,7 +124,7 @@ impl Manager {
 fn detach(paths: &Paths) -> anyhow::Result<()> {
     let log = paths.log();
     let open = |path: &Path| -> std::io::Result<File> { OpenOptions::new().create(true).append(true).open(path) };
-    let output = open(&log).with_context(|| log.display().to_string())?;
+    let output = open(&log).with_context(|| format!("{} could not be opened", log.display()))?;
     let mut command = Command::new("setsid");
     command
         .arg(paths.edgecore())
@@ -132,9 +132,9 @@ fn detach(paths: &Paths) -> anyhow::Result<()> {
         .stdout(output.try_clone()?)
         .stderr(output);
     // setsid replaces itself when it leads no process group, so this is edgecore's own id.
-    let child = command.spawn().context("setsid")?;
+    let child = command.spawn().context("setsid could not be started")?;
     write_atomic(&paths.pid(), format!("{}\n", child.id()).as_bytes(), PUBLIC)
-        .with_context(|| paths.pid().display().to_string())
+        .with_context(|| format!("{} could not be written", paths.pid().display()))
 }
 
 /// Ends what still runs: asks, waits, insists.

@@ -31,7 +31,7 @@ impl Source {
         let folder = target
             .parent()
             .ok_or_else(|| anyhow!("{} has no folder", target.display()))?;
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(folder).with_context(|| format!("{} could not be created", folder.display()))?;
         let temporary = folder.join(format!(".edgecore.{}.tmp", std::process::id()));
         let placed = (|| {
             fs::copy(&self.path, &temporary)?;
@@ -121,7 +121,7 @@ fn archive(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
         other => other,
     };
     let ending = format!("-linux-{architecture}.tar.gz");
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(folder).with_context(|| format!("{} could not be read", folder.display()))? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.starts_with("kubeedge-v") && name.ends_with(&ending) {
@@ -134,7 +134,7 @@ fn archive(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
 fn unpack(archive: &Path) -> anyhow::Result<(Option<PathBuf>, Option<PathBuf>)> {
     let folder = std::env::temp_dir().join(format!("keadm-{}", std::process::id()));
     // A name that exists already may be somebody's trap: it must be made here.
-    fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+    fs::create_dir(&folder).with_context(|| format!("{} could not be created", folder.display()))?;
     let (from, to) = (archive.display().to_string(), folder.display().to_string());
     if let Err(error) = process::run("tar", &["-xzf", &from, "-C", &to]) {
         let _ = fs::remove_dir_all(&folder);

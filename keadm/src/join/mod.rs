@@ -105,7 +105,7 @@ async fn install(
     steps.begin("Create the necessary directories");
     for folder in ["/etc/kubeedge/config", "/var/log/kubeedge", "/var/lib/kubeedge"] {
         let folder = paths.at(folder);
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(&folder).with_context(|| format!("{} could not be created", folder.display()))?;
     }
     if let Some(file) = network::provide(paths)? {
         Steps::note(&format!("no network is configured for pods: wrote {}", file.display()));
@@ -117,11 +117,13 @@ async fn install(
     manager.install(paths)?;
     if !options.token.is_empty() {
         let file = paths.bootstrap();
-        write_atomic(&file, options.token.as_bytes(), SECRET).with_context(|| file.display().to_string())?;
+        write_atomic(&file, options.token.as_bytes(), SECRET)
+            .with_context(|| format!("{} could not be written", file.display()))?;
     }
     steps.begin("Generate EdgeCore default configuration");
     let file = paths.config();
-    write_atomic(&file, config.to_join_yaml().as_bytes(), SECRET).with_context(|| file.display().to_string())?;
+    write_atomic(&file, config.to_join_yaml().as_bytes(), SECRET)
+        .with_context(|| format!("{} could not be written", file.display()))?;
     steps.begin("Run EdgeCore daemon");
     manager.start(paths)?;
     eprintln!("KubeEdge edgecore is running, For logs visit: {}", manager.logs(paths));

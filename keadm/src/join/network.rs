@@ -31,7 +31,8 @@ pub(super) fn provide(paths: &Paths) -> anyhow::Result<Option<PathBuf>> {
         ]
     });
     let path = paths.cni().join(FILE);
-    write_atomic(&path, format!("{text:#}\n").as_bytes(), PUBLIC).with_context(|| path.display().to_string())?;
+    write_atomic(&path, format!("{text:#}\n").as_bytes(), PUBLIC)
+        .with_context(|| format!("{} could not be written", path.display()))?;
     Ok(Some(path))
 }
 
