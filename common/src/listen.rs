@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -35,6 +36,12 @@ pub fn peer(seen: SocketAddr) -> SocketAddr {
     SocketAddr::new(seen.ip().to_canonical(), seen.port())
 }
 
+/// Waits a moment after a connection could not be accepted: as a rule the process is out of file descriptors, and some of them may come
+/// free.
+pub async fn pause() {
+    tokio::time::sleep(PAUSE).await;
+}
+
 fn open<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     if !address.ip().is_unspecified() {
         return bind(address);
@@ -62,6 +69,8 @@ fn bound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Sock
 
 /// Connections that wait to be accepted.
 const WAITING: i32 = 1024;
+/// See [`pause`].
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

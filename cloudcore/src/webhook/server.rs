@@ -88,9 +88,8 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    // Out of file descriptors, as a rule: a pause lets some of them come free.
                     warn!(%error, "cannot accept connections of the API server");
-                    sleep(Duration::from_secs(1)).await;
+                    common::listen::pause().await;
                 }
             }
         }

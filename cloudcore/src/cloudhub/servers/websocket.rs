@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use common::line::websocket::{self, Counted, WebSocketLine};
 use common::places::{Place, Places};
@@ -57,9 +56,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfi
                 shared.tasks.spawn("edge handshake", task);
             }
             Err(error) => {
-                // Out of file descriptors, as a rule: a pause lets some of them come free.
                 warn!(%error, "cannot accept connections of edges");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                common::listen::pause().await;
             }
         }
     }

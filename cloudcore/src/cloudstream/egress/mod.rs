@@ -178,10 +178,9 @@ async fn accept_unix(listener: UnixListener, proxy: Arc<Proxy>, tasks: Tasks) {
     }
 }
 
-/// Out of file descriptors, as a rule: some of them may come free.
 async fn pause(error: &io::Error) {
     warn!(%error, "cannot accept connections of an API server");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    common::listen::pause().await;
 }
 
 /// The socket has its name only when its mode is set.

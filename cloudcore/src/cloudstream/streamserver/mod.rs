@@ -80,9 +80,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 });
             }
             Err(error) => {
-                // Out of file descriptors, as a rule: a pause lets some of them come free.
                 warn!(%error, "cannot accept requests to the kubelets of edges");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                common::listen::pause().await;
             }
         }
     }

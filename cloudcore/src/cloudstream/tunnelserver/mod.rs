@@ -78,9 +78,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAccepto
                 shared.tasks.spawn("tunnel handshake", task);
             }
             Err(error) => {
-                // Out of file descriptors, as a rule: a pause lets some of them come free.
                 warn!(%error, "cannot accept tunnels of edges");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                common::listen::pause().await;
             }
         }
     }
