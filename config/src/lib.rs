@@ -4,7 +4,7 @@
 //! texts, the change of one key in an existing file, the version constants. Reads: text and files that a caller names, the
 //! host's name and address when asked for [`HostFacts`]. Emits: checked objects with warnings, or all problems at once. Must
 //! not: start anything, read the environment on its own, write a file that the caller did not name.
-//! Source: spec/06 section 1; the samples in `golden/` are what the Go programs print.
+//! Source: spec 06 §1; the samples in `golden/` are what the Go programs print.
 #![warn(missing_docs)]
 
 mod checks;

@@ -1,7 +1,7 @@
 //! keadm: joins a machine to the cluster as an edge node, prints the token for it, takes it out again.
 //!
 //! A command line tool only: it never reaches into a core, talks to them as any peer does, and leaves no secret behind.
-//! Source: spec/06 section 2.
+//! Source: spec 06 §2.
 
 mod cli;
 mod gettoken;

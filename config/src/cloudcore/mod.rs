@@ -2,7 +2,7 @@
 //!
 //! Owns: the tree of sections with their defaults, its checks, what stays off. Reads: one file's text and the host's facts.
 //! Emits: [`CloudCore`], or all problems at once. Must not: start anything, read the environment, know edgecore.yaml.
-//! Source: spec/06 sections 1.3 to 1.5; values observed with `cloudcore --defaultconfig` of KubeEdge v1.23.
+//! Source: spec 06 §1.3 to §1.5; values observed with `cloudcore --defaultconfig` of KubeEdge v1.23.
 
 mod controllers;
 mod hub;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the merge rules of the Go decoder ([`Value`]), the table form of a section ([`section!`]), the place where problems
 //! and warnings are collected ([`Reader`]). Must not: know a particular key or stop at the first problem.
-//! Source: spec/06 section 1.1.
+//! Source: spec 06 §1.1.
 
 mod duration;
 mod reader;

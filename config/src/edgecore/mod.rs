@@ -3,7 +3,7 @@
 //! Owns: the tree of sections with their defaults, its checks, the translation of older files, what stays off. Reads: one
 //! file's text and the host's facts. Emits: [`EdgeCore`], or all problems at once. Must not: start anything, read the
 //! environment, know cloudcore.yaml.
-//! Source: spec/06 sections 1.6 to 1.9; values observed with `edgecore --defaultconfig` of KubeEdge v1.23.
+//! Source: spec 06 §1.6 to §1.9; values observed with `edgecore --defaultconfig` of KubeEdge v1.23.
 
 mod kubelet;
 mod legacy;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the node tree with line numbers ([`Node`]), the YAML 1.1 meaning of plain scalars, and the block writer.
 //! Reads: text. Emits: a tree, or one [`crate::Problem`] with its line. Must not: know any key of a configuration.
-//! Source: spec/06 section 1.1; observed with sigs.k8s.io/yaml, which reads YAML 1.1 into JSON.
+//! Source: spec 06 §1.1; observed with sigs.k8s.io/yaml, which reads YAML 1.1 into JSON.
 
 mod json;
 mod locate;

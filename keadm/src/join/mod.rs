@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of the steps and what is undone when one fails. Everything that can be known beforehand is checked before
 //! the first file is written; a failure leaves neither the token nor half an installation, so the same line can be typed again.
-//! Source: spec/06 sections 2.3, 2.8 and 4.
+//! Source: spec 06 §2.3, §2.8 and §4.
 
 mod binary;
 mod cloud;

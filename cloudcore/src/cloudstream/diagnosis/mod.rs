@@ -2,7 +2,7 @@
 //!
 //! Owns nothing and changes nothing. It sees what an operator sees, from outside: the Node, the record of tunnel ports, the port of the
 //! stream server, and the answer to one request that goes all the way, through the API server. So it can run anywhere with an
-//! administrator's kubeconfig, and finds the faults of Go's cloudcore and edges as well. Pains.md row 1.
+//! administrator's kubeconfig, and finds the faults of Go's cloudcore and edges as well.
 
 mod verdict;
 
