@@ -1,4 +1,5 @@
-//! What the hub asks about the cluster, answered from the informers and the API.
+//! What the hub asks about the cluster, answered from the informers and the API: the hub's trait [`Cluster`], so that the hub knows
+//! neither.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! The modules of cloudcore, from the bottom up: the API ([`kubernetes`]), what it holds ([`informers`], [`objectsync`]), the sessions
-//! ([`cloudhub`]), this host's [`addresses`], the tunnels of kubectl ([`cloudstream`]), the controllers ([`edgecontroller`], [`devicecontroller`], [`synccontroller`]), who is kept out ([`revocation`]) and the monitor server ([`monitor`]).
+//! ([`cloudhub`]) and what they ask of the cluster ([`cluster`]), this host's [`addresses`], the tunnels of kubectl ([`cloudstream`]), the
+//! controllers ([`edgecontroller`], [`devicecontroller`], [`synccontroller`]), who is kept out ([`revocation`]), the API server's questions
+//! about devices ([`webhook`]) and the monitor server ([`monitor`]). `main.rs` and the files that it names put them together.
 
 pub mod addresses;
 pub mod cloudhub;

@@ -1,9 +1,9 @@
 //! Revocation of nodes: the ConfigMap `revokednodes` of namespace `kubeedge`, node names as keys (see [`Revoked`] for the values).
 //!
-//! Owns nothing; reads that one ConfigMap by a watch of its own, so that a line in it works at once, and hands the list to the hub,
-//! which ends sessions and refuses certificates by it; before the first list nobody is let in. While the API server cannot be reached the last list holds. Deleting a Node
-//! object alone ends its session, but does not keep the node out: as a kubelet does, it registers again. Of Go's cloudcore
-//! unknown.
+//! Owns nothing; reads that one ConfigMap by a watch of its own, so that a line in it works at once, and hands the list to the hub, which
+//! ends sessions and refuses certificates by it; before the first list nobody is let in. While the API server cannot be reached the last
+//! list holds. Deleting a Node object alone ends its session, but does not keep the node out: as a kubelet does, it registers again. Go's
+//! cloudcore has no such list.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The first questions to the API server.
+//! The first questions to the API server: the secrets of the join, before anything listens.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! CloudHub: the sessions with the edges, and the only way out of the cloud.
 //!
-//! Owns the connections on ports 10000 (WebSocket) and 10001 (QUIC), one outbox per connected node, and the certificates and tokens by which nodes join (port
-//! 10002). Reads messages for nodes from the controllers ([`CloudHub::send`]); emits the nodes' messages ([`Upstream`]) and their
-//! coming and going ([`SessionEvent`]). Keepalive, acknowledgements, errors of edges and the question for the cluster's CA are
-//! answered here and go no further. It holds no objects for nodes that are away: who wants them delivered sends what is missing
-//! on [`SessionEvent::Connected`]. It writes nothing to the API but the join secrets; delivery is recorded through
+//! Owns the connections on ports 10000 (WebSocket) and 10001 (QUIC), one outbox per connected node, and the certificates and tokens by
+//! which nodes join (port 10002). Reads messages for nodes from the controllers ([`CloudHub::send`]); emits the nodes' messages
+//! ([`Upstream`]) and their coming and going ([`SessionEvent`]). Keepalive, acknowledgements, errors of edges and the question for the
+//! cluster's CA are answered here and go no further. It holds no objects for nodes that are away: who wants them delivered sends what is
+//! missing on [`SessionEvent::Connected`]. It writes nothing to the API but the join secrets; delivery is recorded through
 //! [`DeliveryRecords`]. Spec 01, spec 02 §4; behaviour documented by KubeEdge under "CloudHub".
 
 mod authorizer;

@@ -1,10 +1,9 @@
-//! The captured sessions of hand-made edges, played again: the cluster changes as it did then, the whole of cloudcore answers over
-//! real sockets, and what it sends is held against what Go sent, message by message, as are the ObjectSyncs it leaves.
+//! The captured sessions of hand-made edges, played again: the cluster changes as it did then, the whole of cloudcore answers over real
+//! sockets, and what it sends is held against what Go sent, message by message, as are the ObjectSyncs it leaves.
 //!
 //! Compared is the order of the messages about one object. Their order among each other is not: Go lets a message that nobody
-//! acknowledges hold up the others, ours does not (spec 01 §5). How often and how long a message is repeated is tested with virtual
-//! time in `cloudhub::outbox`. Of devices, also
-//! what the edge reports is played, and the DeviceStatus after it compared.
+//! acknowledges hold up the others, ours does not (spec 01 §5). How often and how long a message is repeated is tested with virtual time
+//! in `cloudhub::outbox`. Of devices, also what the edge reports is played, and the DeviceStatus after it compared.
 
 mod play;
 

@@ -1,10 +1,10 @@
 //! Shared watches of the cluster, kept compact: one for all edges, whatever their number.
 //!
-//! Owns the index of edge nodes, their Pods, and the ConfigMaps and Secrets of the cluster: uid, version and references, no bodies.
-//! A body passes through with its event, or is asked of the API server when an edge needs it (a few are kept for a moment, see
-//! `BODIES`). What concerns devices is in [`devices`]. Reads Nodes with the edge label, Pods, and the metadata of ConfigMaps and Secrets. Emits [`Change`]s, in order,
-//! over one bounded queue: when the reader is slow the watches wait. One task writes the index; readers take a short lock. Must
-//! not write to the API or know messages. Spec 02 §2.
+//! Owns the index of edge nodes, their Pods, and the ConfigMaps and Secrets of the cluster: uid, version and references, no bodies. A
+//! body passes through with its event, or is asked of the API server when an edge needs it (a few are kept for a moment, see `BODIES`).
+//! What concerns devices is in [`devices`]. Reads Nodes with the edge label, Pods, and the metadata of ConfigMaps and Secrets. Emits
+//! [`Change`]s, in order, over one bounded queue: when the reader is slow the watches wait. One task writes the index; readers take a
+//! short lock. Must not write to the API or know messages. Spec 02 §2.
 
 mod bodies;
 mod change;

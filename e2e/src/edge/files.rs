@@ -147,8 +147,8 @@ state = "{path}/state"
 }
 
 /// Starts the process that holds the host's mount namespace; all others enter it by this one's pid. A new mount namespace
-/// copies the mounts of other nodes' pods and would keep them alive, so it drops those first. /etc and /var/lib are overlays, because a mount vanishes when somebody on
-/// the machine removes the folder under it.
+/// copies the mounts of other nodes' pods and would keep them alive, so it drops those first. /etc and /var/lib are overlays, because a
+/// mount vanishes when somebody on the machine removes the folder under it.
 pub(super) fn start_holder(folder: &Path, number: HostNumber) -> Result<Daemon> {
     const SCRIPT: &str = r#"echo $$ > "$2"; edge=$1
 tac /proc/self/mounts | while read -r _ path type _; do

@@ -8,12 +8,15 @@
 //!
 //! - `runtime`: calls of the container runtime interface, with a fake for tests;
 //! - `podspec`: from a pod to the runtime's configurations, no side effects but reading;
+//! - `images`, `gc`: images before containers need them, and what nobody needs any more;
 //! - `volumes`, `cgroups`, `hooks`, `probes`: what surrounds containers;
+//! - `pleg`: notices what changes in the runtime, and wakes the workers that it concerns;
 //! - `static_pods`: pods from files of this node, and their mirrors in the API;
-//! - `log_rotation`: turns logs of containers over;
-//! - `events`: tells the API what happened to pods;
+//! - `logs`, `log_rotation`: reads logs of containers, turns them over;
+//! - `node`, `status`, `events`: tell the API of the node, of its pods and what happened to them;
 //! - `admission`: whether a newcomer fits;
-//! - `pods`: decides what to do about one pod, and does it.
+//! - `pods`: decides what to do about one pod, and does it;
+//! - `context`, `api`, `surroundings`: what the others are given: facts of pods and the node, questions to MetaManager, the real machine.
 
 mod admission;
 pub mod api;

@@ -1,10 +1,10 @@
 //! The one connection to the cloud.
 //!
 //! Owns the node's certificate, the connection and the table of questions that wait. Reads the uplink's queue. Emits the state of the
-//! link, answers to their askers, all other messages to the modules they are for ([`Inboxes`]). Must not know what is in a message beyond its header, and must
-//! not end the process: the edge runs without the cloud. Behaviour: spec 01 §3, §5.6, §6, §7; what is ours: a lost connection is
-//! noticed at once and dialled again within a second, pauses grow to 30 s where the cloud refuses, a renewed certificate is used
-//! without a gap.
+//! link, answers to their askers, all other messages to the modules they are for ([`Inboxes`]). Must not know what is in a message beyond
+//! its header, and must not end the process: the edge runs without the cloud. Behaviour: spec 01 §3, §5.6, §6, §7; what is ours: a lost
+//! connection is noticed at once and dialled again within a second, pauses grow to 30 s where the cloud refuses, a renewed certificate is
+//! used without a gap.
 
 mod certificate;
 mod connect;

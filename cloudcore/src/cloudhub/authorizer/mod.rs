@@ -1,8 +1,8 @@
 //! What a node may ask for (spec 01 §5.8).
 //!
-//! A node may write its own Node, Lease, pods and Events about these, and report about its devices. What it may read is asked of Kubernetes' own node authorizer by
-//! SubjectAccessReview, as user `system:node:<name>` of group `system:nodes`; its answers are kept for a short while. Owns that
-//! memory, reads pods' nodes, emits verdicts; it writes nothing.
+//! A node may write its own Node, Lease, pods and Events about these, and report about its devices. What it may read is asked of
+//! Kubernetes' own node authorizer by SubjectAccessReview, as user `system:node:<name>` of group `system:nodes`; its answers are kept for
+//! a short while. Owns that memory, reads pods' nodes, emits verdicts; it writes nothing.
 
 mod cache;
 mod content;

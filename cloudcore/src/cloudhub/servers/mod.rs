@@ -1,4 +1,7 @@
-//! The ports of the hub.
+//! The ports of the hub: WebSocket (10000), QUIC (10001) and HTTPS for joining (10002).
+//!
+//! Owns the listeners and connections that have not said yet whose they are. Reads handshakes; emits sessions, once `admission` has let a
+//! node in. Must not read messages: that is the session's.
 
 mod admission;
 pub(super) mod httpserver;

@@ -1,7 +1,8 @@
 //! One connected edge: its outbox and the task that serves its socket.
 //!
-//! A session ends by its own connection, never by the node's name: a second connection of a node ends the first and is not
-//! touched by the first one's end (spec 01 §5.3).
+//! Owns the connection from its admission to its end. Reads frames, and what controllers put into the outbox; emits the node's messages
+//! by `dispatch`, and that it came and went. Must not write to the API. A session ends by its own connection, never by the node's name: a
+//! second connection of a node ends the first and is not touched by the first one's end (spec 01 §5.3).
 
 mod dispatch;
 mod task;

@@ -1,12 +1,12 @@
 //! The redirect rules: connections of this host to `<edge>:<virtual port>` go to the stream server of the cloudcore that has that port.
 //!
-//! Owns the chain `TUNNEL-PORT` of the host's nat table (or the table `kubeedge` of nftables), whoever filled it before: what is
-//! wanted is compared with what is installed at the start, when the record of ports changes, when the kernel tells of a change,
-//! and every 5 s; so rules of a killed cloudcore are replaced, and a flushed chain is back at once. Reads the record of
-//! [`super::tunnelport`]. Both families have their own rules; a host that can have none of IPv6 keeps those of IPv4 and says so. Must
-//! not touch any other chain, nor remove a rule because it knows no record. At a clean end the rules go, but those for other
-//! cloudcores. Runs in cloudcore (`modules.iptablesManager.mode: internal`) or as a program of its own on
-//! the hosts of API servers (`cloudcore --iptables-manager`). Spec 04 §12.
+//! Owns the chain `TUNNEL-PORT` of the host's nat table (or the table `kubeedge` of nftables), whoever filled it before: what is wanted
+//! is compared with what is installed at the start, when the record of ports changes, when the kernel tells of a change, and every 5 s;
+//! so rules of a killed cloudcore are replaced, and a flushed chain is back at once. Reads the record of [`super::tunnelport`]. Both
+//! families have their own rules; a host that can have none of IPv6 keeps those of IPv4 and says so. Must not touch any other chain, nor
+//! remove a rule because it knows no record. At a clean end the rules go, but those for other cloudcores. Runs in cloudcore
+//! (`modules.iptablesManager.mode: internal`) or as a program of its own on the hosts of API servers (`cloudcore --iptables-manager`).
+//! Spec 04 §12.
 
 mod backend;
 mod changes;

@@ -1,4 +1,8 @@
 //! Port 10003: what a kubelet serves on 10250, for all edges (spec 04 §7). HTTP/1.1 over TLS, one request to a connection.
+//!
+//! Owns a connection until it ends. Reads the head of its request (`head`, `route`), asks `access` whether the caller may, and chooses the
+//! edge (`choose`); then it passes bytes between the caller and a stream of that edge's tunnel (`relay`), and says what is left to say when
+//! that breaks (`lastword`). Must not change what a stream carries, but with `streamCompat` (`compat`).
 
 mod address;
 mod choose;
