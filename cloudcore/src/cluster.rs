@@ -64,6 +64,6 @@ impl Cluster for HubCluster {
     }
 
     fn task_report(&self, report: TaskReport) {
-        warn!(node = %report.node, task = report.task_id, "report on a node task is dropped: jobs on nodes are off (modules.taskManager.enable)");
+        warn!(node = %report.node, task = report.task_id, "report on a node task is dropped: jobs on nodes are not there yet");
     }
 }
