@@ -308,8 +308,8 @@ impl CloudHub {
     }
 
     /// Waits for the first list of revoked certificates. Until then nobody is let in: a revoked node must not profit by a restart.
-    pub async fn knows_revocations(&self) {
-        self.shared.knows_revocations().await;
+    pub async fn wait_for_revocations(&self) {
+        self.shared.wait_for_revocations().await;
     }
 
     /// Ends the node's session: its Node object was deleted, or its certificate is trusted no more.
@@ -326,8 +326,8 @@ impl CloudHub {
 struct NodeLimit;
 
 impl Shared {
-    /// Connections that come meanwhile wait in the kernel's queue.
-    async fn knows_revocations(&self) {
+    /// Returns when it is known which nodes are revoked. Connections that come meanwhile wait in the kernel's queue.
+    async fn wait_for_revocations(&self) {
         let mut known = self.revocations.subscribe();
         // This cannot fail: the sender is a part of `self`, so it lives as long as anybody waits here.
         let known = async { drop(known.wait_for(|known| *known).await) };

@@ -55,7 +55,7 @@ pub(in crate::cloudhub) fn start(shared: &Arc<Shared>) -> Option<SocketAddr> {
 }
 
 async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
-    shared.knows_revocations().await;
+    shared.wait_for_revocations().await;
     let mut places = Places::new("edges over QUIC", HANDSHAKES);
     let endpoint = &endpoint;
     while let Ok((incoming, peer, place)) = places.next(move |free| believed(endpoint, free)).await {

@@ -46,7 +46,7 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, tls: Arc<ServerConfig>) {
-    shared.knows_revocations().await;
+    shared.wait_for_revocations().await;
     let mut places = Places::new("edges", HANDSHAKES);
     loop {
         match places.next(|_| listener.accept()).await {

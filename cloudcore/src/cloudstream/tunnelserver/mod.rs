@@ -68,7 +68,7 @@ pub(super) fn authorities(file: &Path, identity: &Identity) -> Vec<CertificateDe
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor) {
-    shared.hub.knows_revocations().await;
+    shared.hub.wait_for_revocations().await;
     let mut places = Places::new("tunnels of edges", HANDSHAKES);
     loop {
         match places.next(|_| listener.accept()).await {

@@ -61,7 +61,7 @@ pub(in crate::cloudhub) async fn start(shared: &Arc<Shared>) -> Result<SocketAdd
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener, acceptor: TlsAcceptor, router: axum::Router) {
-    shared.knows_revocations().await;
+    shared.wait_for_revocations().await;
     let mut places = Places::new("joining nodes", CONNECTIONS);
     loop {
         match places.next(|_| listener.accept()).await {
