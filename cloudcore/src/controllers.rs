@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-/// What is there already.
+/// The modules that were started before the controllers.
 pub(crate) struct Below {
     pub(crate) kube: Kube,
     pub(crate) hub: CloudHub,

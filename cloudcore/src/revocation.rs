@@ -20,7 +20,7 @@ use crate::kubernetes::{CONFIG_MAPS, Detail, Kube, Seen, Selection, follow};
 const NAMESPACE: &str = "kubeedge";
 /// Encoded for a URL; the watch sees other namespaces too.
 const BY_NAME: &str = "metadata.name%3Drevokednodes";
-/// Events that the watch may be ahead.
+/// Events of the watch that may wait; when there are more the watch waits.
 const EVENTS: usize = 8;
 
 /// Keeps the hub's list up to date.

@@ -20,7 +20,7 @@ use tracing::info;
 use crate::flags::Flags;
 use crate::redirects;
 
-/// What is there already.
+/// The modules that were started before the streams.
 pub(crate) struct Below<'a> {
     pub(crate) config: &'a CloudCore,
     pub(crate) own: &'a watch::Receiver<Addresses>,

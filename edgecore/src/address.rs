@@ -144,7 +144,7 @@ fn main_address(all: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
     })
 }
 
-/// Between two looks: a kubelet's, too.
+/// Between two looks at the host; a kubelet looks as often.
 const LOOK: Duration = Duration::from_secs(10);
 /// Between two questions for the host's name that find nothing.
 const ASK: Duration = Duration::from_secs(60);

@@ -205,7 +205,7 @@ pub fn node(config: &EdgeCore) -> node::Settings {
     }
 }
 
-/// For what tells of usage.
+/// For `stats`, which tells of usage.
 pub fn stats(config: &EdgeCore) -> Result<stats::Settings, BadSetting> {
     Ok(stats::Settings {
         node: node_name(config).to_string(),

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, Error, ErrorCode, Row};
 use tracing::debug;
 
-/// Of the files of one database; the file itself comes last: a log that stayed behind would be taken for the next one's.
+/// Suffixes of the files of one database, in the order in which they are moved or removed. The log goes first: one that stayed behind would
+/// be taken for the log of the next database.
 pub(crate) const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
 
 /// Whether the file cannot be trusted any more.

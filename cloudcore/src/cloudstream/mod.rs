@@ -129,7 +129,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// By which other cloudcores know this one.
+    /// The address by which other cloudcores know this one.
     fn address(&self) -> String {
         self.own.borrow().first.to_string()
     }

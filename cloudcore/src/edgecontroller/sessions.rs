@@ -91,7 +91,7 @@ async fn readdress(desk: &Desk, node: NodeName) {
     }
 }
 
-/// Until it is looked whether all nodes name the new address.
+/// How long after a change of address it is checked whether all nodes name the new one.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Nodes that are welcomed at a time.
 const AT_A_TIME: usize = 32;

@@ -145,7 +145,7 @@ impl Informers {
         self.index.read().addresses(node)
     }
 
-    /// Another number whenever [`Informers::hosts`] gives something else.
+    /// A number that changes whenever [`Informers::hosts`] would give another answer.
     pub fn hosts_changed(&self) -> watch::Receiver<u64> {
         self.renamed.clone()
     }

@@ -203,7 +203,7 @@ fn record_name(node: &NodeName, uid: &Uid) -> String {
 
 /// Writes that wait before sessions wait.
 const WRITES: usize = 1024;
-/// Events that a watch may be ahead of the cache.
+/// Events of the watch that may wait; when there are more the watch waits.
 const EVENTS: usize = 64;
 /// Acknowledgements of models that may wait for who listens.
 const MODELS: usize = 64;

@@ -41,7 +41,7 @@ pub(super) enum Place {
     Configuration,
 }
 
-/// All of them.
+/// All places where the API server is told of the webhook.
 pub(super) const PLACES: [Place; 3] = [
     Place::Crd("devices.devices.kubeedge.io"),
     Place::Crd("devicemodels.devices.kubeedge.io"),

@@ -24,7 +24,7 @@ pub(super) struct Model {
     pub(super) digest: Option<Digest>,
 }
 
-/// All of them.
+/// All devices of this node and their models.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     devices: BTreeMap<DeviceId, Device>,

@@ -16,7 +16,7 @@ pub(super) enum Fetched {
     Wanted(Object),
     /// The API has no such pod any more.
     Gone,
-    /// Nobody knows yet.
+    /// The cloud did not say: nobody knows yet.
     Unknown,
 }
 

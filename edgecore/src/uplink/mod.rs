@@ -79,7 +79,7 @@ pub struct UplinkEnd {
     pub outgoing: mpsc::Receiver<Outgoing>,
     /// Tells all holders whether the link is up.
     pub link: watch::Sender<Link>,
-    /// What the cloud of the session has, told before the link is up.
+    /// The features that the cloud of this session has, told before the link is up.
     pub features: watch::Sender<Features>,
 }
 

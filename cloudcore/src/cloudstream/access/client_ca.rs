@@ -19,7 +19,7 @@ const NAMESPACE: &str = "kube-system";
 /// Encoded for a URL.
 const BY_NAME: &str = "metadata.name%3Dextension-apiserver-authentication";
 const KEY: &str = "client-ca-file";
-/// Events that the watch may be ahead.
+/// Events of the watch that may wait; when there are more the watch waits.
 const EVENTS: usize = 8;
 
 pub(super) fn start(kube: Kube, verifier: watch::Sender<Option<Arc<dyn ClientCertVerifier>>>, tasks: &Tasks) {

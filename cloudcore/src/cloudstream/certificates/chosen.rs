@@ -16,7 +16,7 @@ pub(super) struct Shown {
     /// The operator's: goes before all else.
     files: RwLock<Option<Arc<CertifiedKey>>>,
     issued: RwLock<Issued>,
-    /// In place of issued ones.
+    /// Shown where neither files nor an issued one will do.
     fallback: Option<Arc<dyn ResolvesServerCert>>,
 }
 

@@ -128,7 +128,7 @@ impl StreamCertificates {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Whether an edge is called so.
+    /// Whether this is a name or an address of an edge.
     pub fn is_edge(&self, host: &Host) -> bool {
         self.shown.place(host).is_some()
     }

@@ -81,7 +81,7 @@ fn addresses(node: &Object) -> BTreeSet<IpAddr> {
     all.iter().filter_map(|address| address.address.parse().ok()).collect()
 }
 
-/// Events that the watch may be ahead.
+/// Events of the watch that may wait; when there are more the watch waits.
 const EVENTS: usize = 64;
 
 #[cfg(test)]

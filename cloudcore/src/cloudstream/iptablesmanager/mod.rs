@@ -99,7 +99,7 @@ struct Manager {
     without_v6: bool,
 }
 
-/// What a pass has left.
+/// The outcome of one pass: the rules compared with what is wanted, and put right.
 struct Pass {
     /// The rules that are in their place.
     rules: BTreeSet<Redirect>,

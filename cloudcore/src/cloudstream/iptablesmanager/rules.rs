@@ -94,7 +94,7 @@ pub(super) fn wanted(
     all
 }
 
-/// What is installed, of the little that is ours.
+/// Our part of what is installed on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// Whether the chain is there.

@@ -19,7 +19,7 @@ use super::device::Sides;
 pub(super) const WINDOW: usize = 32;
 /// After this long a message no longer counts for the window: a Go cloud never confirms devices that it does not know.
 const FRESH: Duration = Duration::from_secs(2);
-/// All messages on their way.
+/// Most messages that may be on their way to the cloud, of all devices.
 const MAX_FLIGHTS: usize = 256;
 /// When a message without an answer is sent again, at first.
 const FIRST_DELAY: Duration = Duration::from_secs(10);

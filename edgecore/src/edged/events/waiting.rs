@@ -57,7 +57,7 @@ pub(super) enum Outcome {
     Told,
     /// The API will never take it: its namespace is gone, say.
     Refused,
-    /// Not now.
+    /// Not taken now: to be tried again.
     Later,
 }
 
@@ -65,7 +65,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Row {
     None,
-    /// The event before it repeated.
+    /// An earlier count of this event.
     Older,
     Same,
 }

@@ -121,7 +121,7 @@ pub enum StartError {
          supported)"
     )]
     Address(String),
-    /// Anybody on the network could come in.
+    /// The listener is open to the network and lets everybody in.
     #[error(
         "modules.eventBus.mqttServerInternal: {0} is open to the network. Set modules.eventBus.broker.users or .passwordFile, use tls:// with \
          modules.eventBus.broker.tls, or listen on 127.0.0.1"
@@ -205,7 +205,7 @@ impl Broker {
         self.link.subscribe(filter);
     }
 
-    /// And no more.
+    /// Ends a subscription of [`Broker::subscribe`].
     pub fn unsubscribe(&self, filter: &str) {
         self.link.unsubscribe(filter);
     }

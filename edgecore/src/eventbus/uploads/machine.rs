@@ -23,7 +23,7 @@ const FLIGHT: usize = 64;
 pub(super) const FLIGHT_BYTES: u64 = 256 * 1024;
 /// Bytes in memory that are not written yet; the oldest beyond it are dropped where the database fails.
 const TAIL_BYTES: u64 = 1024 * 1024;
-/// So many are written before their time.
+/// As soon as so many bytes wait, they are written without waiting for the time.
 const TAIL_EARLY: u64 = 128 * 1024;
 /// Rows that are removed together.
 const FORGET: usize = 64;

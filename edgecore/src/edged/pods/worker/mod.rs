@@ -38,7 +38,7 @@ use crate::pod::Pod;
 
 /// Findings of a pod's probes that wait for its worker; probes wait when there are more.
 const FINDINGS: usize = 32;
-/// After an error that nothing tells the end of.
+/// After an error, where nothing will tell that it is over.
 const ERROR_DELAY: Duration = Duration::from_secs(10);
 /// While the network of pods is not ready.
 const NETWORK_DELAY: Duration = Duration::from_secs(1);
