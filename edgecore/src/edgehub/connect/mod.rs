@@ -82,8 +82,8 @@ pub(super) enum DialError {
     /// Nobody there.
     #[error("cannot reach cloudcore at {0}")]
     Unreachable(String, #[source] io::Error),
-    /// Nobody there in time.
-    #[error("cloudcore at {0} cannot be reached")]
+    /// No answer in time, or a QUIC connection that broke before there was one.
+    #[error("cloudcore at {0} does not answer")]
     Timeout(String),
     /// TLS failed.
     #[error("no TLS connection to cloudcore at {address}{hint}")]
