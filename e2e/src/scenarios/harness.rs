@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::Entry;
 use crate::edge::{BUSYBOX, EdgeHost, Wire};
 use crate::link::Quality;
-use crate::process::call;
+use crate::process::{self, call};
+use crate::run;
 use crate::system::Context;
 use crate::wait::{self, seconds};
 
@@ -60,6 +61,8 @@ fn edge_host(context: &mut Context) -> Result<()> {
     );
     let (first, second) = (one.number(), two.number());
     let folder = one.folder().to_owned();
+    // Or another run has a number again before it is looked at.
+    let lock = process::lock(&run::base().join("lock"))?;
     drop((one, two));
     for number in [first, second] {
         ensure!(!number.netns_path().exists(), "a network namespace is left");
@@ -69,6 +72,7 @@ fn edge_host(context: &mut Context) -> Result<()> {
             "an interface is left"
         );
     }
+    drop(lock);
     ensure!(!folder.exists(), "{} is left", folder.display());
     ensure!(
         !std::fs::read_to_string("/proc/mounts")?.contains("harness-1"),
