@@ -27,7 +27,7 @@ const KUBELET: &str = "kubelet-usage";
 const BUSY: &str = r#"    command: [sh, -c, "dd if=/dev/zero of=/memory/block bs=1M count=24 2>/dev/null; while :; do :; done"]
     resources: {limits: {cpu: 200m, memory: 64Mi}}
     volumeMounts: [{name: memory, mountPath: /memory}, {name: disk, mountPath: /disk}]
-    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 1}"#;
+    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 1, timeoutSeconds: 10}"#;
 const VOLUMES: &str = r#"  volumes:
   - {name: memory, emptyDir: {medium: Memory}}
   - {name: disk, emptyDir: {}}"#;
