@@ -269,7 +269,7 @@ shift; exec "$@""#;
             .arg(program)
             .args(["--config", "/etc/kubeedge/config/cloudcore.yaml"]);
         let mut daemon = Daemon::start(&self.folder, "cloudcore", &mut command)?;
-        let ready = wait::until("cloudcore ready", wait::seconds(60), || {
+        let ready = wait::until("cloudcore ready", wait::seconds(120), || {
             if !daemon.alive() {
                 return Ok(Some(false));
             }
@@ -399,7 +399,7 @@ fn http_status(address: &str, path: &str) -> Result<String> {
 
 fn http_get(address: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(wait::seconds(5)))?;
+    stream.set_read_timeout(Some(wait::seconds(20)))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"

@@ -148,7 +148,7 @@ impl Cluster {
             process::signal(pid, Signal::SIGKILL);
             crate::wait::quietly(
                 "the end of a process of the control plane",
-                crate::wait::seconds(10),
+                crate::wait::seconds(60),
                 || Ok((!process::alive(pid)).then_some(())),
             )?;
             // `up` takes a process that nobody has reaped yet for a running one.

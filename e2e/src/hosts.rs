@@ -332,7 +332,7 @@ impl Cgroup {
         for part in ["kubepods", ""] {
             wait::quietly(
                 &format!("the end of all processes in cgroup {}", self.name),
-                wait::seconds(15),
+                wait::seconds(60),
                 || {
                     let pids = self.processes(part);
                     for pid in &pids {
@@ -347,7 +347,7 @@ impl Cgroup {
 
     /// Removes it, once it is empty.
     pub fn remove(&self) -> Result<()> {
-        wait::quietly(&format!("removal of cgroup {}", self.name), wait::seconds(10), || {
+        wait::quietly(&format!("removal of cgroup {}", self.name), wait::seconds(60), || {
             let folders = self.folders();
             for folder in &folders {
                 remove_tree(folder);

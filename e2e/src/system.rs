@@ -242,7 +242,7 @@ impl System {
         let namespace = format!("{name}{}", mark());
         // A scenario that runs twice in one run may be quicker than the deletion of its first namespace.
         let path = format!("/api/v1/namespaces/{namespace}");
-        wait::quietly("the namespace's name", seconds(60), || {
+        wait::quietly("the namespace's name", seconds(120), || {
             Ok(self.api().get(&path)?.is_none().then_some(()))
         })?;
         self.api().create(
@@ -251,7 +251,7 @@ impl System {
         )?;
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
         let root = format!("/api/v1/namespaces/{namespace}/configmaps/kube-root-ca.crt");
-        wait::quietly("the namespace's service account", seconds(20), || {
+        wait::quietly("the namespace's service account", seconds(60), || {
             Ok(self.api().get(&account)?.and(self.api().get(&root)?))
         })?;
         Ok(namespace)
@@ -260,7 +260,7 @@ impl System {
     /// Removes a scenario's namespace and waits until none of its containers runs and none of its pods exists.
     pub fn clean(&self, namespace: &str) -> Result<()> {
         self.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
-        wait::until("namespace gone from the API and containerd", seconds(60), || {
+        wait::until("namespace gone from the API and containerd", seconds(120), || {
             let gone = self.edge.running()?.iter().all(|one| one.namespace != namespace);
             Ok((gone && self.pods(namespace)?.is_empty()).then_some(()))
         })

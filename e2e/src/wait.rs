@@ -26,12 +26,14 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
 pub fn quietly<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
+        // A look that began before the deadline and took long, or a pause of the machine, is not the last one.
+        let is_last = start.elapsed() >= limit;
         let last = match look() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        if start.elapsed() >= limit {
+        if is_last {
             let text = format!("{what}: not within {} s", limit.as_secs());
             return match last {
                 Some(error) => Err(error).context(text),

@@ -166,7 +166,7 @@ modules:
             command.arg(self.settings.images.join(image));
         }
         let mut kernel = Daemon::start(&self.folder, "board", &mut command)?;
-        let booted = wait::until("the board has booted", wait::seconds(60), || {
+        let booted = wait::until("the board has booted", wait::seconds(120), || {
             Ok((!kernel.alive() || kernel.tail().contains("boot is done")).then_some(()))
         });
         booted.with_context(|| kernel.tail())?;

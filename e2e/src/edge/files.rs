@@ -190,7 +190,7 @@ exec sleep infinity"#;
     ]);
     command.arg(folder).arg(number.cgroup().system_procs());
     let mut holder = Daemon::start(folder, "host", &mut command)?;
-    let ready = wait::quietly("the edge's mount namespace", wait::seconds(10), || {
+    let ready = wait::quietly("the edge's mount namespace", wait::seconds(60), || {
         anyhow::ensure!(holder.alive(), "the process that makes it ended");
         Ok(folder.join("ready").exists().then_some(()))
     });

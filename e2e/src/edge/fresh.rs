@@ -79,7 +79,7 @@ impl FreshHost {
             Init::Plain => command.args(["bash", "-c", "while :; do sleep 1000 & wait; done"]),
         };
         let mut boot = Daemon::start(folder, "boot", &mut command)?;
-        let first = wait::quietly("PID 1", wait::seconds(10), || {
+        let first = wait::quietly("PID 1", wait::seconds(60), || {
             ensure!(boot.alive(), "it ended");
             Ok(number
                 .cgroup()
@@ -102,7 +102,7 @@ impl FreshHost {
                 host.command("setsid").arg("containerd").arg("--config").arg(config),
             )?;
         }
-        wait::quietly("an answer from containerd", wait::seconds(30), || {
+        wait::quietly("an answer from containerd", wait::seconds(60), || {
             host.ctr(&["version"]).map(Some)
         })?;
         for (image, file) in [(PAUSE, "pause.tar"), (BUSYBOX, "busybox.tar")] {

@@ -238,7 +238,7 @@ impl EdgeHost {
         let mut command = self.command("containerd");
         command.arg("--config").arg(self.folder.join("containerd.toml"));
         let mut daemon = Daemon::start(&self.folder, "containerd", &mut command)?;
-        let answer = wait::quietly("an answer from containerd", wait::seconds(20), || {
+        let answer = wait::quietly("an answer from containerd", wait::seconds(60), || {
             anyhow::ensure!(daemon.alive(), "containerd ended");
             self.ctr(&["version"]).map(Some)
         });
@@ -372,9 +372,9 @@ impl EdgeHost {
         self.number.cgroup().kill()?;
         // Reap what was ours, so that nothing mistakes it for running.
         for daemon in [self.edgecore.take(), self.containerd.take()].iter_mut().flatten() {
-            let _ = daemon.exited(Duration::from_secs(5));
+            let _ = daemon.exited(Duration::from_secs(20));
         }
-        let _ = self.holder.exited(Duration::from_secs(5));
+        let _ = self.holder.exited(Duration::from_secs(20));
         self.number.cgroup().remove()?;
         let netns = format!("--net={}", self.number.netns_path().display());
         let _ = self.number.inside(&["link", "del", "cni0"]);
