@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::api::{self, Api, text};
-use crate::cloud::CloudHost;
+use crate::cloud::{CloudHost, http_body};
 use crate::cluster::{self, Cluster, ControlPlane};
 use crate::edge::{EdgeHost, Wire};
 use crate::known::{Known, Peer};
@@ -139,6 +139,22 @@ impl Context {
         self.system.as_ref().map_or((None, None), |system| {
             (Peer::of_log(&system.cloud.log()), Peer::of_log(&system.edge.log()))
         })
+    }
+
+    /// The Node of an edge whose cloudcore was started anew still looks Ready, while that pauses for up to half a minute before it dials:
+    /// what the next scenario asks to take a second would begin with that. Where nobody counts there is nothing to wait for.
+    fn until_connected(&self) {
+        const COUNTS: [&str; 2] = ["KubeEdge_CloudHub_connected_nodes", "cloudcore_tunnel_tunnels"];
+        let Some(system) = &self.system else { return };
+        let connected = wait::quietly("the edge is connected", seconds(90), || {
+            let metrics = http_body(&system.cloud.monitor(), "/metrics").unwrap_or_default();
+            let of_count = |line: &&str| COUNTS.iter().any(|count| line.starts_with(count));
+            let none = metrics.lines().filter(of_count).any(|line| line.ends_with(" 0"));
+            Ok((!none).then_some(()))
+        });
+        if let Err(error) = connected {
+            println!("    before the scenario: {error:#}");
+        }
     }
 
     fn recover(&mut self) {
@@ -481,6 +497,7 @@ pub fn run(settings: &Settings, list: impl Iterator<Item = Scenario>, long: bool
     let mut count = Count::default();
     for scenario in list {
         println!("--- {}", scenario.name);
+        context.until_connected();
         let start = Instant::now();
         let result = (scenario.run)(&mut context).and_then(|()| context.nothing_left());
         let took = start.elapsed().as_secs_f64();
