@@ -316,10 +316,10 @@ fn cut(context: &mut Context) -> Result<()> {
     system.clean(&namespace)
 }
 
-/// Whether an exec ends well within 5 s: a Go cloud may keep one of a tunnel that is gone for ever.
+/// Whether an exec ends well within 10 s: a Go cloud may keep one of a tunnel that is gone for ever.
 pub(super) fn works_soon(system: &System, namespace: &str) -> Result<Option<()>> {
     let mut command = Background::start(system, &["exec", "-n", namespace, "main", "--", "true"])?;
-    let ended = wait::quietly("exec ends", seconds(5), || command.0.try_wait().map_err(Into::into));
+    let ended = wait::quietly("exec ends", seconds(10), || command.0.try_wait().map_err(Into::into));
     Ok(ended.is_ok_and(|status| status.success()).then_some(()))
 }
 

@@ -31,7 +31,7 @@ pub(super) const LIST: &[Entry] = &[
 /// Prints ten numbered lines and then does nothing.
 const TALKER: &str = r#"    command: [sh, -c, "trap 'exit 0' TERM; for i in 0 1 2 3 4 5 6 7 8 9; do echo line $i; done; sleep 1000000 & wait"]"#;
 
-/// A Running pod with this command in a namespace of its own.
+/// A Running pod with this command in a namespace of its own, in which commands run: its edge's tunnel may come later than it.
 pub(super) fn pod(system: &System, name: &str, command: &str) -> Result<String> {
     let namespace = system.namespace(name)?;
     system
@@ -40,6 +40,7 @@ pub(super) fn pod(system: &System, name: &str, command: &str) -> Result<String> 
     system.until_pod("pod Ready", (&namespace, "main"), 60, |pod| {
         api::is_ready(pod).then_some(())
     })?;
+    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     Ok(namespace)
 }
 
@@ -53,7 +54,7 @@ fn logs(context: &mut Context) -> Result<()> {
         kubectl(system, &arguments, b"")
     };
     let all: String = (0..10).map(|number| format!("line {number}\n")).collect();
-    wait::until("the whole log", seconds(30), || {
+    wait::until("the whole log", seconds(60), || {
         let said = of(&[])?;
         ensure!(said.text() == all, "{:?} {}", said.text(), said.error());
         Ok(Some(()))
@@ -90,7 +91,7 @@ fn exec_by(transport: Transport, system: &System, namespace: &str) -> Result<()>
             input,
         )
     };
-    wait::until("exec works", seconds(30), || {
+    wait::until("exec works", seconds(60), || {
         Ok((run("true", b"")?.code() == Some(0)).then_some(()))
     })?;
     for (script, code) in [
@@ -130,7 +131,6 @@ fn exec_by(transport: Transport, system: &System, namespace: &str) -> Result<()>
 fn websocket(context: &mut Context) -> Result<()> {
     let system = context.system()?;
     let namespace = pod(system, "websocket", IDLE)?;
-    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     // read line; echo got $line; exit 3
     let script = "read%20line%3B%20echo%20got%20%24line%3B%20exit%203";
     let path = format!(
@@ -216,6 +216,9 @@ fn attach(context: &mut Context) -> Result<()> {
         system.until_pod("pod Ready", (&namespace, name), 60, |pod| {
             api::is_ready(pod).then_some(())
         })?;
+        if name == "main" {
+            wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
+        }
         let attach = ["attach", "-i", "-n", &namespace, name];
         let said = kubectl_by(transport, system, &attach, b"one\ntwo\n")?;
         ensure!(
@@ -328,7 +331,7 @@ fn many(context: &mut Context) -> Result<()> {
         api::is_ready(pod).then_some(())
     })?;
     for pod in ["main", "other"] {
-        wait::until("exec works", seconds(30), || {
+        wait::until("exec works", seconds(60), || {
             let said = kubectl(system, &["exec", "-n", &namespace, pod, "--", "true"], b"")?;
             ensure!(said.code() == Some(0), "{}", said.error());
             Ok(Some(()))

@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::channels::works_soon;
 use super::kubectl::Transport;
 use super::streams::pod;
 use super::{Entry, IDLE, bare};
 use crate::api;
 use crate::process;
 use crate::system::{Context, System};
+use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[
     ("streams_terminal", false, exec),
@@ -59,6 +61,9 @@ fn attach(context: &mut Context) -> Result<()> {
         system.until_pod("pod Ready", (&namespace, name), 60, |pod| {
             api::is_ready(pod).then_some(())
         })?;
+        if name == "main" {
+            wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
+        }
         let command = format!("attach -it -n {namespace} {name}");
         let (said, _) = terminal.run(system, transport, &command, "at 33 77\r\n")?;
         ensure!(

@@ -7,14 +7,12 @@ use proto::Features;
 use proto::tunnel::upgrade::Upgrade;
 
 use super::authorizer::{door_of, logged, now};
-use super::channels::works_soon;
 use super::kubectl::Transport;
 use super::stream_ends::Running;
 use super::streams::pod;
 use super::{Entry, IDLE, needs_our_cloud};
 use crate::hub::{Card, Door};
 use crate::system::Context;
-use crate::wait::{self, seconds};
 
 pub(super) const LIST: &[Entry] = &[("tunnel_door", false, door), ("tunnel_garbage", false, garbage)];
 
@@ -111,7 +109,6 @@ fn garbage(context: &mut Context) -> Result<()> {
     needs_our_cloud(context, "a reason for the end of a tunnel")?;
     let system = context.system()?;
     let namespace = pod(system, "garbage", IDLE)?;
-    wait::until("exec works", seconds(60), || works_soon(system, &namespace))?;
     let exec = ["exec", "-i", "-n", &namespace, "main", "--", "cat"];
     let mut exec = Running::start(system, &exec, Transport::WebSocket)?;
     exec.say("before\n")?;
