@@ -88,6 +88,11 @@ fn compare(system: &System, ours: bool) -> Result<()> {
             let reason = api::text(pod, "/status/containerStatuses/0/state/waiting/reason");
             (reason == "ErrImageNeverPull").then_some(())
         })?;
+        // A container is Ready before it has said anything, and a node before it has its tunnel.
+        wait::until("the second run is in the log", seconds(60), || {
+            let said = kubectl(system, &["logs", "-n", namespace.as_str(), "talker"], b"")?;
+            Ok((said.text() == "second run\n").then_some(()))
+        })?;
     }
     let mut different = Vec::new();
     for question in QUESTIONS {

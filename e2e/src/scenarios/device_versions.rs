@@ -15,6 +15,9 @@ pub(super) const LIST: &[Entry] = &[("device_versions", false, device_versions)]
 const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/devices.devices.kubeedge.io";
 const HOOKS: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/kubeedge-cloudcore";
 
+/// How long what cloudcore does at its next look may take: it looks every 10 s.
+const LOOKS: u64 = 100;
+
 /// As KubeEdge's examples for v1alpha2 have it, with what v1beta1 has no place for: an expression without key, `data`, an order of twins
 /// of its own.
 const OLD: &str = r#"
@@ -64,7 +67,7 @@ fn device_versions(context: &mut Context) -> Result<()> {
     system.cloud.stop()?;
     system.cloud.start()?;
     without?;
-    wait::until("v1alpha2 is back", seconds(20), || {
+    wait::until("v1alpha2 is back", seconds(LOOKS), || {
         Ok(system
             .api()
             .get(&devices_path("v1alpha2", &namespace, "old"))
@@ -77,7 +80,7 @@ fn device_versions(context: &mut Context) -> Result<()> {
 
 /// Cloudcore has told the API server where its webhook is. It takes API servers a moment to use it.
 fn told(system: &System) -> Result<()> {
-    wait::until("the API server told of the webhook", seconds(20), || {
+    wait::until("the API server told of the webhook", seconds(LOOKS), || {
         let hooks = system.api().get(HOOKS)?;
         let told = hooks.is_some_and(|hooks| {
             elements(&hooks, "/webhooks").all(|hook| !text(hook, "/clientConfig/caBundle").is_empty())
@@ -113,7 +116,7 @@ fn refusals(system: &System, namespace: &str) -> Result<()> {
     let old = "apiVersion: devices.kubeedge.io/v1alpha2\nkind: Device\nmetadata: {name: new}\nspec: {propertyVisitors: [{propertyName: a}, {propertyName: a}]}\n";
     let unique = "property names must be unique.";
     // An API server that was told just now may not ask yet.
-    wait::until("a name that is there twice refused", seconds(20), || {
+    wait::until("a name that is there twice refused", seconds(LOOKS), || {
         let said = refusal(system, namespace, &device("[{name: a}, {name: a}]"));
         if said.is_err() {
             system.api().delete(&devices_path("v1beta1", namespace, "new"))?;
@@ -205,7 +208,7 @@ fn repaired(system: &System) -> Result<()> {
     let before = bundle(system)?;
     let broken = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": null}}}}});
     system.api().patch(CRD, &broken)?;
-    wait::until("the authority is put back", seconds(20), || {
+    wait::until("the authority is put back", seconds(LOOKS), || {
         Ok((bundle(system)? == before).then_some(()))
     })
 }
@@ -213,7 +216,7 @@ fn repaired(system: &System) -> Result<()> {
 /// v1beta1 needs no webhook: read, listed, watched, written and created, also what was created in v1alpha2.
 fn without_webhook(system: &System, namespace: &str) -> Result<()> {
     let old = devices_path("v1alpha2", namespace, "old");
-    wait::until("v1alpha2 refused", seconds(20), || {
+    wait::until("v1alpha2 refused", seconds(LOOKS), || {
         Ok(system.api().get(&old).is_err().then_some(()))
     })?;
     let path = devices_path("v1beta1", namespace, "old");
@@ -225,18 +228,23 @@ fn without_webhook(system: &System, namespace: &str) -> Result<()> {
         .apply(namespace, &device("[{name: a, desired: {value: \"1\"}}]"))?;
     let collection = path.trim_end_matches("/old");
     ensure!(system.api().list(collection)?.len() == 2, "two devices");
-    let watched = system.cluster.kubectl(&[
-        "get",
-        "devices",
-        "-n",
-        namespace,
-        "--watch",
-        "--request-timeout",
-        "2s",
-        "-o",
-        "name",
-    ]);
-    let watched = watched.unwrap_or_else(|error| format!("{error:#}"));
-    ensure!(watched.contains("devices.kubeedge.io/new"), "{watched}");
+    // Its end is that of its time, in which it may not come to watch.
+    wait::until("watched", seconds(60), || {
+        let mut command = system.cluster.kubectl_command();
+        command.args([
+            "get",
+            "devices",
+            "-n",
+            namespace,
+            "--watch",
+            "--request-timeout",
+            "2s",
+            "-o",
+            "name",
+        ]);
+        let watched = String::from_utf8_lossy(&command.output()?.stdout).into_owned();
+        ensure!(watched.contains("devices.kubeedge.io/new"), "{watched}");
+        Ok(Some(()))
+    })?;
     system.api().delete(&devices_path("v1beta1", namespace, "new"))
 }

@@ -35,16 +35,20 @@ fn kept(context: &mut Context) -> Result<()> {
     plant.create("t1", &[("n", "0")])?;
     plant.until_known("t1")?;
     publish(&plant)?;
-    let values = all(&plant)?;
-    let texts: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
     let wanted: Vec<String> = (PUBLISHED - KEPT..PUBLISHED).map(|number| number.to_string()).collect();
-    ensure!(
-        texts == wanted,
-        "{} values are kept, from {:?} to {:?}",
-        texts.len(),
-        texts.first(),
-        texts.last()
-    );
+    // A value is answered before it is written.
+    let values = wait::until("the newest are kept", seconds(30), || {
+        let values = all(&plant)?;
+        let texts: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
+        ensure!(
+            texts == wanted,
+            "{} values are kept, from {:?} to {:?}",
+            texts.len(),
+            texts.first(),
+            texts.last()
+        );
+        Ok(Some(values))
+    })?;
     ensure!(values.is_sorted_by_key(|(time, _)| *time), "not in the order of time");
     by_time(&plant, &values)?;
     let metrics = plant.system.edge.fetch("http://127.0.0.1:10350/metrics")?;
