@@ -70,11 +70,12 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
         plant.refused(system, &mut mapper, limit)?;
     }
 
-    // It does not register again.
+    // It does not register again. Edgecore has to start and to dial first.
+    let again = limit * 3;
     system.edge.stop_edgecore()?;
     system.join()?;
     plant.desire(system, "d1", "3")?;
-    mapper.called("edgecore restarted: the mapper is told", "UpdateDevice", "3", limit)?;
+    mapper.called("edgecore restarted: the mapper is told", "UpdateDevice", "3", again)?;
     // Go keeps the first address of a mapper for ever.
     if ours {
         drop(mapper);
@@ -88,7 +89,7 @@ fn mapper(context: &mut Context, build: &str) -> Result<()> {
             "another socket, edgecore restarted: told of a new device",
             "RegisterDevice",
             "9",
-            limit,
+            again,
         )?;
     }
     system.api().delete(&plant.path("devices", "d1"))?;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rumqttc::QoS;
 use serde_json::Value;
 
+use super::devices::kit::rejoin;
 use super::{Entry, needs_our_edge};
 use crate::api::{self, number, text};
 use crate::edge::Keys;
@@ -102,7 +103,11 @@ impl<'a> Plant<'a> {
     }
 
     fn until_reported(&self, what: &str, property: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let reported = wait::until(what, seconds(LIMIT), || {
+        self.until_reported_in(LIMIT, what, property, wanted)
+    }
+
+    fn until_reported_in(&self, limit: u64, what: &str, property: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let reported = wait::until(what, seconds(limit), || {
             let status = self.system.api().must(&self.path("devicestatuses"))?;
             let twin = api::elements(&status, "/status/twins").find(|twin| text(twin, "/propertyName") == property);
             let value = twin.map_or("", |twin| text(twin, "/reported/value"));
@@ -178,15 +183,19 @@ fn virtual_device(context: &mut Context) -> Result<()> {
     plant.system.edge.start_edgecore()?;
     plant.system.node_ready(seconds(60))?;
     plant.desire(1, "40")?;
-    plant.until_reported("edgecore restarted: desired to reported", "limit", |value| {
+    // Edgecore has to start and to dial first, the mapper to register.
+    plant.until_reported_in(LIMIT * 3, "edgecore restarted: desired to reported", "limit", |value| {
         value == "40"
     })?;
     plant.mapper.kill();
     plant.desire(1, "45")?;
     plant.mapper = start_mapper(plant.system, "virtual-device")?;
-    plant.until_reported("mapper restarted: what was desired meanwhile", "limit", |value| {
-        value == "45"
-    })?;
+    plant.until_reported_in(
+        LIMIT * 3,
+        "mapper restarted: what was desired meanwhile",
+        "limit",
+        |value| value == "45",
+    )?;
     plant.end()
 }
 
@@ -307,14 +316,13 @@ fn history(context: &mut Context) -> Result<()> {
     outcome
 }
 
-/// Restarts edgecore with keys of the section `deviceTwin`.
+/// Restarts edgecore with keys of the section `deviceTwin`, and waits until the cloud has heard of it.
 pub(super) fn configure(system: &mut System, keys: &[&str]) -> Result<()> {
-    system.edge.stop_edgecore()?;
-    system.edge.set_keys(Keys {
+    let keys = Keys {
         twin: keys.iter().map(|line| (*line).to_owned()).collect(),
         ..Keys::default()
-    });
-    system.join()
+    };
+    rejoin(system, |edge| edge.set_keys(keys))
 }
 
 fn remembered(context: &mut Context) -> Result<()> {

@@ -104,9 +104,10 @@ pub(super) fn created_offline(context: &mut Context) -> Result<()> {
         .into_iter()
         .filter(|name| ours || *name != AGAIN);
     let wanted: Vec<String> = names.map(|name| format!("{}/{name}", plant.namespace)).collect();
+    // Edgecore has to start and to dial first.
     wait::until(
         "node back: membership is what the API says",
-        plant.sides.limit(),
+        plant.sides.limit() * 3,
         || {
             let members = plant.members("back")?;
             ensure!(members == wanted, "membership/get tells of {members:?}");
