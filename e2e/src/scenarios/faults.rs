@@ -224,7 +224,8 @@ fn link_cut(
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/web");
     system.api().patch(&path, &json!({"data": {"page": "hello two\n"}}))?;
     let node = api::node_path(system.edge.name());
-    wait::until("API shows the node not Ready", seconds(60), || {
+    // After 40 s without a lease, at the next look.
+    wait::until("API shows the node not Ready", seconds(120), || {
         Ok((api::condition(&system.api().must(&node)?, "Ready") != "True").then_some(()))
     })?;
     pause(seconds(CUT).saturating_sub(start.elapsed()));

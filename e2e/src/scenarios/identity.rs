@@ -41,7 +41,7 @@ fn join_anew(system: &mut System) -> Result<()> {
     // The Node may still be shown as Ready from before.
     let [_, certificate, _] = system.edge.certificate_files();
     wait::until("a certificate", seconds(30), || Ok(certificate.exists().then_some(())))?;
-    wait::until("a session", seconds(30), || Ok(connected(system)?.then_some(())))
+    wait::until("a session", seconds(60), || Ok(connected(system)?.then_some(())))
 }
 
 /// Certificates of 3 minutes are renewed without a gap. The gap is measured at the receiver, as the longest time for which
@@ -157,7 +157,11 @@ fn advertise_address_changed(context: &mut Context) -> Result<()> {
     system.cloud.advertise(ADDED.to_owned());
     system.cloud.stop()?;
     system.cloud.start()?;
-    wait::until("the edge is back", seconds(30), || Ok(connected(system)?.then_some(())))?;
+    wait::until(
+        "the edge is back",
+        seconds(120),
+        || Ok(connected(system)?.then_some(())),
+    )?;
     let secret = |name: &str, key: &str| -> Result<String> {
         let secret = system
             .api()
@@ -287,7 +291,7 @@ fn certificate_troubles(context: &mut Context) -> Result<()> {
     wait::until("another certificate, by the token", seconds(30), || {
         Ok((std::fs::read_to_string(&certificate)? != forged).then_some(()))
     })?;
-    wait::until("a session", seconds(30), || Ok(connected(system)?.then_some(())))?;
+    wait::until("a session", seconds(60), || Ok(connected(system)?.then_some(())))?;
     system.node_ready(seconds(60))?;
     ensure!(system.edge.containers(&namespace)? == before, "containers changed");
     no_restarts(system, &namespace)?;
@@ -327,7 +331,7 @@ pub(super) fn one_line(system: &mut System, what: &str, said: &str) -> Result<()
             .map(str::to_owned)
             .collect()
     };
-    wait::quietly(&format!("{what}: a line with {said:?}"), seconds(15), || {
+    wait::quietly(&format!("{what}: a line with {said:?}"), seconds(60), || {
         Ok((!lines(system).is_empty()).then_some(()))
     })?;
     pause(seconds(4));

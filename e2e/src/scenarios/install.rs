@@ -48,7 +48,7 @@ fn systemd(context: &mut Context) -> Result<()> {
     let (namespace, before) = workload(system, &host, "systemd")?;
 
     host.run("systemctl", &["restart", "edgecore"])?;
-    wait::until("edgecore well after systemctl restart", seconds(30), || well(&host))?;
+    wait::until("edgecore well after systemctl restart", seconds(60), || well(&host))?;
     same(&host, &before, "systemctl restart edgecore")?;
 
     let journal = journal(&host, "edgecore")?;
@@ -60,11 +60,12 @@ fn systemd(context: &mut Context) -> Result<()> {
 
     let old = main_pid(&host, "edgecore")?;
     host.run("kill", &["-9", &old])?;
-    wait::until("systemd has started the killed edgecore again", seconds(30), || {
+    // After 10 s.
+    wait::until("systemd has started the killed edgecore again", seconds(100), || {
         let new = main_pid(&host, "edgecore")?;
         Ok((new != "0" && new != old).then_some(()))
     })?;
-    wait::until("edgecore well after the kill", seconds(30), || well(&host))?;
+    wait::until("edgecore well after the kill", seconds(60), || well(&host))?;
     same(&host, &before, "kill -9 of edgecore")?;
     system.api().delete(&format!("/api/v1/namespaces/{namespace}"))?;
     wait::until("the workload's containers gone", seconds(60), || {
@@ -237,7 +238,7 @@ fn openrc(context: &mut Context) -> Result<()> {
     let (namespace, before) = workload(system, &host, "openrc")?;
 
     host.run("rc-service", &["edgecore", "restart"])?;
-    wait::until("edgecore well after rc-service restart", seconds(30), || well(&host))?;
+    wait::until("edgecore well after rc-service restart", seconds(60), || well(&host))?;
     same(&host, &before, "rc-service edgecore restart")?;
 
     let old = host.run("pidof", &["edgecore"])?;
@@ -245,7 +246,7 @@ fn openrc(context: &mut Context) -> Result<()> {
     wait::until("OpenRC has started the killed edgecore again", seconds(60), || {
         Ok((host.run("pidof", &["edgecore"])? != old).then_some(()))
     })?;
-    wait::until("edgecore well after the kill", seconds(30), || well(&host))?;
+    wait::until("edgecore well after the kill", seconds(60), || well(&host))?;
     same(&host, &before, "kill -9 of edgecore")?;
     let log = host.run("cat", &[LOG])?;
     ensure!(log.contains(" INFO "), "{LOG} has not edgecore's lines:\n{log}");

@@ -42,7 +42,8 @@ fn cloudcore_systemd(context: &mut Context) -> Result<()> {
 
     let old = main_pid(&host, "cloudcore")?;
     host.run("kill", &["-9", &old])?;
-    wait::until("systemd has started the killed cloudcore again", seconds(30), || {
+    // After 10 s.
+    wait::until("systemd has started the killed cloudcore again", seconds(100), || {
         let new = main_pid(&host, "cloudcore")?;
         Ok((new != "0" && new != old).then_some(()))
     })?;
@@ -91,7 +92,7 @@ fn up(host: &FreshHost, what: &str, address: &str, times: usize, ca: &[u8]) -> R
     let state = host.output("systemctl", &["is-active", "cloudcore"])?;
     ensure!(state.status.success(), "{what}, and the service is not active");
     let url = format!("https://{address}:10002/ca.crt");
-    let served = Command::new("curl").args(["-skSf", "-m", "3", &url]).output()?;
+    let served = Command::new("curl").args(["-skSf", "-m", "20", &url]).output()?;
     ensure!(
         served.stdout == ca,
         "{url} is not the cluster's CA: {}",

@@ -68,7 +68,7 @@ fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
             command.args(["nc", "-ll", "-p", "10350", "-e", "/bin/true"]);
             let started = Daemon::start(&folder, "nc", &mut command)?;
             holder = Some(started);
-            wait::quietly("the port is taken", seconds(5), || {
+            wait::quietly("the port is taken", seconds(20), || {
                 let sockets = process::run(system.edge.command("cat").arg("/proc/net/tcp"))?;
                 let more = process::run(system.edge.command("cat").arg("/proc/net/tcp6"))?;
                 // 10350 in hexadecimal, listening.
@@ -80,7 +80,8 @@ fn port_taken_at_the_edge(context: &mut Context) -> Result<()> {
     let mut holder = holder.context("the port's holder")?;
     holder.kill();
     let system = context.system()?;
-    wait::until("the port is used once it is free", seconds(15), || {
+    // It is tried every 5 s.
+    wait::until("the port is used once it is free", seconds(50), || {
         let page =
             process::run(
                 system
@@ -127,7 +128,7 @@ fn port_taken_in_the_cloud(context: &mut Context) -> Result<()> {
 fn start_without(system: &mut System, port: u16, without: Without) -> Result<()> {
     system.cloud.stop()?;
     let from = system.cloud.log().len();
-    let taken = wait::quietly("the port", seconds(10), || {
+    let taken = wait::quietly("the port", seconds(60), || {
         let any = ("0.0.0.0", port);
         Ok(Some((TcpListener::bind(any)?, UdpSocket::bind(any)?)))
     })?;
@@ -136,7 +137,7 @@ fn start_without(system: &mut System, port: u16, without: Without) -> Result<()>
         started?;
     } else {
         // Its first ports may have been open for a moment.
-        let status = system.cloud.cloudcore()?.exited(seconds(10))?;
+        let status = system.cloud.cloudcore()?.exited(seconds(60))?;
         ensure!(
             status.and_then(|status| status.code()) == Some(1),
             "cloudcore ended with {status:?}"
@@ -149,7 +150,7 @@ fn start_without(system: &mut System, port: u16, without: Without) -> Result<()>
         of_it && (line.contains("ERROR") || line.contains("WARN"))
     };
     // What it needs not it may look for after it serves.
-    let said = wait::quietly("a line about it", seconds(10), || {
+    let said = wait::quietly("a line about it", seconds(60), || {
         Ok(new(system).lines().any(|line| complains(&line)).then_some(()))
     });
     let log = new(system);

@@ -95,7 +95,7 @@ pub(super) fn door(context: &mut Context) -> Result<()> {
 }
 
 pub(in crate::scenarios) fn logged(system: &System, before: usize, what: &str, said: &str) -> Result<()> {
-    let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
+    let line = wait::quietly(&format!("a line about: {what}"), seconds(20), || {
         let log = system.cloud.log();
         let new = log.get(before..).unwrap_or_default();
         Ok(new.lines().find(|line| line.contains(said)).map(str::to_owned))
@@ -116,7 +116,7 @@ pub(super) fn revoked_node(context: &mut Context) -> Result<()> {
     let card = door.join(NODE)?;
     let mut node = node_by_hand(system, &door)?;
     system.api().delete(&api::node_path(NODE))?;
-    ensure!(node.ended(seconds(5)), "the session of a deleted Node goes on");
+    ensure!(node.ended(seconds(10)), "the session of a deleted Node goes on");
     let mut node = node_by_hand(system, &door)?;
     let list = |value: &str| json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "revokednodes"}, "data": {NODE: value}});
     system
@@ -153,7 +153,7 @@ pub(super) fn revoked_node(context: &mut Context) -> Result<()> {
         "/api/v1/namespaces/kubeedge/configmaps/revokednodes",
         &json!({"data": {NODE: time}}),
     )?;
-    wait::until("the node may join again", seconds(5), || {
+    wait::until("the node may join again", seconds(10), || {
         let (status, ..) = door.apply(NODE, NODE, Some(&token), None)?;
         Ok((status == 200).then_some(()))
     })?;

@@ -120,7 +120,7 @@ fn refused(system: &System, node: &mut Node<'_>, what: &str, message: &Message, 
         None => ensure!(silent, "{what}: no answer"),
     }
     let route = format!("route={}", message.route);
-    let line = wait::quietly(&format!("a line about: {what}"), seconds(5), || {
+    let line = wait::quietly(&format!("a line about: {what}"), seconds(20), || {
         let log = system.cloud.log();
         let new = log.get(before..).unwrap_or_default();
         Ok(new
