@@ -137,10 +137,8 @@ async fn accept(listener: TcpListener, access: Arc<Access>, proxy: Arc<Proxy>, t
                 tasks.spawn("egress", async move {
                     // Who had to give way is told nothing.
                     match place.hold(timeout(HANDSHAKE, access.accept(stream))).await {
-                        Some(Ok(Ok((tls, caller @ Caller::Allowed)))) => {
-                            if place.keep() {
-                                proxy.serve(tls, peer, caller, Some(place)).await;
-                            }
+                        Some(Ok(Ok((tls, caller @ Caller::Allowed)))) if place.keep() => {
+                            proxy.serve(tls, peer, caller, Some(place)).await;
                         }
                         Some(Ok(Ok((tls, caller)))) => {
                             let _ = place.hold(proxy.serve(tls, peer, caller, None)).await;
