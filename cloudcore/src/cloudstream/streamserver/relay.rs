@@ -226,8 +226,8 @@ const PROTOCOL: &[u8] = b"HTTP/1.";
 const HELD: usize = 64 * 1024;
 /// For a client of SPDY to take what was sent to it. Whoever waits for the connection's end instead gets it then.
 const LEAVE: Duration = Duration::from_secs(300);
-/// For others, once they are told the end.
-const LINGER: Duration = Duration::from_secs(60);
+/// For all others once they are told the end, as somebody who reads a log page by page.
+const LINGER: Duration = Duration::from_secs(3600);
 /// A buffer for keystrokes and lines, ...
 const SMALL: usize = 4 * 1024;
 /// ... and one for files.
