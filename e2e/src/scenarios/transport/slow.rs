@@ -25,15 +25,15 @@ const MEGABIT: u32 = 1_000_000;
 const BULK: usize = 900_000;
 /// Bytes of a record that goes up.
 const RECORD: usize = 200_000;
-/// How old the edge's lease may become (s), which it renews every 10 s by an urgent message: the API server would take it for lost after 40.
-const LEASE: f64 = 20.0;
+/// How old the edge's lease may become, which it renews every 10 s (s): the API server would take it for lost after 40.
+const LEASE: f64 = 15.0;
 
 /// A line of 1 Mbit/s that is full of what the edge itself has to take, and then of what a node made by hand sends and gets: the edge stays
 /// Ready and renews its lease in time, and the node's urgent messages and their answers pass all the same, acknowledgements too.
 pub(super) fn slow_line(context: &mut Context, way: Way) -> Result<()> {
     let period = seconds(if context.long { 60 } else { 12 });
     // Long enough for a lease that nobody renews to become too old.
-    let own = seconds(if context.long { 60 } else { 25 });
+    let own = seconds(if context.long { 60 } else { 20 });
     let system = context.system()?;
     let name = way.name();
     let namespace = system.namespace(&format!("bulk-{name}"))?;
